@@ -1,0 +1,1 @@
+"""MNIST from its original bytes to uint8 arrays."""

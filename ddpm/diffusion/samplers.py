@@ -1,0 +1,87 @@
+"""The reverse process.
+
+Every sampler is one function of the same signature and sees only what the network says of x_0:
+
+    sampler(denoise, x_T, schedule, noise, on_step=None) -> x_0
+
+denoise: (x_t [n, c, h, w], t) -> x̂_0 of the same shape, t a training time. x_T: float32 standard normal.
+schedule: the steps to take, from `respace`. noise: () -> fresh standard normal of x_T's shape.
+on_step: called as on_step(step, x_t, x̂_0) before each step is taken, step 0 first, and once more with the result.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor
+
+from ddpm.diffusion.process import eps_from_x_0, q_posterior_mean
+from ddpm.diffusion.schedule import Schedule
+
+Denoise = Callable[[Tensor, int], Tensor]
+Noise = Callable[[], Tensor]
+OnStep = Callable[[int, Tensor, Tensor], None]
+
+
+class Sampler(Protocol):
+    """The signature above."""
+
+    def __call__(  # noqa: D102 (see the module)
+        self, denoise: Denoise, x_T: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep | None = None
+    ) -> Tensor: ...
+
+
+def _reverse(
+    step_back: Callable[[int, Tensor, Tensor], Tensor],
+    denoise: Denoise,
+    x_T: Tensor,
+    schedule: Schedule,
+    on_step: OnStep | None,
+) -> Tensor:
+    """Walk the schedule from its noisiest step to its first; ``step_back`` maps (step, x_t, x̂_0) to x_{t−1}."""
+    x_t = x_T
+    for taken, step in enumerate(reversed(range(len(schedule)))):
+        x_0 = denoise(x_t, int(schedule.times[step]))
+        if on_step:
+            on_step(taken, x_t, x_0)
+        x_t = step_back(step, x_t, x_0)
+    if on_step:
+        on_step(len(schedule), x_t, x_t)
+    return x_t
+
+
+def ddpm_sampler(variance: str = "small") -> Sampler:
+    """Ancestral sampling (DDPM, algorithm 2), with σ_t² = β̃_t for "small" and β_t for "large" variance (§3.2)."""
+
+    def sample(
+        denoise: Denoise, x_T: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep | None = None
+    ) -> Tensor:
+        alpha_bar, alpha_bar_prev = schedule.alpha_bar, schedule.alpha_bar_prev
+        sigma = (schedule.posterior_variance if variance == "small" else schedule.beta).sqrt().tolist()
+
+        def step_back(step: int, x_t: Tensor, x_0: Tensor) -> Tensor:
+            mean = q_posterior_mean(x_0, x_t, alpha_bar[step], alpha_bar_prev[step])
+            return mean + sigma[step] * noise() if step > 0 else mean
+
+        return _reverse(step_back, denoise, x_T, schedule, on_step)
+
+    return sample
+
+
+def ddim_sampler(eta: float = 0.0) -> Sampler:
+    """DDIM (Song et al. 2021, eq. 12 and 16). ``eta`` ≥ 0: 0 is deterministic, 1 has the ancestral variance β̃_t."""
+
+    def sample(
+        denoise: Denoise, x_T: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep | None = None
+    ) -> Tensor:
+        alpha_bar, alpha_bar_prev = schedule.alpha_bar, schedule.alpha_bar_prev
+        sigma = eta * schedule.posterior_variance.sqrt()
+
+        def step_back(step: int, x_t: Tensor, x_0: Tensor) -> Tensor:
+            eps = eps_from_x_0(x_t, alpha_bar[step], x_0)
+            direction = (1.0 - alpha_bar_prev[step] - sigma[step] ** 2).clamp(min=0.0).sqrt()
+            mean = alpha_bar_prev[step].sqrt() * x_0 + direction * eps
+            return mean + sigma[step] * noise() if eta and step > 0 else mean
+
+        return _reverse(step_back, denoise, x_T, schedule, on_step)
+
+    return sample

@@ -1,0 +1,70 @@
+"""Noise schedules as float64 arrays, and respacing: fewer steps are just another schedule."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_MAX_BETA = 0.999  # Nichol & Dhariwal 2021, §3.2: keeps the last steps of the cosine schedule from being singular
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A noise schedule over the times the network was trained on, or over a subset of them.
+
+    beta: float64 [S], β of each step, in (0, 1). times: int64 [S], the training time of each step, increasing.
+    """
+
+    beta: Tensor
+    times: Tensor
+
+    def __len__(self) -> int:
+        return len(self.beta)
+
+    @property
+    def alpha_bar(self) -> Tensor:
+        """ᾱ_t = Π_{s ≤ t} (1 − β_s), float64 [S], decreasing in (0, 1). DDPM, eq. 4."""
+        return torch.cumprod(1.0 - self.beta, 0)
+
+    @property
+    def alpha_bar_prev(self) -> Tensor:
+        """ᾱ of the step before each, float64 [S]; 1 before the first."""
+        return torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bar[:-1]])
+
+    @property
+    def posterior_variance(self) -> Tensor:
+        """β̃_t = (1 − ᾱ_{t−1}) / (1 − ᾱ_t) · β_t, float64 [S]; 0 at the first step. DDPM, eq. 7."""
+        return (1.0 - self.alpha_bar_prev) / (1.0 - self.alpha_bar) * self.beta
+
+
+def linear_schedule(steps: int, beta_start: float, beta_end: float) -> Schedule:
+    """β_t rising linearly from ``beta_start`` to ``beta_end``, both in (0, 1). DDPM, §4."""
+    return Schedule(torch.linspace(beta_start, beta_end, steps, dtype=torch.float64), torch.arange(steps))
+
+
+def cosine_schedule(steps: int, offset: float = 0.008) -> Schedule:
+    """ᾱ following a squared cosine; ``offset`` keeps β small near t = 0. Nichol & Dhariwal 2021, eq. 17."""
+    u = torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64)
+    f = torch.cos((u + offset) / (1.0 + offset) * math.pi / 2) ** 2
+    return Schedule((1.0 - f[1:] / f[:-1]).clamp(max=_MAX_BETA), torch.arange(steps))
+
+
+def respace(schedule: Schedule, times: Tensor) -> Schedule:
+    """The schedule whose ᾱ at each step is that of ``schedule`` at ``times``.
+
+    times: int64 [S], increasing positions in ``schedule``. Nichol & Dhariwal 2021, §4.
+    """
+    alpha_bar = schedule.alpha_bar[times]
+    previous = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
+    return Schedule(1.0 - alpha_bar / previous, schedule.times[times])
+
+
+def even_times(total: int, steps: int) -> Tensor:
+    """``steps`` times spread evenly over 0 … total−1, both ends among them (the last alone for one step).
+
+    Returns int64 [steps], increasing. Requires 1 ≤ steps ≤ total.
+    """
+    if steps == 1:
+        return torch.tensor([total - 1])
+    return torch.linspace(0, total - 1, steps, dtype=torch.float64).round().long()

@@ -1,0 +1,1 @@
+"""Image sets in, numbers out. Nothing here knows how the images were made."""

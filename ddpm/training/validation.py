@@ -1,0 +1,40 @@
+"""Validation on a fixed grid of (image, t, eps): the same at every call, so that losses of two moments compare."""
+
+import torch
+from torch import Tensor
+
+from ddpm.seeds import torch_generator
+
+BUCKETS = 4
+
+
+class FixedGrid:
+    """``count`` held-out images, each with one time and one noise that never change.
+
+    images: uint8 [n, h, w] on the device. The times are spread evenly over 0 … timesteps−1.
+    """
+
+    def __init__(self, images: Tensor, timesteps: int, count: int, seed: int) -> None:
+        count = min(count, len(images))
+        generator = torch_generator(seed, "validation")
+        chosen = torch.randperm(len(images), generator=generator)[:count].to(images.device)
+        self.images = images[chosen]
+        self.t = (torch.arange(count, device=images.device) * timesteps) // count
+        self.eps = torch.randn(count, 1, *images.shape[1:], generator=generator).to(images.device)
+        self.timesteps = timesteps
+
+    def batches(self, size: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """The grid as batches (images, t, eps) of exactly ``size``; the last wraps round to the grid's beginning."""
+        places = torch.arange(-(-len(self.t) // size) * size, device=self.t.device) % len(self.t)
+        return [(self.images[part], self.t[part], self.eps[part]) for part in places.split(size)]
+
+    def summarize(self, squared_errors: Tensor) -> dict[str, float]:
+        """Mean over the grid and over each quarter of the times, from one error per image [≥ count]."""
+        errors = squared_errors[: len(self.t)].double().cpu()
+        bucket = (self.t * BUCKETS // self.timesteps).cpu()
+        summary = {"val_loss": errors.mean().item()}
+        for i in range(BUCKETS):
+            inside = errors[bucket == i]
+            if len(inside):
+                summary[f"val_loss_t{i + 1}of{BUCKETS}"] = inside.mean().item()
+        return summary

@@ -1,0 +1,1 @@
+"""Named settings on top of params.yaml: `python -m presets NAME`."""

@@ -1,0 +1,27 @@
+"""Embed the real digits once, so that no model's evaluation has to."""
+
+from ddpm.config import Config
+from ddpm.data.sources import load_mnist
+from ddpm.evaluation.classifier import classify, load_classifier
+from ddpm.evaluation.inception import choose_weights
+from ddpm.evaluation.protocol import embed_real_inception
+from ddpm.evaluation.reference import MnistReference
+from ddpm.runtime import choose_runtime
+from stages import RAW, REFERENCE, run
+
+
+def reference(config: Config) -> None:
+    device = choose_runtime(config.runtime, 0.0).device
+    train, test = load_mnist(RAW, "train").images, load_mnist(RAW, "t10k").images
+    classifier = load_classifier(device)
+    train_features, _ = classify(classifier, train, "train")
+    test_features, test_probabilities = classify(classifier, test, "test")
+    MnistReference(train_features, test_features, test_probabilities).save(REFERENCE / "mnist.npz")
+    weights, skipped = choose_weights(config.fid.inception, config.fid.weights_path, device)
+    if weights:
+        embed_real_inception(weights, train, test, config.seed, device)[0].save(REFERENCE / "inception.npz")
+    print(f"Inception: {skipped or weights}")
+
+
+if __name__ == "__main__":
+    run(reference)

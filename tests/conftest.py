@@ -1,0 +1,109 @@
+"""What the tests of several rooms share: the repository, real digits, settings."""
+
+import copy
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from ddpm.config import Config, parse_config
+from ddpm.data.sources import FILES, fetch, load_mnist
+from ddpm.data.split import ImageSet
+from ddpm.files import sha256
+from ddpm.runtime import Runtime
+
+ROOT = Path(__file__).parents[1]
+
+# A network and a run that train in about a second.
+TINY = {
+    "model.base_channels": 8,
+    "model.blocks_per_level": 1,
+    "model.mid_blocks": 1,
+    "model.patch_size": 4,
+    "diffusion.timesteps": 100,
+    "train.epochs": 1.25,
+    "train.batch_size": 32,
+    "train.warmup_steps": 2,
+    "train.log_every": 4,
+    "train.validate_every": 5,
+    "train.validation_images": 48,
+    "train.preview_every": 0,
+    "train.preview_steps": 2,
+}
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def raw() -> Path:
+    """A folder with the four original files: the repository's, else one kept between runs."""
+    folder = ROOT / "data" / "raw"
+    if all((folder / name).is_file() and sha256(folder / name) == digest for name, digest in FILES.items()):
+        return folder
+    cache = Path(tempfile.gettempdir()) / f"mnist-for-tests-{os.getuid()}"
+    fetch("auto", cache)
+    return cache
+
+
+@pytest.fixture(scope="session")
+def digits(raw: Path) -> ImageSet:
+    """The 60,000 training images."""
+    return load_mnist(raw, "train")
+
+
+@pytest.fixture(scope="session")
+def test_digits(raw: Path) -> ImageSet:
+    """The 10,000 test images."""
+    return load_mnist(raw, "t10k")
+
+
+@pytest.fixture(scope="session")
+def parameters() -> Callable[..., dict[str, Any]]:
+    """params.yaml as nested dictionaries, changed by a mapping of dotted keys."""
+    defaults = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
+
+    def change(*changes: dict[str, Any]) -> dict[str, Any]:
+        values = copy.deepcopy(defaults)
+        for key, value in {key: value for part in changes for key, value in part.items()}.items():
+            *sections, last = key.split(".")
+            place = values
+            for section in sections:
+                place = place[section]
+            place[last] = value
+        return values
+
+    return change
+
+
+@pytest.fixture(scope="session")
+def configure(parameters: Callable[..., dict[str, Any]]) -> Callable[..., Config]:
+    """The typed settings of params.yaml, changed by mappings of dotted keys."""
+    return lambda *changes: parse_config(parameters(*changes), "params.yaml")
+
+
+@pytest.fixture(scope="session")
+def tiny(configure: Callable[..., Config]) -> Callable[..., Config]:
+    """Settings of a run of about a second, changed by mappings of dotted keys."""
+    return lambda *changes: configure(TINY, *changes)
+
+
+@pytest.fixture(scope="session")
+def cpu() -> Runtime:
+    """Plain float32 on the processor."""
+    return Runtime(torch.device("cpu"), torch.float32, False)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator of the same numbers in every test."""
+    return np.random.default_rng(7)

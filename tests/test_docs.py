@@ -1,0 +1,61 @@
+"""What the documents say of the committed run is what the committed run says."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+REPOSITORY = Path(__file__).parents[1]
+README = (REPOSITORY / "README.md").read_text()
+
+
+def committed_metrics() -> dict[str, float]:
+    values: dict[str, float] = {}
+    for name in ("fid", "train", "cost"):
+        values |= json.loads((REPOSITORY / f"metrics/{name}.json").read_text())
+    return values
+
+
+def test_every_figure_of_the_results_table_is_a_tracked_metric():
+    rows = re.findall(r"^\|[^|]*\| `(\w+)` \| ([\d.,]+) \|$", README, re.MULTILINE)
+    assert len(rows) >= 10
+    metrics = committed_metrics()
+    for key, text in rows:
+        shown = text.replace(",", "")
+        decimals = len(shown.partition(".")[2])
+        assert float(shown) == pytest.approx(metrics[key], abs=0.5001 * 10**-decimals), key
+
+
+def test_the_pictures_are_outputs_of_the_committed_run():
+    lock = YAML(typ="safe", pure=True).load(REPOSITORY / "dvc.lock")
+    outputs = {Path(out["path"]).name: out["md5"] for out in lock["stages"]["visualize"]["outs"]}
+    pictures = re.findall(r"\]\(docs/images/([\w.]+)\)", README)
+    assert len(pictures) == 5
+    for name in pictures:
+        content = (REPOSITORY / "docs/images" / name).read_bytes()
+        assert hashlib.md5(content).hexdigest() == outputs[name], f"run `make pictures`: {name} is of another run"
+
+
+def test_the_lock_file_is_of_the_committed_parameters():
+    lock = YAML(typ="safe", pure=True).load(REPOSITORY / "dvc.lock")
+    params = YAML(typ="safe", pure=True).load(REPOSITORY / "params.yaml")
+    locked: dict[str, object] = {}
+    for stage in lock["stages"].values():
+        locked |= stage.get("params", {}).get("params.yaml", {})
+    assert {"seed", "data", "split", "model", "diffusion", "train", "generate", "fid", "visualize"} <= set(locked)
+    for key, value in locked.items():
+        found = params
+        for part in key.split("."):
+            found = found[part]
+        assert found == value, key
+
+
+def test_every_file_the_readme_names_exists_or_is_an_output():
+    outputs = ("data/", ".ckpt", "metrics/", ".venv")
+    names = re.findall(r"`([\w./-]+/[\w.-]*|[\w-]+\.(?:yaml|txt|md))`", README)
+    assert len(names) > 5
+    for name in names:
+        assert name.startswith(outputs) or (REPOSITORY / name).exists(), name

@@ -1,0 +1,173 @@
+"""The whole graph through the real dvc, on real MNIST with the smoke preset, in a temporary clone.
+
+The tests of this file share one clone and run in order, as a user would go on in one folder.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from presets.__main__ import apply
+
+REPOSITORY = Path(__file__).parents[1]
+STAGES = ["fetch_mnist", "split", "train", "generate", "reference", "fid", "visualize", "summary"]
+IDENTITY = {f"GIT_{who}_{what}": "tester@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+
+Run = Callable[..., str]
+
+
+def run_in(folder: Path, *command: str) -> str:
+    """Run a command as a user would, with this environment's programs first; returns what it printed."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, **IDENTITY, "PATH": path, "DVC_NO_ANALYTICS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def stages_run(output: str) -> list[str]:
+    """The stages that dvc says it ran."""
+    return [name for name in STAGES if f"Running stage '{name}'" in output]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Git repository of the working tree's files, with the smoke preset committed."""
+    folder = tmp_path_factory.mktemp("clone") / "ddpm-mnist"
+    listed = run_in(REPOSITORY, "git", "ls-files", "--cached", "--others", "--exclude-standard", "-z")
+    for name in filter(None, listed.split("\0")):
+        if (REPOSITORY / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, folder / name)
+    # No results of earlier runs: this clone makes its own.
+    for stale in [folder / "dvc.lock", *(folder / "metrics").glob("*.*")]:
+        stale.unlink(missing_ok=True)
+    apply("smoke", folder / "params.yaml")
+    run_in(folder, "git", "init", "--quiet")
+    run_in(folder, "git", "add", "--all")
+    run_in(folder, "git", "commit", "--quiet", "--message", "smoke")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reproduced(clone: Path) -> str:
+    """What the first `dvc repro` printed; its results are committed."""
+    output = run_in(clone, "dvc", "repro")
+    run_in(clone, "git", "add", "--all")
+    run_in(clone, "git", "commit", "--quiet", "--message", "results")
+    return output
+
+
+def metrics(folder: Path, name: str) -> dict[str, float]:
+    return json.loads((folder / "metrics" / f"{name}.json").read_text())
+
+
+def test_repro_runs_every_stage(reproduced: str):
+    assert stages_run(reproduced) == STAGES
+
+
+def test_the_images_are_rgb_pngs_numbered_from_one(reproduced: str, clone: Path):
+    names = sorted(path.name for path in (clone / "data/generated").iterdir())
+    assert names == [f"{i:05d}.png" for i in range(1, 257)]
+    for name in (names[0], names[-1]):
+        with Image.open(clone / "data/generated" / name) as image:
+            assert (image.format, image.mode, image.size) == ("PNG", "RGB", (28, 28))
+
+
+def test_metrics_hold_quality_cost_and_counts(reproduced: str, clone: Path):
+    fid, cost, train = (metrics(clone, name) for name in ("fid", "cost", "train"))
+    assert fid["images"] == 256
+    assert fid["reference_images"] == 60_000
+    assert fid["fd_mnist_low"] < fid["fd_mnist"] < fid["fd_mnist_high"]
+    assert fid["fd_mnist"] > fid["fd_mnist_floor"] > 0
+    assert fid["fd_mnist_over_floor"] == pytest.approx(fid["fd_mnist"] / fid["fd_mnist_floor"])
+    assert train["steps"] * 64 == train["images_seen"]
+    assert 0 < train["val_loss"] < 1.1
+    assert cost["train_peak_memory_mib"] > 100
+    assert cost["device"]
+
+
+def test_figures_are_pictures(reproduced: str, clone: Path):
+    for name in ("loss", "real_and_generated", "reverse_process", "samples"):
+        with Image.open(clone / f"data/figures/{name}.png") as image:
+            assert min(image.size) > 100
+    with Image.open(clone / "data/figures/reverse_process.gif") as image:
+        assert image.n_frames == 6  # five steps, and the finished images
+
+
+def test_git_holds_the_metrics_and_none_of_the_data(reproduced: str, clone: Path):
+    tracked = run_in(clone, "git", "ls-files").splitlines()
+    assert {"dvc.lock", "metrics/fid.json", "metrics/train.json", "metrics/cost.json"} <= set(tracked)
+    assert [name for name in tracked if name.startswith("data/") and not name.endswith(".gitignore")] == []
+
+
+def test_repro_again_does_nothing(reproduced: str, clone: Path):
+    assert stages_run(run_in(clone, "dvc", "repro")) == []
+    assert "up to date" in run_in(clone, "dvc", "status")
+    assert run_in(clone, "git", "status", "--porcelain") == ""
+
+
+def test_where_and_how_fast_reruns_nothing(reproduced: str, clone: Path):
+    params = clone / "params.yaml"
+    before = params.read_text()
+    params.write_text(before.replace("checkpoint_every_seconds: 60", "checkpoint_every_seconds: 61"))
+    assert params.read_text() != before
+    assert stages_run(run_in(clone, "dvc", "repro")) == []
+    params.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("visualize.snapshots=4", ["visualize"]),
+        ("generate.steps=4", ["generate", "fid", "visualize", "summary"]),
+        ("model.base_channels=8", ["train", "generate", "fid", "visualize", "summary"]),
+    ],
+)
+def test_an_experiment_reruns_what_depends_on_its_parameter(
+    reproduced: str, clone: Path, setting: str, expected: list[str]
+):
+    output = run_in(clone, "dvc", "exp", "run", "-S", setting, "-S", "train.epochs=0.1")
+    assert stages_run(output) == expected
+
+
+def test_the_last_experiment_is_compared_with_the_commit(reproduced: str, clone: Path):
+    parameters = json.loads(run_in(clone, "dvc", "params", "diff", "--json"))["params.yaml"]
+    assert parameters["model.base_channels"] == {"old": 16, "new": 8}
+    difference = json.loads(run_in(clone, "dvc", "metrics", "diff", "--json"))
+    assert difference["metrics/train.json"]["parameters"]["new"] < difference["metrics/train.json"]["parameters"]["old"]
+    assert difference["metrics/fid.json"]["fd_mnist"]["old"] != difference["metrics/fid.json"]["fd_mnist"]["new"]
+    table = run_in(clone, "dvc", "exp", "show", "--csv")
+    assert table.count("workspace") == 1
+    assert "model.base_channels" in table
+
+
+def test_an_unknown_parameter_is_refused(reproduced: str, clone: Path):
+    command = ["dvc", "exp", "run", "-S", "+model.base_chanels=8"]
+    done = subprocess.run(command, cwd=clone, env={**os.environ, **IDENTITY}, capture_output=True, text=True)
+    run_in(clone, "git", "checkout", "--quiet", "params.yaml")
+    assert done.returncode != 0
+    assert "unknown key model.base_chanels" in done.stdout + done.stderr
+
+
+def test_a_teammate_pulls_and_recomputes_nothing(reproduced: str, clone: Path, tmp_path: Path):
+    run_in(clone, "git", "checkout", "--quiet", "--force", "HEAD")
+    run_in(clone, "dvc", "checkout", "--force")
+    run_in(clone, "dvc", "remote", "add", "--default", "team", str(tmp_path / "remote"))
+    run_in(clone, "git", "commit", "--quiet", "--all", "--message", "remote")
+    run_in(clone, "dvc", "push")
+    teammate = tmp_path / "teammate"
+    run_in(tmp_path, "git", "clone", "--quiet", str(clone), str(teammate))
+    run_in(teammate, "dvc", "pull")
+    assert stages_run(run_in(teammate, "dvc", "repro")) == []
+    for name in ("00001.png", "00256.png"):
+        mine, theirs = (folder / "data/generated" / name for folder in (clone, teammate))
+        assert mine.read_bytes() == theirs.read_bytes()

@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ddpm.diffusion.process import (
+    eps_from_x_0,
+    normalize,
+    q_posterior_mean,
+    q_sample,
+    target_of,
+    v_from,
+    x_0_from,
+    x_0_from_eps,
+    x_0_from_v,
+)
+from ddpm.diffusion.schedule import cosine_schedule, linear_schedule
+
+
+@pytest.fixture
+def x_0() -> Tensor:
+    return torch.rand(64, 1, 3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 2 - 1
+
+
+@pytest.fixture
+def eps() -> Tensor:
+    return torch.randn(64, 1, 3, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+@pytest.fixture
+def alpha_bar() -> Tensor:
+    return linear_schedule(64, 1e-3, 0.15).alpha_bar[:, None, None, None]
+
+
+def test_normalize_maps_black_to_minus_one_and_white_to_one():
+    pixels = torch.tensor([[[0, 255], [51, 204]]], dtype=torch.uint8)
+    x_0 = normalize(pixels)
+    assert x_0.shape == (1, 1, 2, 2)
+    assert x_0.dtype == torch.float32
+    np.testing.assert_allclose(x_0[0, 0], [[-1.0, 1.0], [-0.6, 0.6]], atol=1e-7)
+
+
+def test_eps_and_x_0_are_recovered_from_x_t(x_0: Tensor, eps: Tensor, alpha_bar: Tensor):
+    x_t = q_sample(x_0, alpha_bar, eps)
+    torch.testing.assert_close(x_0_from_eps(x_t, alpha_bar, eps), x_0, rtol=0, atol=1e-12)
+    torch.testing.assert_close(eps_from_x_0(x_t, alpha_bar, x_0), eps, rtol=0, atol=1e-12)
+    torch.testing.assert_close(x_0_from_v(x_t, alpha_bar, v_from(x_0, alpha_bar, eps)), x_0, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("target", ["eps", "v", "x_0"])
+def test_every_target_stands_for_the_x_0_it_was_made_from(target: str, x_0: Tensor, eps: Tensor, alpha_bar: Tensor):
+    x_t = q_sample(x_0, alpha_bar, eps)
+    prediction = target_of(target, x_0, alpha_bar, eps)
+    torch.testing.assert_close(x_0_from(target, x_t, alpha_bar, prediction), x_0, rtol=0, atol=1e-12)
+
+
+def test_the_three_targets_differ(x_0: Tensor, eps: Tensor, alpha_bar: Tensor):
+    targets = [target_of(name, x_0, alpha_bar, eps) for name in ("eps", "v", "x_0")]
+    assert torch.equal(targets[0], eps)
+    assert torch.equal(targets[2], x_0)
+    assert not torch.allclose(targets[1], eps)
+
+
+def test_x_t_and_v_are_a_rotation_of_x_0_and_eps(x_0: Tensor, eps: Tensor, alpha_bar: Tensor):
+    x_t, v = q_sample(x_0, alpha_bar, eps), v_from(x_0, alpha_bar, eps)
+    torch.testing.assert_close(x_t**2 + v**2, x_0**2 + eps**2, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("t", [0, 20, 63])
+def test_x_t_has_the_variance_of_the_forward_process(t: int, alpha_bar: Tensor):
+    generator = torch.Generator().manual_seed(3)
+    x_0 = 0.5 + 0.3 * torch.randn(400_000, 1, 1, 1, generator=generator, dtype=torch.float64)
+    eps = torch.randn(x_0.shape, generator=generator, dtype=torch.float64)
+    x_t = q_sample(x_0, alpha_bar[t], eps)
+    share = alpha_bar[t].item()
+    assert x_t.var().item() == pytest.approx(share * 0.09 + 1 - share, rel=0.01)
+    assert x_t.mean().item() == pytest.approx(share**0.5 * 0.5, abs=0.006)
+
+
+def test_posterior_mean_has_the_coefficients_of_equation_7(x_0: Tensor, eps: Tensor):
+    schedule = linear_schedule(64, 1e-3, 0.15)
+    beta = schedule.beta.numpy()
+    alpha_bar = np.cumprod(1 - beta)
+    x_t = q_sample(x_0, schedule.alpha_bar[:, None, None, None], eps)
+    for t in (1, 2, 31, 63):
+        first = np.sqrt(alpha_bar[t - 1]) * beta[t] / (1 - alpha_bar[t])
+        second = np.sqrt(1 - beta[t]) * (1 - alpha_bar[t - 1]) / (1 - alpha_bar[t])
+        found = q_posterior_mean(x_0[t], x_t[t], schedule.alpha_bar[t], schedule.alpha_bar[t - 1])
+        np.testing.assert_allclose(found, first * x_0[t] + second * x_t[t], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("t", [1, 10, 49])
+def test_posterior_mean_is_that_of_bayes_rule(t: int):
+    schedule = cosine_schedule(50)
+    x_0, x_t = 0.37, -1.21
+    alpha, beta = 1 - schedule.beta[t].item(), schedule.beta[t].item()
+    previous = schedule.alpha_bar_prev[t].item()
+    # Prior N(√ᾱ_{t−1} x_0, 1 − ᾱ_{t−1}) times likelihood N(x_t; √α x_{t−1}, β): precisions add.
+    precision = 1 / (1 - previous) + alpha / beta
+    mean = (previous**0.5 * x_0 / (1 - previous) + alpha**0.5 * x_t / beta) / precision
+    found = q_posterior_mean(
+        torch.tensor(x_0, dtype=torch.float64),
+        torch.tensor(x_t, dtype=torch.float64),
+        schedule.alpha_bar[t],
+        schedule.alpha_bar_prev[t],
+    )
+    assert found.item() == pytest.approx(mean, rel=1e-10)
+
+
+def test_posterior_mean_before_the_first_time_is_x_0(x_0: Tensor, eps: Tensor):
+    alpha_bar = linear_schedule(64, 1e-3, 0.15).alpha_bar[0]
+    found = q_posterior_mean(x_0, eps, alpha_bar, torch.ones((), dtype=torch.float64))
+    torch.testing.assert_close(found, x_0, rtol=0, atol=1e-12)

@@ -1,0 +1,140 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from ddpm.diffusion.samplers import Sampler, ddim_sampler, ddpm_sampler
+from ddpm.diffusion.schedule import Schedule, cosine_schedule, even_times, linear_schedule, respace
+
+SAMPLERS = {
+    "ddpm small": ddpm_sampler("small"),
+    "ddpm large": ddpm_sampler("large"),
+    "ddim 0": ddim_sampler(0.0),
+    "ddim 0.5": ddim_sampler(0.5),
+    "ddim 1": ddim_sampler(1.0),
+}
+
+
+class CountedNoise:
+    """Standard normal noise from a seed, and how often it was asked for."""
+
+    def __init__(self, shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float64) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.shape, self.dtype, self.calls = shape, dtype, 0
+
+    def __call__(self) -> Tensor:
+        self.calls += 1
+        return torch.randn(self.shape, generator=self.generator, dtype=self.dtype)
+
+
+def spaced(schedule: Schedule, steps: int) -> Schedule:
+    return respace(schedule, even_times(len(schedule), steps))
+
+
+@pytest.fixture(params=SAMPLERS.values(), ids=SAMPLERS.keys())
+def sampler(request: pytest.FixtureRequest) -> Sampler:
+    return request.param
+
+
+@pytest.mark.parametrize("steps", [1, 2, 13, 100])
+def test_an_oracle_denoiser_leads_every_sampler_to_x_0(sampler: Sampler, steps: int):
+    x_0 = torch.rand(4, 1, 5, 5, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    noise = CountedNoise(x_0.shape, dtype=torch.float32)
+    found = sampler(lambda *_: x_0, noise(), spaced(cosine_schedule(100), steps), noise)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, x_0, rtol=0, atol=1e-6)
+
+
+def test_the_denoiser_meets_the_times_it_was_trained_on_from_noise_to_image(sampler: Sampler):
+    met = []
+
+    def denoise(x_t: Tensor, t: int) -> Tensor:
+        met.append(t)
+        return torch.zeros_like(x_t)
+
+    noise = CountedNoise((2, 1, 1, 1))
+    sampler(denoise, noise(), respace(cosine_schedule(1000), torch.tensor([0, 10, 500, 999])), noise)
+    assert met == [999, 500, 10, 0]
+
+
+def curved(x_t: Tensor, t: int) -> Tensor:
+    return torch.tanh(x_t * (1 + 0.01 * t)) * 0.9
+
+
+@pytest.mark.parametrize("schedule", [linear_schedule(100, 1e-4, 0.1), cosine_schedule(100)], ids=["linear", "cosine"])
+@pytest.mark.parametrize("steps", [5, 100])
+def test_ddim_with_eta_1_is_ddpm_with_small_variance(schedule: Schedule, steps: int):
+    ways: list[list[Tensor]] = []
+    for sampler in (ddim_sampler(1.0), ddpm_sampler("small")):
+        noise, way = CountedNoise((8, 1, 2, 2), seed=4), []
+        sampler(curved, noise(), spaced(schedule, steps), noise, lambda _, x_t, __, way=way: way.append(x_t))
+        ways.append(way)
+    assert len(ways[0]) == steps + 1
+    for by_ddim, by_ddpm in zip(*ways, strict=True):
+        torch.testing.assert_close(by_ddim, by_ddpm, rtol=1e-9, atol=1e-9)
+
+
+def test_large_variance_is_another_way_than_small():
+    found = []
+    for sampler in (ddpm_sampler("small"), ddpm_sampler("large")):
+        noise = CountedNoise((8, 1, 2, 2), seed=4)
+        found.append(sampler(curved, noise(), spaced(cosine_schedule(100), 10), noise))
+    assert (found[0] - found[1]).abs().max() > 0.01
+
+
+def test_ddim_with_eta_0_asks_for_no_noise_on_the_way():
+    noise = CountedNoise((2, 1, 2, 2))
+    ddim_sampler(0.0)(curved, noise(), cosine_schedule(20), noise)
+    assert noise.calls == 1
+
+
+@pytest.mark.parametrize("name", ["ddpm small", "ddpm large", "ddim 1"])
+def test_noisy_samplers_ask_for_noise_at_every_step_but_the_last(name: str):
+    noise = CountedNoise((2, 1, 2, 2))
+    SAMPLERS[name](curved, noise(), cosine_schedule(20), noise)
+    assert noise.calls == 20
+
+
+@pytest.mark.parametrize("steps", [1, 6])
+def test_on_step_sees_every_step_and_the_result(sampler: Sampler, steps: int):
+    seen: list[tuple[int, Tensor, Tensor]] = []
+    noise = CountedNoise((3, 1, 2, 2))
+    x_T = noise()
+    result = sampler(curved, x_T, spaced(cosine_schedule(50), steps), noise, lambda *step: seen.append(step))
+    assert [step for step, *_ in seen] == list(range(steps + 1))
+    assert torch.equal(seen[0][1], x_T)
+    assert torch.equal(seen[0][2], curved(x_T, 49))
+    assert torch.equal(seen[-1][1], result)
+    assert torch.equal(seen[-1][2], result)
+
+
+def exact_denoiser(schedule: Schedule, mean: float, deviation: float) -> Callable[[Tensor, int], Tensor]:
+    """E[x_0 | x_t] for x_0 ~ N(mean, deviation²), from Bayes' rule."""
+
+    def denoise(x_t: Tensor, t: int) -> Tensor:
+        share = schedule.alpha_bar[t].item()
+        gain = share**0.5 * deviation**2 / (share * deviation**2 + 1 - share)
+        return mean + gain * (x_t - share**0.5 * mean)
+
+    return denoise
+
+
+@pytest.mark.parametrize("variance", ["small", "large"])
+@pytest.mark.parametrize(
+    "schedule", [linear_schedule(1000, 1e-4, 0.02), cosine_schedule(1000)], ids=["linear", "cosine"]
+)
+def test_ancestral_sampling_of_gaussian_data_has_its_mean_and_variance(schedule: Schedule, variance: str):
+    mean, deviation = 0.4, 0.5
+    noise = CountedNoise((20_000, 1, 1, 1), seed=8, dtype=torch.float32)
+    found = ddpm_sampler(variance)(exact_denoiser(schedule, mean, deviation), noise(), schedule, noise)
+    assert found.mean().item() == pytest.approx(mean, abs=0.015)
+    assert found.std().item() == pytest.approx(deviation, rel=0.02)
+
+
+def test_deterministic_ddim_of_gaussian_data_has_its_mean_and_variance():
+    schedule = cosine_schedule(1000)
+    noise = CountedNoise((20_000, 1, 1, 1), seed=8)
+    found = ddim_sampler(0.0)(exact_denoiser(schedule, -0.3, 0.5), noise(), schedule, noise)
+    assert found.mean().item() == pytest.approx(-0.3, abs=0.015)
+    assert found.std().item() == pytest.approx(0.5, rel=0.02)

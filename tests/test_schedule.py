@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+import torch
+
+from ddpm.diffusion.schedule import Schedule, cosine_schedule, even_times, linear_schedule, respace
+
+SCHEDULES = {
+    "linear": linear_schedule(1000, 1e-4, 0.02),
+    "cosine": cosine_schedule(1000),
+    "short linear": linear_schedule(10, 1e-4, 0.3),
+    "short cosine": cosine_schedule(10),
+}
+
+
+@pytest.fixture(params=SCHEDULES.values(), ids=SCHEDULES.keys())
+def schedule(request: pytest.FixtureRequest) -> Schedule:
+    return request.param
+
+
+def test_alpha_bar_falls_strictly_between_one_and_zero(schedule: Schedule):
+    alpha_bar = schedule.alpha_bar.numpy()
+    assert alpha_bar.dtype == np.float64
+    assert (np.diff(alpha_bar) < 0).all()
+    assert alpha_bar[0] < 1
+    assert alpha_bar[-1] > 0
+
+
+def test_times_count_from_zero(schedule: Schedule):
+    assert schedule.times.tolist() == list(range(len(schedule)))
+
+
+def test_linear_schedule_agrees_with_plain_numpy():
+    schedule = linear_schedule(1000, 1e-4, 0.02)
+    beta = 1e-4 + (0.02 - 1e-4) * np.arange(1000) / 999
+    np.testing.assert_allclose(schedule.beta, beta, rtol=1e-12)
+    np.testing.assert_allclose(schedule.alpha_bar, np.cumprod(1 - beta), rtol=1e-11)
+    assert schedule.beta[0].item() == 1e-4
+    assert schedule.beta[-1].item() == 0.02
+
+
+def test_linear_schedule_of_the_paper_ends_in_almost_pure_noise():
+    assert linear_schedule(1000, 1e-4, 0.02).alpha_bar[-1].item() == pytest.approx(4.036e-5, rel=1e-3)
+
+
+def test_cosine_schedule_agrees_with_its_formula():
+    u = np.arange(1001) / 1000
+    f = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
+    schedule = cosine_schedule(1000)
+    np.testing.assert_allclose(schedule.beta, np.minimum(1 - f[1:] / f[:-1], 0.999), rtol=1e-9)
+    np.testing.assert_allclose(schedule.alpha_bar[:-1], (f / f[0])[1:-1], rtol=1e-9)
+    assert schedule.beta[-1].item() == 0.999
+
+
+def test_alpha_bar_prev_is_alpha_bar_one_step_earlier(schedule: Schedule):
+    assert schedule.alpha_bar_prev[0].item() == 1.0
+    assert torch.equal(schedule.alpha_bar_prev[1:], schedule.alpha_bar[:-1])
+
+
+def test_posterior_variance_is_that_of_bayes_rule(schedule: Schedule):
+    previous, alpha, beta = schedule.alpha_bar_prev[1:], 1 - schedule.beta[1:], schedule.beta[1:]
+    precision = 1 / (1 - previous) + alpha / beta
+    np.testing.assert_allclose(schedule.posterior_variance[1:], 1 / precision, rtol=1e-9)
+    assert schedule.posterior_variance[0].item() == 0.0
+
+
+def test_posterior_variance_is_below_beta(schedule: Schedule):
+    assert (schedule.posterior_variance[1:] < schedule.beta[1:]).all()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 50, 999, 1000])
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_respacing_keeps_alpha_bar_at_the_kept_times(name: str, steps: int):
+    whole = SCHEDULES[name]
+    times = even_times(1000, steps)
+    kept = respace(whole, times)
+    assert torch.equal(kept.times, times)
+    np.testing.assert_allclose(kept.alpha_bar, whole.alpha_bar[times], rtol=1e-11, atol=1e-15)
+    assert ((kept.beta > 0) & (kept.beta < 1)).all()
+
+
+def test_respacing_to_every_step_is_the_identity(schedule: Schedule):
+    same = respace(schedule, torch.arange(len(schedule)))
+    np.testing.assert_allclose(same.beta, schedule.beta, rtol=0, atol=1e-14)
+    assert torch.equal(same.times, schedule.times)
+
+
+def test_respacing_twice_is_respacing_once():
+    whole = cosine_schedule(1000)
+    once = respace(whole, torch.tensor([0, 300, 999]))
+    twice = respace(respace(whole, torch.tensor([0, 100, 300, 999])), torch.tensor([0, 2, 3]))
+    assert torch.equal(once.times, twice.times)
+    np.testing.assert_allclose(once.beta, twice.beta, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("total", "steps"), [(1000, 2), (1000, 3), (1000, 25), (1000, 999), (1000, 1000), (7, 5), (2, 2)]
+)
+def test_even_times_rise_from_the_first_time_to_the_last(total: int, steps: int):
+    times = even_times(total, steps)
+    gaps = times.diff()
+    assert len(times) == steps
+    assert times[0] == 0
+    assert times[-1] == total - 1
+    assert gaps.min() >= 1
+    assert gaps.max() - gaps.min() <= 1
+
+
+def test_a_single_step_is_taken_from_pure_noise():
+    assert even_times(1000, 1).tolist() == [999]
