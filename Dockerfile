@@ -14,8 +14,11 @@ RUN pip install --no-cache-dir --disable-pip-version-check -r /tmp/requirements.
 
 ARG UID=1000
 ARG GID=1000
-RUN groupadd --gid "$GID" ddpm && useradd --uid "$UID" --gid "$GID" --create-home ddpm
-USER ddpm
+RUN groupadd --gid "$GID" ddpm \
+    && useradd --uid "$UID" --gid "$GID" --create-home ddpm \
+    && install --directory --owner "$UID" --group "$GID" /home/ddpm/.cache
+USER $UID:$GID
+ENV HOME=/home/ddpm
 WORKDIR /work
 
 ENV PYTHONUNBUFFERED=1 \

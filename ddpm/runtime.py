@@ -85,7 +85,8 @@ def choose_runtime(config: RuntimeConfig, flops: float) -> Runtime:
     torch.backends.cudnn.benchmark = not config.deterministic
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
+        # On CUDA a network may meet an operation without a deterministic form: that warns and does not end the run.
+        torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
     return Runtime(device, precision, compiled)
 
 

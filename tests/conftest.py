@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from ddpm.config import Config, parse_config
 from ddpm.data.sources import FILES, fetch, load_mnist
 from ddpm.data.split import ImageSet
+from ddpm.evaluation.classifier import classify, load_classifier
 from ddpm.files import sha256
 from ddpm.runtime import Runtime
 
@@ -101,6 +102,12 @@ def tiny(configure: Callable[..., Config]) -> Callable[..., Config]:
 def cpu() -> Runtime:
     """Plain float32 on the processor."""
     return Runtime(torch.device("cpu"), torch.float32, False)
+
+
+@pytest.fixture(scope="session")
+def verdicts(test_digits: ImageSet) -> tuple[np.ndarray, np.ndarray]:
+    """What the shipped classifier says of the test images: features [10000, 128], probabilities [10000, 10]."""
+    return classify(load_classifier(torch.device("cpu")), test_digits.images, "test")
 
 
 @pytest.fixture

@@ -29,10 +29,9 @@ def test_a_file_appears_with_its_whole_content_and_its_folder(tmp_path: Path):
 def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]):
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(error):  # noqa: PT012 (the block is what is tested)
-        with atomic_path(path) as temporary:
-            temporary.write_text("half")
-            raise error
+    with pytest.raises(error), atomic_path(path) as temporary:  # noqa: PT012 (what raises is beside the point)
+        temporary.write_text("half")
+        raise error
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -40,10 +39,9 @@ def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path: Path, error
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path):
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(OSError) as caught:  # noqa: PT012
-        with atomic_path(path) as temporary:
-            temporary.symlink_to("/dev/full")
-            temporary.write_text("new")
+    with pytest.raises(OSError) as caught, atomic_path(path) as temporary:  # noqa: PT012
+        temporary.symlink_to("/dev/full")
+        temporary.write_text("new")
     assert caught.value.errno == errno.ENOSPC
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
@@ -74,10 +72,9 @@ def test_an_exception_leaves_the_old_folder_and_nothing_else(tmp_path: Path, err
     path = tmp_path / "images"
     path.mkdir()
     (path / "old").write_text("")
-    with pytest.raises(error):  # noqa: PT012
-        with atomic_folder(path) as temporary:
-            (temporary / "new").write_text("1")
-            raise error
+    with pytest.raises(error), atomic_folder(path) as temporary:  # noqa: PT012
+        (temporary / "new").write_text("1")
+        raise error
     assert [file.name for file in path.iterdir()] == ["old"]
     assert list(tmp_path.iterdir()) == [path]
 

@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+from pytorch_fid.fid_score import calculate_frechet_distance
+from scipy.linalg import sqrtm
+
+from ddpm.errors import DdpmError
+from ddpm.evaluation.frechet import Gaussian, bootstrap_interval, fit_gaussian, frechet_distance
+
+
+def gaussian(rng: np.random.Generator, dimensions: int, rank: int | None = None) -> Gaussian:
+    factor = rng.normal(size=(dimensions, rank or 2 * dimensions))
+    return Gaussian(rng.normal(size=dimensions), factor @ factor.T / dimensions, 1000)
+
+
+@pytest.mark.filterwarnings("ignore:The `disp` argument is deprecated")
+@pytest.mark.parametrize("dimensions", [2, 16, 96])
+def test_distance_agrees_with_scipys_matrix_root_and_with_pytorch_fid(rng: np.random.Generator, dimensions: int):
+    for _ in range(3):
+        a, b = gaussian(rng, dimensions), gaussian(rng, dimensions)
+        shift = a.mean - b.mean
+        root = sqrtm(a.covariance @ b.covariance)
+        expected = shift @ shift + np.trace(a.covariance + b.covariance - 2 * np.real(root))
+        assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-7)
+        other = calculate_frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+        assert frechet_distance(a, b) == pytest.approx(other, rel=1e-6)
+
+
+def test_with_equal_covariances_distance_is_that_of_the_means(rng: np.random.Generator):
+    a, b = gaussian(rng, 12), gaussian(rng, 12)
+    b = Gaussian(b.mean, a.covariance, 1000)
+    assert frechet_distance(a, b) == pytest.approx(((a.mean - b.mean) ** 2).sum(), rel=1e-10)
+
+
+def test_with_diagonal_covariances_distance_has_a_closed_form(rng: np.random.Generator):
+    means, deviations = rng.normal(size=(2, 9)), rng.uniform(0, 3, size=(2, 9))
+    a, b = (Gaussian(m, np.diag(s**2), 1000) for m, s in zip(means, deviations, strict=True))
+    expected = ((means[0] - means[1]) ** 2).sum() + ((deviations[0] - deviations[1]) ** 2).sum()
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-10)
+
+
+def test_distance_is_symmetric_and_does_not_see_rotations(rng: np.random.Generator):
+    a, b = gaussian(rng, 10), gaussian(rng, 10)
+    turn = np.linalg.qr(rng.normal(size=(10, 10)))[0]
+    turned = [Gaussian(turn @ g.mean, turn @ g.covariance @ turn.T, g.count) for g in (a, b)]
+    assert frechet_distance(b, a) == pytest.approx(frechet_distance(a, b), rel=1e-10)
+    assert frechet_distance(*turned) == pytest.approx(frechet_distance(a, b), rel=1e-10)
+
+
+def test_a_set_is_at_no_distance_from_itself(rng: np.random.Generator):
+    features = rng.normal(size=(500, 64)).astype(np.float32) * 10
+    a = fit_gaussian(features)
+    assert abs(frechet_distance(a, fit_gaussian(features[::-1]))) < 1e-8 * np.trace(a.covariance)
+
+
+def test_singular_covariances_are_exact(rng: np.random.Generator):
+    # Of rank 3 in 40 dimensions, on the same 3: the distance is that of the 3-dimensional Gaussians.
+    basis = np.linalg.qr(rng.normal(size=(40, 3)))[0]
+    small = [gaussian(rng, 3), gaussian(rng, 3)]
+    large = [Gaussian(basis @ g.mean, basis @ g.covariance @ basis.T, g.count) for g in small]
+    # The root of a rounding error of 1e-16 is 1e-8, once for each of 37 empty dimensions.
+    assert frechet_distance(*large) == pytest.approx(frechet_distance(*small), abs=1e-5)
+    nothing = Gaussian(small[0].mean, np.zeros((3, 3)), 1000)
+    expected = ((nothing.mean - small[1].mean) ** 2).sum() + np.trace(small[1].covariance)
+    assert frechet_distance(nothing, small[1]) == pytest.approx(expected, rel=1e-10)
+
+
+def test_a_gaussian_is_the_mean_and_the_unbiased_covariance(rng: np.random.Generator):
+    features = (1000 + rng.normal(size=(50, 3))).astype(np.float32)
+    found = fit_gaussian(features)
+    exact = features.astype(np.float64)
+    centred = exact - exact.mean(0)
+    np.testing.assert_allclose(found.mean, exact.mean(0), rtol=1e-14)
+    np.testing.assert_allclose(found.covariance, centred.T @ centred / 49, rtol=1e-9)
+    assert found.mean.dtype == found.covariance.dtype == np.float64
+    assert found.count == 50
+
+
+@pytest.mark.parametrize("count", [1, 7, 8])
+def test_too_few_images_are_refused(count: int):
+    with pytest.raises(DdpmError, match=rf"the sample holds {count} images, too few for 8 features"):
+        fit_gaussian(np.zeros((count, 8)), "the sample")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_no_numbers_are_refused(value: float):
+    features = np.zeros((20, 3))
+    features[7, 1] = value
+    with pytest.raises(DdpmError, match="the sample has features that are no finite numbers"):
+        fit_gaussian(features, "the sample")
+
+
+@pytest.fixture
+def sample(rng: np.random.Generator) -> np.ndarray:
+    return rng.normal(0.5, 1.0, size=(400, 4))
+
+
+REFERENCE = Gaussian(np.zeros(4), np.eye(4), 60_000)
+
+
+def test_the_interval_holds_the_estimate_and_follows_from_the_seed(sample: np.ndarray):
+    estimate = frechet_distance(REFERENCE, fit_gaussian(sample))
+    intervals = [bootstrap_interval(sample, REFERENCE, 100, seed, "test") for seed in (1, 1, 2)]
+    assert intervals[0] == intervals[1] != intervals[2]
+    assert all(low < estimate < high for low, high in intervals)
+
+
+def test_the_interval_is_as_wide_as_fresh_samples_scatter(sample: np.ndarray, rng: np.random.Generator):
+    fresh = [frechet_distance(REFERENCE, fit_gaussian(rng.normal(0.5, 1.0, size=(400, 4)))) for _ in range(300)]
+    low, high = bootstrap_interval(sample, REFERENCE, 300, 1, "test")
+    assert high - low == pytest.approx(np.diff(np.quantile(fresh, [0.025, 0.975]))[0], rel=0.25)
+
+
+def test_the_interval_halves_with_four_times_the_images(sample: np.ndarray, rng: np.random.Generator):
+    more = rng.normal(0.5, 1.0, size=(1600, 4))
+    widths = [np.diff(bootstrap_interval(part, REFERENCE, 300, 1, "test"))[0] for part in (sample, more)]
+    assert widths[1] / widths[0] == pytest.approx(0.5, rel=0.25)
+
+
+def test_the_interval_covers_fresh_samples(sample: np.ndarray, rng: np.random.Generator):
+    low, high = bootstrap_interval(sample, REFERENCE, 200, 1, "test")
+    spread = high - low
+    fresh = [frechet_distance(REFERENCE, fit_gaussian(rng.normal(0.5, 1.0, size=(400, 4)))) for _ in range(200)]
+    assert low - spread < np.mean(fresh) < high + spread
+
+
+def test_the_interval_of_a_perfect_set_does_not_go_below_zero(rng: np.random.Generator):
+    low, high = bootstrap_interval(rng.normal(size=(400, 4)), REFERENCE, 100, 1, "test")
+    assert 0 <= low < high

@@ -1,0 +1,173 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ddpm.config import Config
+from ddpm.diffusion.noise import ImageNoise
+from ddpm.diffusion.samplers import Denoise
+from ddpm.diffusion.schedule import cosine_schedule
+from ddpm.images import read_pngs, to_uint8
+from ddpm.model.checkpoint import build_network, build_schedule
+from ddpm.model.denoiser import make_denoiser
+from ddpm.runtime import Runtime
+from ddpm.sampling import MAX_FRAMES, Source, generate, trace
+
+SAMPLERS = [{"generate.sampler": "ddpm"}, {"generate.sampler": "ddpm", "generate.variance": "large"}]
+SAMPLERS += [{"generate.sampler": "ddim", "generate.eta": eta} for eta in (0.0, 1.0)]
+NAMES = ["ddpm small", "ddpm large", "ddim 0", "ddim 1"]
+
+
+def pixelwise(x_t: Tensor, t: int) -> Tensor:
+    """A denoiser that treats every pixel alone: its result has the same bits in every batch."""
+    return torch.tanh(x_t * (1 + 0.01 * t))
+
+
+@pytest.fixture
+def source(configure: Callable[..., Config]) -> Callable[..., Source]:
+    """Images of 8 × 8 pixels from a simple denoiser, with some settings changed."""
+
+    def make(changes: dict[str, object] | None = None, denoise: Denoise = pixelwise) -> Source:
+        small = {"generate.num_images": 23, "generate.trajectories": 4, "generate.steps": 6, "generate.output_size": 8}
+        config = configure(small, changes or {}).generate
+        return Source(denoise, cosine_schedule(100), config, 8, 3407, torch.device("cpu"))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def network_source(tiny: Callable[..., Config], cpu: Runtime) -> Callable[..., Source]:
+    """Images of 28 × 28 pixels from a U-Net whose weights are all in use."""
+
+    def make(changes: dict[str, object]) -> Source:
+        config = tiny({"generate.steps": 8}, changes)
+        torch.manual_seed(0)
+        network = build_network(config.model).eval().requires_grad_(False)
+        for weight in network.parameters():
+            if not weight.any():
+                weight.normal_(std=0.05)
+        schedule = build_schedule(config.diffusion)
+        denoise = make_denoiser(network, config.diffusion, schedule, cpu, config.generate.clip)
+        return Source(denoise, schedule, config.generate, 28, config.seed, cpu.device)
+
+    return make
+
+
+@pytest.mark.parametrize("changes", SAMPLERS, ids=NAMES)
+def test_an_image_does_not_depend_on_the_batch_it_is_drawn_in(
+    network_source: Callable[..., Source], changes: dict[str, object]
+):
+    source = network_source(changes)
+    together = to_uint8(source.draw(range(1, 51))).astype(int)
+    alone = np.concatenate([to_uint8(source.draw([number])) for number in (1, 8, 50)])
+    sevens = np.concatenate([to_uint8(source.draw(range(first, first + 7))) for first in (1, 8, 44)])
+    assert together.std() > 20
+    for found, expected in ((alone, together[[0, 7, 49]]), (sevens, together[[*range(14), *range(43, 50)]])):
+        difference = np.abs(found - expected)
+        assert difference.max() <= 1
+        assert (difference == 0).mean() >= 0.999
+
+
+def test_draws_and_seeds_and_numbers_have_images_of_their_own(source: Callable[..., Source]):
+    first = source()
+    images = torch.cat(
+        [first.draw([1, 2]), source({"generate.draw": 1}).draw([1, 2]), replace(first, seed=1).draw([1, 2])]
+    )
+    assert len(images.flatten(1).unique(dim=0)) == 6
+    assert torch.equal(first.draw([1, 2]), images[:2])
+
+
+def test_clipping_keeps_every_prediction_in_the_range_of_images(
+    network_source: Callable[..., Source], tiny: Callable[..., Config]
+):
+    x_t = torch.randn(2, 1, 28, 28) * 3
+    clipped, free = (network_source({"generate.clip": clip}).denoise(x_t, 90) for clip in (True, False))
+    assert free.abs().max() > 1
+    assert torch.equal(clipped, free.clamp(-1, 1))
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 23, 100, "auto"])
+def test_all_images_are_written_whatever_the_batch_size(
+    source: Callable[..., Source], tmp_path: Path, batch_size: int | str
+):
+    cost = generate(source(), tmp_path, batch_size, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{number:05d}.png" for number in range(1, 24)]
+    expected = to_uint8(source().draw(range(1, 24)))
+    assert np.array_equal(read_pngs(tmp_path, 1)[..., 0], expected)
+    assert cost["generate_batch_size"] == (min(batch_size, 23) if isinstance(batch_size, int) else 23)
+
+
+def test_more_images_begin_with_the_same_ones(source: Callable[..., Source], tmp_path: Path):
+    for count in (9, 14):
+        (tmp_path / str(count)).mkdir()
+        generate(source({"generate.num_images": count}), tmp_path / str(count), 4, 1)
+    for number in range(1, 10):
+        name = f"{number:05d}.png"
+        assert (tmp_path / "9" / name).read_bytes() == (tmp_path / "14" / name).read_bytes()
+
+
+def test_output_size_is_that_of_the_files(source: Callable[..., Source], tmp_path: Path):
+    generate(source({"generate.output_size": 20}), tmp_path, 10, 1)
+    assert read_pngs(tmp_path, 1).shape == (23, 20, 20, 3)
+
+
+@pytest.mark.parametrize("fits", [1, 3, 8])
+def test_a_batch_that_does_not_fit_is_halved_and_the_images_stay_the_same(
+    source: Callable[..., Source], tmp_path: Path, fits: int
+):
+    sizes = []
+
+    def denoise(x_t: Tensor, t: int) -> Tensor:
+        # The first steps still fit, as when another program takes memory meanwhile.
+        if len(x_t) > fits and t < 50:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        sizes.append(len(x_t))
+        return pixelwise(x_t, t)
+
+    cost = generate(source(denoise=denoise), tmp_path, 16, 2)
+    assert np.array_equal(read_pngs(tmp_path, 1)[..., 0], to_uint8(source().draw(range(1, 24))))
+    assert len(list(tmp_path.iterdir())) == 23
+    assert cost["generate_batch_size"] <= fits < 2 * cost["generate_batch_size"]
+    assert max(sizes) == 16
+
+
+def test_a_single_image_that_does_not_fit_is_an_error(source: Callable[..., Source], tmp_path: Path):
+    def denoise(*_: object) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        generate(source(denoise=denoise), tmp_path, 16, 2)
+
+
+def test_a_png_that_cannot_be_written_ends_the_run(source: Callable[..., Source], tmp_path: Path):
+    with pytest.raises(FileNotFoundError):
+        generate(source(), tmp_path / "nowhere", 5, 2)
+
+
+@pytest.mark.parametrize("changes", SAMPLERS, ids=NAMES)
+def test_the_way_leads_from_noise_to_the_generated_images(
+    source: Callable[..., Source], tmp_path: Path, changes: dict[str, object]
+):
+    way = trace(source(changes))
+    assert way["t"].tolist() == [99, 79, 59, 40, 20, 0, -1]
+    assert way["x_t"].shape == way["x_0"].shape == (7, 4, 8, 8)
+    assert way["x_t"].dtype == way["x_0"].dtype == np.uint8
+    noise = ImageNoise(3407, 0, range(1, 5), (1, 8, 8), torch.device("cpu"))()
+    assert np.array_equal(way["x_t"][0], to_uint8(noise))
+    assert np.array_equal(way["x_0"][0], to_uint8(pixelwise(noise, 99)))
+    assert np.array_equal(way["x_t"][-1], way["x_0"][-1])
+    generate(source(changes), tmp_path, 10, 1)
+    finished = read_pngs(tmp_path, 1)[:4, ..., 0].astype(int)
+    assert np.abs(way["x_t"][-1].astype(int) - finished).max() <= 1
+
+
+def test_a_long_way_is_shown_at_evenly_spread_moments(source: Callable[..., Source]):
+    long = replace(source({"generate.steps": 1000}), schedule=cosine_schedule(1000))
+    way = trace(long)
+    assert len(way["t"]) == len(way["x_t"]) == MAX_FRAMES
+    assert (way["t"][0], way["t"][-1]) == (999, -1)
+    assert np.abs(np.diff(way["t"]) + 10).max() <= 1

@@ -1,0 +1,207 @@
+import errno
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import stages
+from ddpm.config import Config
+from ddpm.data.sources import FILES
+from ddpm.data.split import read_image_set
+from ddpm.model.checkpoint import Checkpoint, build_network, save_checkpoint
+
+
+class Place:
+    """A folder that stages run in, and how they end there."""
+
+    def __init__(self, folder: Path, root: Path) -> None:
+        self.folder, self.root = folder, root
+        shutil.copy(root / "params.yaml", folder)
+
+    def set(self, key: str, text: str) -> None:
+        """Write another value behind a key of params.yaml, by its line."""
+        path = self.folder / "params.yaml"
+        content, count = re.subn(rf"(?m)^(\s*{key}:)\s*\S+", rf"\1 {text}", path.read_text(), count=1)
+        assert count == 1
+        path.write_text(content)
+
+    def run(self, stage: str) -> subprocess.CompletedProcess[str]:
+        """Run a stage as dvc.yaml does."""
+        environment = os.environ | {"PYTHONPATH": str(self.root), "TORCH_HOME": str(self.folder / "torch")}
+        for name in ("http_proxy", "https_proxy"):
+            environment[name] = "http://127.0.0.1:9"
+        command = [sys.executable, "-m", f"stages.{stage}"]
+        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
+
+    def complaint(self, stage: str) -> str:
+        """The one line that a stage that must fail ends with, beside its progress bars."""
+        ended = self.run(stage)
+        assert ended.returncode == 1
+        assert "Traceback" not in ended.stderr
+        lines = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, ended.stderr
+        assert ended.stderr.splitlines()[-1] == lines[0]
+        return lines[0]
+
+
+@pytest.fixture
+def place(tmp_path: Path, root: Path) -> Place:
+    return Place(tmp_path, root)
+
+
+@pytest.fixture
+def place_with_digits(place: Place, raw: Path) -> Place:
+    (place.folder / "data").mkdir()
+    (place.folder / "data" / "raw").symlink_to(raw)
+    return place
+
+
+def test_the_split_stage_writes_three_sets(place_with_digits: Place):
+    ended = place_with_digits.run("split")
+    assert ended.returncode == 0, ended.stderr
+    sets = {
+        name: read_image_set(place_with_digits.folder / f"data/split/{name}.npz")
+        for name in ("train", "validation", "test")
+    }
+    assert {name: len(part) for name, part in sets.items()} == {"train": 54_000, "validation": 6_000, "test": 10_000}
+    assert not np.intersect1d(sets["train"].indices, sets["validation"].indices).size
+
+
+def test_an_unknown_key_ends_a_stage(place: Place):
+    path = place.folder / "params.yaml"
+    path.write_text(path.read_text() + "\nsurplus: 1\n")
+    assert place.complaint("fetch_mnist") == "error: params.yaml: unknown key surplus."
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "name"),
+    [
+        ("train_fraction", "1.5", "split.train_fraction"),
+        ("steps", "-25", "generate.steps"),
+    ],
+)
+def test_a_value_out_of_range_ends_a_stage(place: Place, key: str, text: str, name: str):
+    place.set(key, text)
+    assert place.complaint("split").startswith(f"error: params.yaml: {name} = {text}: ")
+
+
+def test_missing_digits_end_the_split(place: Place):
+    complaint = place.complaint("split")
+    assert "data/raw/train-images-idx3-ubyte is missing" in complaint
+    assert "dvc repro" in complaint
+
+
+def test_damaged_digits_end_the_split(place: Place, raw: Path):
+    folder = place.folder / "data" / "raw"
+    folder.mkdir(parents=True)
+    for name in FILES:
+        (folder / name).symlink_to(raw / name)
+    labels = folder / "train-labels-idx1-ubyte"
+    content = bytearray(labels.read_bytes())
+    content[4711] ^= 1
+    labels.unlink()
+    labels.write_bytes(content)
+    assert "data/raw/train-labels-idx1-ubyte is not the original file" in place.complaint("split")
+    assert not (place.folder / "data" / "split").exists()
+
+
+def test_a_folder_that_cannot_be_made_ends_the_split(place_with_digits: Place):
+    (place_with_digits.folder / "data" / "split").write_text("a file in the way")
+    assert "data/split" in place_with_digits.complaint("split")
+
+
+def test_a_source_that_is_not_there_ends_the_fetch(place: Place):
+    place.set("source", "/no/such/folder")
+    assert "there is no folder /no/such/folder" in place.complaint("fetch_mnist")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("missing", "data/model/best.safetensors is missing"),
+        ("other architecture", "data/model/best.safetensors holds weights of another architecture"),
+        ("text", "data/model/best.safetensors is damaged"),
+    ],
+)
+def test_a_checkpoint_that_does_not_serve_ends_the_generation(
+    place: Place, tiny: Callable[..., Config], kind: str, words: str
+):
+    path = place.folder / "data" / "model" / "best.safetensors"
+    path.parent.mkdir(parents=True)
+    if kind == "text":
+        path.write_text("no checkpoint")
+    elif kind == "other architecture":
+        config = tiny()
+        weights = build_network(tiny({"model.base_channels": 16}).model).state_dict()
+        save_checkpoint(path, Checkpoint(config.model, config.diffusion, 28, {}, {"ema": weights}))
+    assert words in place.complaint("generate")
+    assert not (place.folder / "data" / "generated").exists()
+
+
+def test_more_steps_than_the_checkpoint_was_trained_with_end_the_generation(place: Place, tiny: Callable[..., Config]):
+    path = place.folder / "data" / "model" / "best.safetensors"
+    path.parent.mkdir(parents=True)
+    config = tiny({"diffusion.timesteps": 10})
+    weights = build_network(config.model).state_dict()
+    save_checkpoint(path, Checkpoint(config.model, config.diffusion, 28, {}, {"ema": weights}))
+    place.set("num_images", "2")
+    place.set("trajectories", "2")
+    assert "generate.steps" in place.complaint("generate")
+
+
+@pytest.mark.parametrize(("name", "content"), [("results.json", '{"train_loss": 0.1'), ("cost", None)])
+def test_a_damaged_or_missing_result_ends_the_summary(place: Place, name: str, content: str | None):
+    model, cost = place.folder / "data" / "model", place.folder / "data" / "cost"
+    for folder in (model, cost):
+        folder.mkdir(parents=True)
+    (model / "results.json").write_text(json.dumps({"train_loss": 0.1}))
+    if content is not None:
+        (model / name).write_text(content)
+        (cost / "train.json").write_text("{}")
+        (cost / "generate.json").write_text("{}")
+    assert (name if content else "data/cost/train.json") in place.complaint("summary")
+
+
+def test_inception_that_is_required_and_not_there_ends_the_measurement(place_with_digits: Place):
+    place_with_digits.set("inception", "required")
+    place_with_digits.set("inception_weights", "weights-00000000.pth")
+    complaint = place_with_digits.complaint("reference")
+    assert "weights-00000000.pth" in complaint
+    assert "fid.inception" in complaint
+
+
+def test_a_disk_that_is_full_is_called_so(root: Path, monkeypatch: pytest.MonkeyPatch):
+    def fill(_: Config) -> None:
+        Path("/dev/full").write_text("x")
+
+    monkeypatch.chdir(root)
+    with pytest.raises(SystemExit, match=r"^error: .*the disk is full.*free some space") as caught:
+        stages.run(fill)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EPERM])
+def test_a_folder_without_rights_is_called_so(root: Path, monkeypatch: pytest.MonkeyPatch, number: int):
+    def refuse(_: Config) -> None:
+        raise OSError(number, os.strerror(number), "data/model")
+
+    monkeypatch.chdir(root)
+    with pytest.raises(SystemExit, match=r"^error: data/model cannot be used .*right to read and write"):
+        stages.run(refuse)
+
+
+def test_a_mistake_of_the_program_keeps_its_traceback(root: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(_: Config) -> None:
+        torch.zeros(2).view(3)
+
+    monkeypatch.chdir(root)
+    with pytest.raises(RuntimeError):
+        stages.run(fail)
