@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,6 +21,9 @@ from ddpm.model.checkpoint import build_network, build_schedule, flops_per_image
 from ddpm.model.ema import Ema
 from ddpm.runtime import Runtime, choose_runtime
 from ddpm.training.optimizer import Optimizer
+
+Batch = tuple[Tensor, Tensor, Tensor]
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 SECONDS = 5.0
 BATCHES = {"train": (32, 64, 128), "sample": (50, 250, 1000)}
@@ -43,6 +47,19 @@ def gemm_flops(runtime: Runtime, size: int = 2048) -> float:
     """Floating-point operations per second of a square matrix product."""
     a = torch.randn(size, size, device=runtime.device, dtype=runtime.precision)
     return 2 * size**3 * rate(lambda: a @ a, runtime)
+
+
+def step(loss: Loss, batch: Batch, optimizer: Optimizer, ema: Ema) -> None:
+    """One training step."""
+    loss(*batch).backward()
+    optimizer.step(0.0)
+    ema.update()
+
+
+@torch.no_grad()
+def evaluate(loss: Loss, batch: Batch) -> None:
+    """One network evaluation, as a sampler makes it."""
+    loss(*batch)
 
 
 def main() -> None:
@@ -77,16 +94,8 @@ def main() -> None:
                 t = torch.randint(len(schedule), (size,), device=runtime.device)
                 eps = torch.randn(size, 1, 28, 28, device=runtime.device)
 
-                def step(images: Tensor = images, t: Tensor = t, eps: Tensor = eps) -> None:
-                    loss(images, t, eps).backward()
-                    optimizer.step(0.0)
-                    ema.update()
-
-                @torch.no_grad()
-                def evaluate(images: Tensor = images, t: Tensor = t, eps: Tensor = eps) -> None:
-                    loss(images, t, eps)
-
-                speed = size * rate(step if kind == "train" else evaluate, runtime)
+                work = partial(step if kind == "train" else evaluate, loss, (images, t, eps))
+                speed = size * rate(partial(work, optimizer, ema) if kind == "train" else work, runtime)
                 share = speed * flops * (BACKWARD if kind == "train" else 1.0) / peak
                 row = {
                     "work": kind,

@@ -12,9 +12,11 @@ from ddpm.errors import DamagedFile, DdpmError, MissingFile
 
 Count = Annotated[int, Field(strict=True, ge=1)]
 CountOrZero = Annotated[int, Field(strict=True, ge=0)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-InsideUnit = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+InsideUnit = Annotated[float, Field(strict=True, gt=0, lt=1)]
+BelowOne = Annotated[float, Field(strict=True, ge=0, lt=1)]
+AutoOrCount = Annotated[Literal["auto"] | Count, Field(union_mode="left_to_right")]
 Name = Annotated[str, Field(min_length=1)]
 
 
@@ -45,7 +47,7 @@ class ModelConfig(_Section):
     attention: Annotated[bool, Field(strict=True)]
     time_conditioning: Literal["film", "shift"]
     norm_groups: Count
-    dropout: Annotated[float, Field(ge=0, lt=1)]
+    dropout: BelowOne
 
 
 class DiffusionConfig(_Section):
@@ -76,7 +78,7 @@ class TrainConfig(_Section):
     warmup_steps: CountOrZero
     lr_decay: Literal["cosine", "linear", "none"]
     grad_clip: Positive
-    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    ema_decay: BelowOne
     weighting: Literal["none", "min_snr"]
     min_snr_gamma: Positive
     time_sampling: Literal["uniform", "stratified"]
@@ -138,8 +140,8 @@ class RuntimeConfig(_Section):
     precision: Literal["auto", "float32", "bfloat16"]
     compile: Literal["auto", "on", "off"]
     deterministic: Annotated[bool, Field(strict=True)]
-    generate_batch_size: Literal["auto"] | Count
-    workers: Literal["auto"] | Count
+    generate_batch_size: AutoOrCount
+    workers: AutoOrCount
     checkpoint_every_seconds: Positive
 
 
@@ -175,15 +177,20 @@ def parse_config(values: Mapping[str, Any], name: str) -> Config:
 
 def describe(error: ValidationError) -> str:
     """The wrong keys of a pydantic error and what is wrong with each, on one line."""
-    problems = []
+    problems: list[str] = []
+    told = set()
     for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in problem["loc"]) or "the file"
+        # The first two parts name a key; what follows is a place in a list, or a member of a union that did not fit.
+        key = ".".join(str(part) for part in problem["loc"][:2])
+        if key in told:
+            continue
+        told.add(key)
         if problem["type"] == "extra_forbidden":
             problems.append(f"unknown key {key}")
         elif problem["type"] == "missing":
             problems.append(f"missing key {key}")
         elif problem["type"] == "value_error":
-            problems.append(f"{key}: {problem['ctx']['error']}")
+            problems.append(": ".join(filter(None, (key, str(problem["ctx"]["error"])))))
         else:
             problems.append(f"{key} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}")
     return "; ".join(problems)

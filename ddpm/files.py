@@ -56,6 +56,16 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
         temporary.write_text(text)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what `write_json` wrote. Raises MissingFile or DamagedFile."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except FileNotFoundError as error:
+        raise MissingFile(f"{path} is missing") from error
+    except (ValueError, TypeError) as error:
+        raise DamagedFile(f"{path} is no JSON object ({error})") from error
+
+
 def sha256(*paths: Path) -> str:
     """Hexadecimal SHA-256 of the contents of ``paths``, one after the other. Raises OSError."""
     digest = hashlib.sha256()
@@ -79,5 +89,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
             return dict(arrays)
     except FileNotFoundError as error:
         raise MissingFile(f"{path} is missing") from error
+    except PermissionError:
+        raise
     except Exception as error:  # zipfile, zlib and numpy raise half a dozen types for a damaged archive
         raise DamagedFile(f"{path} is damaged ({error})") from error

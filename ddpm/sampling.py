@@ -73,12 +73,13 @@ def generate(source: Source, folder: Path, batch_size: int | str, workers: int) 
     ):
         while first <= total:
             count = min(size, total - first + 1)
-            share = count / len(source.steps)
+
+            def show(step: int, *_: Tensor, first: int = first, count: int = count) -> None:
+                progress.update(first - 1 + count * step // len(source.steps) - progress.n)
+
             try:
                 # The last batch is drawn at the common size too, so that one compiled network serves all.
-                x_0 = source.draw(
-                    range(first, first + size), lambda step, *_, share=share: progress.update(share * (step > 0))
-                )
+                x_0 = source.draw(range(first, first + size), show)
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise

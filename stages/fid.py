@@ -20,14 +20,13 @@ from stages import GENERATED, METRICS, RAW, REFERENCE, run
 
 def fid(config: Config) -> None:
     device = choose_runtime(config.runtime, 0.0).device
+    weights, skipped = choose_weights(config.fid.inception, config.fid.weights_path, device)
     images = read_pngs(GENERATED, worker_count(config.runtime.workers))
     known = MnistReference.load(REFERENCE / "mnist.npz")
     features, probabilities = classify(load_classifier(device), to_mnist(images), "generated")
     measured = measure_mnist(features, probabilities, known, config.fid.bootstrap, config.seed)
     numbers = {"images": len(images), "reference_images": len(known.train), **measured.numbers}
     protocol = {"mnist_features": "shipped classifier, 128-d", "mnist_weights_sha256": WEIGHTS_SHA256}
-
-    weights, skipped = choose_weights(config.fid.inception, config.fid.weights_path, device)
     protocol["inception"] = skipped or "pytorch-fid, 2048-d, resized to 299 × 299 bilinearly by the network"
     if weights:
         numbers |= measure_by_inception(config, weights, images, device)

@@ -1,6 +1,7 @@
 """Draw the images, from the checkpoint alone."""
 
 from ddpm.config import Config
+from ddpm.errors import DdpmError
 from ddpm.files import atomic_folder, save_arrays, write_json
 from ddpm.model.checkpoint import build_schedule, flops_per_image, load_checkpoint, restore_network
 from ddpm.model.denoiser import make_denoiser
@@ -14,6 +15,8 @@ def generate_stage(config: Config) -> None:
     checkpoint = load_checkpoint(path)
     network = restore_network(checkpoint, str(path))
     schedule = build_schedule(checkpoint.diffusion)
+    if config.generate.steps > len(schedule):
+        raise DdpmError(f"generate.steps={config.generate.steps} exceeds the {len(schedule)} timesteps of {path}.")
     flops = (
         flops_per_image(checkpoint.model, checkpoint.image_size) * config.generate.steps * config.generate.num_images
     )

@@ -34,7 +34,7 @@ def log() -> pd.DataFrame:
 
 @pytest.fixture
 def validation() -> pd.DataFrame:
-    quarters = {f"val_loss_t{i}of4": [0.4 / i, 0.3 / i] for i in range(1, 5)}
+    quarters = {f"val_mse_t{i}of4": [0.4 / i, 0.3 / i] for i in range(1, 5)}
     return pd.DataFrame({"step": [400, 800], "val_loss": [0.3, 0.2]} | quarters)
 
 
@@ -79,7 +79,7 @@ def test_a_strip_of_a_short_way_shows_every_moment_once(way: np.ndarray, tmp_pat
     assert pixels(tmp_path / "strip.png").shape[1] == 3 * 28 + 2 * 3
 
 
-@pytest.mark.parametrize(("seconds", "frames"), [(4.0, 21), (0.4, 10), (0.01, 2)])
+@pytest.mark.parametrize(("seconds", "frames"), [(4.0, 21), (0.4, 10), (0.08, 2)])
 def test_the_animation_has_as_many_frames_as_its_time_allows_and_holds_the_last(
     way: np.ndarray, tmp_path: Path, seconds: float, frames: int
 ):
@@ -92,7 +92,9 @@ def test_the_animation_has_as_many_frames_as_its_time_allows_and_holds_the_last(
         for frame in range(frames):
             gif.seek(frame)
             durations.append(gif.info["duration"])
-        assert np.array_equal(np.asarray(gif.convert("L"))[:56:2, :56:2], way[-1, 0])
+        # A GIF is drawn in 16 greys, 17 apart, so that it stays small.
+        held = np.asarray(gif.convert("L"))[:56:2, :56:2].astype(int)
+        assert np.abs(held - way[-1, 0]).max() <= 8
     assert sum(durations) / 1000 == pytest.approx(seconds + 1.5, abs=0.005 * frames + 0.01)
     assert durations[-1] >= 1500
     assert len(set(durations[:-1])) == 1
@@ -114,9 +116,9 @@ def test_the_curves_are_a_picture_of_the_numbers(log: pd.DataFrame, validation: 
 def test_curves_are_drawn_without_some_quarters_and_with_a_single_row(
     log: pd.DataFrame, validation: pd.DataFrame, tmp_path: Path
 ):
-    some = validation.drop(columns=["val_loss_t2of4", "val_loss_t4of4"])
+    some = validation.drop(columns=["val_mse_t2of4", "val_mse_t4of4"])
     loss_curves(tmp_path / "some.png", log[:1], some[:1])
-    loss_curves(tmp_path / "one.png", log[:1], some.drop(columns=["val_loss_t3of4"])[:1])
+    loss_curves(tmp_path / "one.png", log[:1], some.drop(columns=["val_mse_t3of4"])[:1])
     assert pixels(tmp_path / "some.png").shape == pixels(tmp_path / "one.png").shape == (480, 1200)
 
 

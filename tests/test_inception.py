@@ -20,7 +20,7 @@ from ddpm.images import write_rgb_pngs
 
 CPU = torch.device("cpu")
 OFFICIAL_NAME = theirs.FID_WEIGHTS_URL.rsplit("/", 1)[1]
-IMAGES = 16
+IMAGES = 12
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,4 @@
 import errno
-import json
 import os
 import re
 import shutil
@@ -17,6 +16,9 @@ from ddpm.config import Config
 from ddpm.data.sources import FILES
 from ddpm.data.split import read_image_set
 from ddpm.model.checkpoint import Checkpoint, build_network, save_checkpoint
+
+# Every mistake is found within seconds; minutes would mean that the work was done first.
+TIMEOUT = 20
 
 
 class Place:
@@ -39,7 +41,9 @@ class Place:
         for name in ("http_proxy", "https_proxy"):
             environment[name] = "http://127.0.0.1:9"
         command = [sys.executable, "-m", f"stages.{stage}"]
-        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False, timeout=TIMEOUT
+        )
 
     def complaint(self, stage: str) -> str:
         """The one line that a stage that must fail ends with, beside its progress bars."""
@@ -75,22 +79,15 @@ def test_the_split_stage_writes_three_sets(place_with_digits: Place):
     assert not np.intersect1d(sets["train"].indices, sets["validation"].indices).size
 
 
-def test_an_unknown_key_ends_a_stage(place: Place):
+def test_mistakes_in_the_parameters_end_a_stage(place: Place):
+    for key, text in (("train_fraction", "1.5"), ("steps", "-25")):
+        place.set(key, text)
     path = place.folder / "params.yaml"
     path.write_text(path.read_text() + "\nsurplus: 1\n")
-    assert place.complaint("fetch_mnist") == "error: params.yaml: unknown key surplus."
-
-
-@pytest.mark.parametrize(
-    ("key", "text", "name"),
-    [
-        ("train_fraction", "1.5", "split.train_fraction"),
-        ("steps", "-25", "generate.steps"),
-    ],
-)
-def test_a_value_out_of_range_ends_a_stage(place: Place, key: str, text: str, name: str):
-    place.set(key, text)
-    assert place.complaint("split").startswith(f"error: params.yaml: {name} = {text}: ")
+    complaint = place.complaint("split")
+    assert complaint.startswith("error: params.yaml: ")
+    for words in ("split.train_fraction = 1.5", "generate.steps = -25", "unknown key surplus"):
+        assert words in complaint
 
 
 def test_missing_digits_end_the_split(place: Place):
@@ -118,17 +115,11 @@ def test_a_folder_that_cannot_be_made_ends_the_split(place_with_digits: Place):
     assert "data/split" in place_with_digits.complaint("split")
 
 
-def test_a_source_that_is_not_there_ends_the_fetch(place: Place):
-    place.set("source", "/no/such/folder")
-    assert "there is no folder /no/such/folder" in place.complaint("fetch_mnist")
-
-
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
         ("missing", "data/model/best.safetensors is missing"),
         ("other architecture", "data/model/best.safetensors holds weights of another architecture"),
-        ("text", "data/model/best.safetensors is damaged"),
     ],
 )
 def test_a_checkpoint_that_does_not_serve_ends_the_generation(
@@ -136,9 +127,7 @@ def test_a_checkpoint_that_does_not_serve_ends_the_generation(
 ):
     path = place.folder / "data" / "model" / "best.safetensors"
     path.parent.mkdir(parents=True)
-    if kind == "text":
-        path.write_text("no checkpoint")
-    elif kind == "other architecture":
+    if kind == "other architecture":
         config = tiny()
         weights = build_network(tiny({"model.base_channels": 16}).model).state_dict()
         save_checkpoint(path, Checkpoint(config.model, config.diffusion, 28, {}, {"ema": weights}))
@@ -149,7 +138,7 @@ def test_a_checkpoint_that_does_not_serve_ends_the_generation(
 def test_more_steps_than_the_checkpoint_was_trained_with_end_the_generation(place: Place, tiny: Callable[..., Config]):
     path = place.folder / "data" / "model" / "best.safetensors"
     path.parent.mkdir(parents=True)
-    config = tiny({"diffusion.timesteps": 10})
+    config = tiny({"diffusion.timesteps": 10, "generate.steps": 5})
     weights = build_network(config.model).state_dict()
     save_checkpoint(path, Checkpoint(config.model, config.diffusion, 28, {}, {"ema": weights}))
     place.set("num_images", "2")
@@ -157,20 +146,15 @@ def test_more_steps_than_the_checkpoint_was_trained_with_end_the_generation(plac
     assert "generate.steps" in place.complaint("generate")
 
 
-@pytest.mark.parametrize(("name", "content"), [("results.json", '{"train_loss": 0.1'), ("cost", None)])
-def test_a_damaged_or_missing_result_ends_the_summary(place: Place, name: str, content: str | None):
-    model, cost = place.folder / "data" / "model", place.folder / "data" / "cost"
-    for folder in (model, cost):
-        folder.mkdir(parents=True)
-    (model / "results.json").write_text(json.dumps({"train_loss": 0.1}))
-    if content is not None:
-        (model / name).write_text(content)
-        (cost / "train.json").write_text("{}")
-        (cost / "generate.json").write_text("{}")
-    assert (name if content else "data/cost/train.json") in place.complaint("summary")
+def test_a_damaged_result_ends_the_summary(place: Place):
+    for name in ("model/results.json", "cost/train.json", "cost/generate.json"):
+        path = place.folder / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('{"train_loss": 0.1')
+    assert "data/model/results.json" in place.complaint("summary")
 
 
-def test_inception_that_is_required_and_not_there_ends_the_measurement(place_with_digits: Place):
+def test_inception_that_is_required_and_not_there_ends_the_reference_before_it_is_computed(place_with_digits: Place):
     place_with_digits.set("inception", "required")
     place_with_digits.set("inception_weights", "weights-00000000.pth")
     complaint = place_with_digits.complaint("reference")

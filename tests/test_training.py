@@ -106,7 +106,7 @@ def assert_same_outputs(a: Path, b: Path) -> None:
         assert (a / "out" / name).read_bytes() == (b / "out" / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("changes", [{}, DROPOUT, {"train.optimizer": "adamw"}], ids=["default", "dropout", "adamw"])
+@pytest.mark.parametrize("changes", [{}, DROPOUT | {"train.optimizer": "adamw"}], ids=["muon", "adamw, dropout"])
 def test_two_runs_are_the_same_to_the_last_bit(
     run: Run, undisturbed: Undisturbed, tmp_path: Path, changes: dict[str, Any]
 ):
@@ -119,7 +119,7 @@ def test_another_seed_is_another_run(run: Run, undisturbed: Undisturbed, tmp_pat
     assert not equal(weights(undisturbed({})), weights(tmp_path))
 
 
-@pytest.mark.parametrize(("step", "changes"), [(4, DROPOUT), (8, {}), (16, DROPOUT), (16, {})])
+@pytest.mark.parametrize(("step", "changes"), [(4, DROPOUT), (8, {}), (16, DROPOUT)])
 def test_a_run_told_to_stop_resumes_to_the_same_bits(
     run: Run, undisturbed: Undisturbed, tmp_path: Path, step: int, changes: dict[str, Any]
 ):
@@ -157,8 +157,15 @@ def test_handlers_of_signals_are_given_back(run: Run, tmp_path: Path):
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-@pytest.mark.parametrize("changes", [{}, DROPOUT], ids=["default", "dropout"])
-@pytest.mark.parametrize("key", ["train.preview_every", "train.validate_every", "train.log_every"])
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [
+        ("train.preview_every", {}),
+        ("train.preview_every", DROPOUT),
+        ("train.validate_every", DROPOUT),
+        ("train.log_every", {}),
+    ],
+)
 def test_watching_a_run_does_not_change_it(
     run: Run, undisturbed: Undisturbed, tmp_path: Path, key: str, changes: dict[str, Any]
 ):

@@ -61,16 +61,18 @@ def test_batches_have_one_size_and_the_last_wraps_round(images: Tensor, size: in
 def test_averages_over_the_grid_and_its_quarters_agree_with_numpy(images: Tensor, rng: np.random.Generator):
     grid = FixedGrid(images, 10, 37, 3407)
     errors = rng.exponential(size=50).astype(np.float32)
-    found = grid.summarize(torch.from_numpy(errors))
+    weights = rng.uniform(0.1, 2.0, size=10)
+    found = grid.summarize(torch.from_numpy(errors), torch.from_numpy(weights))
     kept = errors[:37].astype(np.float64)
-    assert found["val_loss"] == pytest.approx(kept.mean(), rel=1e-12)
+    assert found["val_mse"] == pytest.approx(kept.mean(), rel=1e-12)
+    assert found["val_loss"] == pytest.approx((kept * weights[np.arange(37) * 10 // 37]).mean(), rel=1e-12)
     quarters = np.arange(37) * 10 // 37 * 4 // 10
     for i in range(BUCKETS):
-        assert found[f"val_loss_t{i + 1}of4"] == pytest.approx(kept[quarters == i].mean(), rel=1e-12)
-    assert len(found) == 5
+        assert found[f"val_mse_t{i + 1}of4"] == pytest.approx(kept[quarters == i].mean(), rel=1e-12)
+    assert len(found) == 6
 
 
 def test_quarters_without_a_time_are_left_out(images: Tensor):
     grid = FixedGrid(images, 2, 10, 3407)
-    found = grid.summarize(torch.ones(10))
-    assert found == {"val_loss": 1.0, "val_loss_t1of4": 1.0, "val_loss_t3of4": 1.0}
+    found = grid.summarize(torch.ones(10), torch.full((2,), 0.5))
+    assert found == {"val_loss": 0.5, "val_mse": 1.0, "val_mse_t1of4": 1.0, "val_mse_t3of4": 1.0}

@@ -3,6 +3,7 @@
 import gzip
 import math
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,17 @@ _GZIP_MAGIC = b"\x1f\x8b"
 def read_bytes(path: Path) -> bytes:
     """The contents of ``path``, gunzipped where it is a gzip file. Raises MissingFile or DamagedFile."""
     try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if content.startswith(_GZIP_MAGIC) else content
+        return decompress(path.read_bytes(), str(path))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise MissingFile(f"{path} is missing") from error
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise DamagedFile(f"{path} is a damaged gzip file ({error})") from error
+
+
+def decompress(content: bytes, name: str) -> bytes:
+    """``content`` gunzipped where it is gzip, else itself. Raises DamagedFile; ``name`` stands in the message."""
+    try:
+        return gzip.decompress(content) if content.startswith(_GZIP_MAGIC) else content
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DamagedFile(f"{name} is a damaged gzip file ({error})") from error
 
 
 def parse_idx(content: bytes, name: str = "the IDX file") -> np.ndarray:

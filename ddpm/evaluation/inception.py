@@ -3,10 +3,10 @@
 The distance of these features is the FID of the literature, and equal to what ``python -m pytorch_fid`` prints.
 """
 
+import http.client
 import re
 import shutil
 import tempfile
-import urllib.error
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +67,7 @@ def _download(url: str, destination: Path) -> None:
     prefix = destination.stem.rsplit("-", 1)[1]
     try:
         torch.hub.download_url_to_file(url, str(destination), hash_prefix=prefix)
-    except (urllib.error.URLError, TimeoutError, RuntimeError) as error:
+    except (OSError, http.client.HTTPException, RuntimeError) as error:
         raise DdpmError(
             f"the Inception weights could not be downloaded ({error}): name a copy of {destination.name} in "
             "fid.inception_weights, or set fid.inception to off."

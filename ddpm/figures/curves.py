@@ -13,9 +13,9 @@ from ddpm.files import atomic_path
 
 
 def loss_curves(path: Path, log: pd.DataFrame, validation: pd.DataFrame) -> None:
-    """Training loss with its running mean, and validation loss in all and by quarter of the times.
+    """Training loss with its running mean beside the validation loss, and validation error by quarter of the times.
 
-    log: columns step, loss. validation: columns step, val_loss, val_loss_t1of4, …. Raises OSError.
+    log: columns step, loss. validation: columns step, val_loss, val_mse_t1of4, …. Raises OSError.
     """
     figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -24,12 +24,13 @@ def loss_curves(path: Path, log: pd.DataFrame, validation: pd.DataFrame) -> None
     left.plot(log["step"], smooth, color="tab:blue", label="training, smoothed")
     left.plot(validation["step"], validation["val_loss"], "o-", color="tab:orange", markersize=3, label="validation")
     left.set(title="Loss", xlabel="step", ylabel="weighted squared error", yscale="log")
-    quarters = [column for column in validation if column.startswith("val_loss_t")]
-    names = ["least noise", *[""] * (len(quarters) - 2), "most noise"]
-    for quarter, name in zip(quarters, names, strict=True):
-        label = f"t in quarter {quarter.removeprefix('val_loss_t')[0]}" + (f" ({name})" if name else "")
+    quarters = [column for column in validation if column.startswith("val_mse_t")]
+    for quarter in quarters:
+        number, _, count = quarter.removeprefix("val_mse_t").partition("of")
+        name = {"1": " (least noise)", count: " (most noise)"}.get(number, "")
+        label = f"t in quarter {number}{name}"
         right.plot(validation["step"], validation[quarter], "o-", markersize=3, label=label)
-    right.set(title="Validation loss by noise level", xlabel="step", ylabel="squared error", yscale="log")
+    right.set(title="Validation error by noise level", xlabel="step", ylabel="squared error", yscale="log")
     for axes in (left, right):
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize=8)

@@ -15,6 +15,7 @@ _GAP = 2
 _FONT_SIZE = 15
 _HOLD_SECONDS = 1.5
 _FRAME_SECONDS = 0.04
+_GREYS = 16  # of the animation: noise does not compress, and the eye needs no more
 
 
 def sample_sheet(path: Path, images: np.ndarray, columns: int, scale: int) -> None:
@@ -53,7 +54,9 @@ def reverse_gif(path: Path, x_t: np.ndarray, seconds: float, scale: int) -> None
     count = max(2, min(len(x_t), round(seconds / _FRAME_SECONDS)))
     chosen = np.linspace(0, len(x_t) - 1, count).round().astype(int)
     columns = math.isqrt(x_t.shape[1] - 1) + 1 if x_t.shape[1] > 1 else 1
-    frames = [Image.fromarray(enlarge(tile(x_t[i], columns, _GAP, background=64), scale)) for i in chosen]
+    step = 255 // (_GREYS - 1)
+    greys = ((x_t[chosen].astype(np.uint16) + step // 2) // step * step).astype(np.uint8)
+    frames = [Image.fromarray(enlarge(tile(grey, columns, _GAP, background=4 * step), scale)) for grey in greys]
     durations = [round(1000 * seconds / count)] * (count - 1) + [round(1000 * (seconds / count + _HOLD_SECONDS))]
     with atomic_path(path) as temporary:
         frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)

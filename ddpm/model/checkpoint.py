@@ -80,7 +80,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
         )
     except ValidationError as error:
         raise DdpmError(f"{path} was made by another version of this project: {describe(error)}.") from error
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DamagedFile(f"{path} is damaged or no checkpoint of this project ({error})") from error
 
 

@@ -73,7 +73,8 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int, groups: int, head_channels: int = 32) -> None:
         super().__init__()
-        self.heads = max(1, channels // head_channels)
+        wanted = max(1, channels // head_channels)
+        self.heads = next(heads for heads in range(wanted, 0, -1) if channels % heads == 0)
         self.norm = nn.GroupNorm(math.gcd(groups, channels), channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zero_init(nn.Conv2d(channels, channels, 1))

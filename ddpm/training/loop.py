@@ -102,22 +102,28 @@ def train(
         target = target_of(diffusion.target, x_0, alpha_bar[t], eps)
         return (prediction.float() - target).square().mean((1, 2, 3))
 
+    @contextmanager
+    def averaged() -> Iterator[None]:
+        # Without dropout both modes are one, and switching would compile the network a second time.
+        ema.swap()
+        network.train(not recipe.model.dropout)
+        yield
+        network.train()
+        ema.swap()
+
     def validate() -> dict[str, float]:
-        ema.swap()
-        # Gradients stay on: switching them off would compile the network a second time.
-        found = [squared_errors(*batch).detach() for batch in grid.batches(config.batch_size)]
-        ema.swap()
-        return grid.summarize(torch.cat(found))
+        with averaged():
+            # Gradients stay on: switching them off would compile the network a second time.
+            found = [squared_errors(*batch).detach() for batch in grid.batches(config.batch_size)]
+        return grid.summarize(torch.cat(found), weights)
 
     def preview(step: int) -> None:
-        ema.swap()
         count = PREVIEW_COLUMNS**2
         noise = ImageNoise(recipe.seed, 0, range(1, count + 1), (1, image_size, image_size), device)
         steps = respace(schedule, even_times(len(schedule), config.preview_steps))
         denoise = make_denoiser(network, diffusion, schedule, runtime, clip=True)
-        with torch.no_grad():
+        with averaged(), torch.no_grad():
             sheet = tile(to_uint8(ddpm_sampler()(denoise, noise(), steps, noise)), PREVIEW_COLUMNS)
-        ema.swap()
         folder.write(f"previews/step_{step:06d}.png", lambda path: write_png(path, enlarge(sheet, 2)))
 
     def checkpoint(facts: dict[str, Any], **groups: dict[str, Tensor]) -> Checkpoint:
@@ -196,7 +202,9 @@ def train(
                 }
                 running_loss.zero_()
                 running_norm.zero_()
-                if not math.isfinite(row["loss"] + row["grad_norm"]):
+                # The loss speaks of the weights before this step; those after it may be the first that are not finite.
+                size = torch.stack(torch._foreach_norm(list(network.parameters()))).sum().item()
+                if not math.isfinite(row["loss"] + row["grad_norm"] + size):
                     raise DdpmError(
                         f"the loss is no finite number at step {step}: lower train.lr (now {config.lr}) or "
                         f"train.grad_clip; the last good state is kept in {folder.rescue}."

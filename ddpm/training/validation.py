@@ -28,13 +28,18 @@ class FixedGrid:
         places = torch.arange(-(-len(self.t) // size) * size, device=self.t.device) % len(self.t)
         return [(self.images[part], self.t[part], self.eps[part]) for part in places.split(size)]
 
-    def summarize(self, squared_errors: Tensor) -> dict[str, float]:
-        """Mean over the grid and over each quarter of the times, from one error per image [≥ count]."""
+    def summarize(self, squared_errors: Tensor, weights: Tensor) -> dict[str, float]:
+        """Means over the grid, from one squared error per image [≥ count] and the objective's weight of each time [T].
+
+        Returns val_loss, weighted as in training; val_mse, unweighted and so comparable between weightings; and the
+        same for each quarter of the times, val_mse_t1of4 (least noise) to val_mse_t4of4.
+        """
         errors = squared_errors[: len(self.t)].double().cpu()
         bucket = (self.t * BUCKETS // self.timesteps).cpu()
-        summary = {"val_loss": errors.mean().item()}
+        weighted = errors * weights.double().cpu()[self.t.cpu()]
+        summary = {"val_loss": weighted.mean().item(), "val_mse": errors.mean().item()}
         for i in range(BUCKETS):
             inside = errors[bucket == i]
             if len(inside):
-                summary[f"val_loss_t{i + 1}of{BUCKETS}"] = inside.mean().item()
+                summary[f"val_mse_t{i + 1}of{BUCKETS}"] = inside.mean().item()
         return summary
