@@ -51,15 +51,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write ``values`` as indented JSON with the keys in the order given. Raises OSError; NaN is a ValueError."""
-    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+    text = json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     with atomic_path(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read what `write_json` wrote. Raises MissingFile or DamagedFile."""
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise MissingFile(f"{path} is missing") from error
     except (ValueError, TypeError) as error:

@@ -14,6 +14,7 @@ import torch
 
 from ddpm.config import Config
 from ddpm.data.split import ImageSet
+from ddpm.diffusion.objective import loss_weights
 from ddpm.diffusion.process import normalize, q_sample, v_from
 from ddpm.errors import DdpmError
 from ddpm.images import read_pngs
@@ -182,7 +183,7 @@ def test_the_loss_falls(run: Run, tmp_path: Path):
 
 
 def test_the_first_loss_of_a_network_that_predicts_zero_is_the_variance_of_eps(run: Run, tmp_path: Path):
-    run(tmp_path, {"diffusion.target": "eps", "train.log_every": 1, "train.epochs": 0.0625})
+    run(tmp_path, {"diffusion.target": "eps", "train.weighting": "none", "train.log_every": 1, "train.epochs": 0.0625})
     assert [row["loss"] for row in rows(tmp_path / "out" / "log.csv")] == [pytest.approx(1, abs=0.03)]
 
 
@@ -191,15 +192,18 @@ def test_validation_is_the_loss_of_the_averaged_network_as_it_draws(
     undisturbed: Undisturbed, digits: ImageSet, changes: dict[str, Any]
 ):
     folder = undisturbed(changes) / "out"
-    found = rows(folder / "validation.csv")[-1]["val_loss"]
+    found = rows(folder / "validation.csv")[-1]
     checkpoint = load_checkpoint(folder / "last.safetensors")
     network = restore_network(checkpoint, "last")
-    alpha_bar = build_schedule(checkpoint.diffusion).alpha_bar.float()[:, None, None, None]
+    schedule = build_schedule(checkpoint.diffusion)
+    alpha_bar = schedule.alpha_bar.float()[:, None, None, None]
     grid = FixedGrid(torch.from_numpy(digits.images[1000:1064]), 100, 48, 3407)
     x_0 = normalize(grid.images)
     prediction = network(q_sample(x_0, alpha_bar[grid.t], grid.eps), grid.t)
-    loss = ((prediction - v_from(x_0, alpha_bar[grid.t], grid.eps)) ** 2).mean().item()
-    assert found == pytest.approx(loss, rel=1e-5)
+    errors = ((prediction - v_from(x_0, alpha_bar[grid.t], grid.eps)) ** 2).mean((1, 2, 3)).double()
+    weights = loss_weights("v", "min_snr", schedule.alpha_bar, 1.0)[grid.t]
+    assert found["val_mse"] == pytest.approx(errors.mean().item(), rel=1e-5)
+    assert found["val_loss"] == pytest.approx((weights * errors).mean().item(), rel=1e-5)
 
 
 def test_the_log_has_a_row_every_so_many_steps_and_one_at_the_end(
