@@ -4,13 +4,15 @@ PYTHON ?= python3
 ACTIVATE := . $(VENV)/bin/activate
 READY := $(VENV)/.ready
 
-.PHONY: repro test lint pictures clean
+.PHONY: setup repro test lint pictures clean
 .DEFAULT_GOAL := repro
 
 $(READY): requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(ACTIVATE) && python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $(READY)
+
+setup: $(READY)
 
 repro: $(READY)
 	$(ACTIVATE) && dvc repro
