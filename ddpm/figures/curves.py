@@ -33,6 +33,6 @@ def loss_curves(path: Path, log: pd.DataFrame, validation: pd.DataFrame) -> None
     right.set(title="Validation error by noise level", xlabel="step", ylabel="squared error", yscale="log")
     for axes in (left, right):
         axes.grid(alpha=0.3, which="both")
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
