@@ -1,22 +1,18 @@
-"""Images per second of training and sampling, eager and compiled: `python -m benchmarks.throughput [OUT.json]`.
+"""Images per second of training and sampling, eager and compiled: `python -m benchmarks.throughput --help`.
 
 The network is that of params.yaml. Beside each rate stands its share of the matrix-product speed that this machine
 reaches in the same number format, measured in the same run. Run it on an otherwise idle machine.
 """
 
-import json
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ddpm.config import load_config
+from benchmarks.common import arguments, save, settings, show
 from ddpm.diffusion.process import normalize, q_sample, target_of
-from ddpm.files import write_json
 from ddpm.model.checkpoint import build_network, build_schedule, flops_per_image
 from ddpm.model.ema import Ema
 from ddpm.runtime import Runtime, choose_runtime
@@ -63,7 +59,8 @@ def evaluate(loss: Loss, batch: Batch) -> None:
 
 
 def main() -> None:
-    config = load_config(Path("params.yaml"))
+    asked = arguments(__doc__).parse_args()
+    config = settings()
     flops = flops_per_image(config.model, 28)
     schedule = build_schedule(config.diffusion)
     rows = []
@@ -71,7 +68,7 @@ def main() -> None:
         runtime = choose_runtime(config.runtime.model_copy(update={"compile": "on" if compiled else "off"}), 0.0)
         peak = gemm_flops(runtime)
         alpha_bar = schedule.alpha_bar.float().to(runtime.device)[:, None, None, None]
-        network = runtime.prepare(build_network(config.model))
+        network = runtime.prepare(build_network(config.model), trains=kind == "train")
         optimizer, ema = Optimizer(network, config.train), Ema(network, config.train.ema_decay)
 
         def errors(
@@ -97,21 +94,12 @@ def main() -> None:
                 work = partial(step if kind == "train" else evaluate, loss, (images, t, eps))
                 speed = size * rate(partial(work, optimizer, ema) if kind == "train" else work, runtime)
                 share = speed * flops * (BACKWARD if kind == "train" else 1.0) / peak
-                row = {
-                    "work": kind,
-                    "batch": size,
-                    "compiled": compiled,
-                    "images_per_second": speed,
-                    "gemm_share": share,
-                }
-                rows.append(row)
                 mode = "compiled" if compiled else "eager"
-                print(f"{kind:6}  batch {size:5}  {mode:8}  {speed:9.1f} images/s  {share:6.1%} of GEMM", flush=True)
-    result = {"flops_per_image": flops, "gemm_flops": peak, "runtime": runtime.describe(), "rows": rows}
-    if len(sys.argv) > 1:
-        write_json(Path(sys.argv[1]), result)
-    else:
-        print(json.dumps(result["runtime"]))
+                row = {"work": kind, "batch": size, "mode": mode, "images_per_second": speed}
+                rows.append(row | {"gflops": share * peak / 1e9, "gemm_share": share})
+                show(rows[-1:])
+    show(rows)
+    save(rows, asked.json, {"flops_per_image": flops, "gemm_flops": peak, **runtime.describe()})
 
 
 if __name__ == "__main__":

@@ -37,8 +37,9 @@ class SplitConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """The U-Net: see `ddpm.model.unet.UNet`."""
+    """The U-Net: see `ddpm.model.unet.UNet`. classes: how many labels it is told apart by; 0 for none."""
 
+    classes: CountOrZero
     base_channels: Annotated[int, Field(strict=True, ge=2, multiple_of=2)]
     channel_multipliers: Annotated[tuple[Count, ...], Field(min_length=1)]
     blocks_per_level: Count
@@ -81,6 +82,10 @@ class TrainConfig(_Section):
     ema_decay: BelowOne
     weighting: Literal["none", "min_snr"]
     min_snr_gamma: Positive
+    label_dropout: BelowOne
+    time_density: Literal["uniform", "log_normal"]
+    log_sigma_mean: Annotated[float, Field(strict=True, ge=-5, le=5)]
+    log_sigma_std: Positive
     time_sampling: Literal["uniform", "stratified"]
     log_every: Count
     validate_every: Count
@@ -91,13 +96,16 @@ class TrainConfig(_Section):
 
 
 class GenerateConfig(_Section):
-    """The sampling run. variance belongs to the sampler ddpm, eta to ddim; draw numbers the set of images."""
+    """The sampling run. draw numbers the set of images; digits and guidance are for a network that is told labels."""
 
     checkpoint: Literal["best", "last"]
     num_images: Count
     draw: CountOrZero
-    sampler: Literal["ddpm", "ddim"]
+    digits: Literal["all"] | Annotated[tuple[CountOrZero, ...], Field(min_length=1)]
+    guidance: NotNegative
+    sampler: Literal["ddpm", "ddim", "dpmpp_2m", "heun"]
     steps: Count
+    spacing: Literal["even", "log_snr"]
     variance: Literal["small", "large"]
     eta: NotNegative
     clip: Annotated[bool, Field(strict=True)]

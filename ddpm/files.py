@@ -1,11 +1,12 @@
 """Writing files so that a reader never meets half of one."""
 
+import csv
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,14 @@ def read_json(path: Path) -> dict[str, Any]:
         raise MissingFile(f"{path} is missing") from error
     except (ValueError, TypeError) as error:
         raise DamagedFile(f"{path} is no JSON object ({error})") from error
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table with a header, atomically. Raises OSError."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(columns)
+        table.writerows(rows)
 
 
 def sha256(*paths: Path) -> str:

@@ -18,8 +18,8 @@ from ddpm.errors import DdpmError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Below this much work (FLOPs of the whole stage) compiling costs a CPU more time than it saves.
-_COMPILE_PAYS_FLOPS = 2e14
+# Below this much work (FLOPs of the whole stage) compiling costs more time than it saves.
+_COMPILE_PAYS_FLOPS = 4e13
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,22 @@ class Runtime:
         """The context for a network's forward pass; it changes nothing in float32."""
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
-    def prepare(self, network: torch.nn.Module) -> torch.nn.Module:
-        """Move a network to the device, in the memory order that is fastest there."""
+    def prepare(self, network: torch.nn.Module, *, trains: bool) -> torch.nn.Module:
+        """Move a network to the device, in the memory order that is fastest there for training or for evaluating it."""
         # Uncompiled on a CPU, GroupNorm's backward pass in channels_last is several times slower.
-        fastest = torch.channels_last if self.compiled or self.device.type == "cuda" else torch.contiguous_format
+        slow = trains and not self.compiled and self.device.type == "cpu"
+        fastest = torch.contiguous_format if slow else torch.channels_last
         return network.to(self.device).to(memory_format=fastest)
 
     def compile(self, function: F) -> F:
-        """``function`` compiled for fixed shapes, or itself."""
-        return cast(F, torch.compile(function, dynamic=False)) if self.compiled else function
+        """``function`` compiled for fixed shapes, or itself.
+
+        On CUDA its kernels are launched as one graph, so that a result is overwritten by the next call: copy it first.
+        """
+        if not self.compiled:
+            return function
+        mode = "reduce-overhead" if self.device.type == "cuda" else None
+        return cast(F, torch.compile(function, dynamic=False, mode=mode))
 
     def synchronize(self) -> None:
         """Wait for the device, so that a clock read next is honest."""
@@ -61,9 +68,10 @@ class Runtime:
         }
 
 
-def choose_runtime(config: RuntimeConfig, flops: float) -> Runtime:
+def choose_runtime(config: RuntimeConfig, flops: float, *, trains: bool = False) -> Runtime:
     """Turn the settings, `auto` included, into a choice for work of about ``flops`` floating-point operations.
 
+    trains: whether that work is training; merely evaluated on a CPU, a network is as fast uncompiled.
     Raises DdpmError when a CUDA device is asked for and there is none.
     """
     available = torch.cuda.is_available()
@@ -77,7 +85,10 @@ def choose_runtime(config: RuntimeConfig, flops: float) -> Runtime:
     else:
         precision = getattr(torch, config.precision)
     compiled = config.compile == "on" or (
-        config.compile == "auto" and flops > _COMPILE_PAYS_FLOPS and _compiles(device)
+        config.compile == "auto"
+        and flops > _COMPILE_PAYS_FLOPS
+        and (trains or device.type == "cuda")
+        and _compiles(device)
     )
 
     torch.set_float32_matmul_precision("high")

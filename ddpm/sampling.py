@@ -1,7 +1,7 @@
 """Drawing images from a trained network: many, streamed to disk while the next are drawn, or a few with their way."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +13,17 @@ from tqdm import tqdm
 
 from ddpm.config import GenerateConfig
 from ddpm.diffusion.noise import ImageNoise
-from ddpm.diffusion.samplers import Denoise, OnStep, Sampler, ddim_sampler, ddpm_sampler
-from ddpm.diffusion.schedule import Schedule, even_times, respace
+from ddpm.diffusion.samplers import (
+    Denoise,
+    OnStep,
+    Sampler,
+    ddim_sampler,
+    ddpm_sampler,
+    dpmpp_2m_sampler,
+    heun_sampler,
+)
+from ddpm.diffusion.schedule import Schedule, even_times, log_snr_times, respace
+from ddpm.errors import DdpmError
 from ddpm.images import to_uint8, write_rgb_pngs
 
 MAX_FRAMES = 101
@@ -24,18 +33,46 @@ CUDA_BATCH = 4096
 
 def make_sampler(config: GenerateConfig) -> Sampler:
     """The sampler that the settings name."""
-    return ddpm_sampler(config.variance) if config.sampler == "ddpm" else ddim_sampler(config.eta)
+    match config.sampler:
+        case "ddpm":
+            return ddpm_sampler(config.variance)
+        case "ddim":
+            return ddim_sampler(config.eta)
+        case "dpmpp_2m":
+            return dpmpp_2m_sampler(config.eta)
+        case "heun":
+            return heun_sampler()
+
+
+def evaluations(config: GenerateConfig, classes: int) -> int:
+    """Network evaluations per image (NFE) of a network that is told ``classes`` labels, 0 for none."""
+    denoised = 2 * config.steps - 1 if config.sampler == "heun" else config.steps
+    return denoised * (2 if classes and config.guidance != 1.0 else 1)
+
+
+def spread_labels(numbers: Sequence[int], shares: Sequence[float]) -> np.ndarray:
+    """The label of each image number: int64 [n], each label as often as its share of ``shares``, in any run of numbers.
+
+    Number i takes the place frac(i · 0.618…) of the unit interval divided among the labels (the additive recurrence of
+    the golden ratio, whose first n places are spread evenly for every n); numbers count from 1.
+    """
+    places = np.modf(np.asarray(numbers, np.float64) * ((5**0.5 - 1) / 2))[0]
+    edges = np.cumsum(np.asarray(shares, np.float64) / np.sum(shares))
+    return np.searchsorted(edges[:-1], places, side="right")
 
 
 @dataclass(frozen=True)
 class Source:
-    """What images are drawn from: a denoiser, the schedule it was trained on, and the settings of the sampling run.
+    """What images are drawn from: a network, the schedule it was trained on, and the settings of the sampling run.
 
+    make_denoiser: (labels int64 [n] on the device, or None) -> the denoiser of images with these labels.
+    class_shares: how often the network met each label; empty for a network that is told none.
     Image number i (from 1) is decided by ``seed``, ``config.draw`` and i alone, whatever is drawn beside it, up to the
     rounding of the network's matrix products.
     """
 
-    denoise: Denoise
+    make_denoiser: Callable[[Tensor | None], Denoise]
+    class_shares: Sequence[float]
     schedule: Schedule
     config: GenerateConfig
     image_size: int
@@ -45,27 +82,75 @@ class Source:
     @property
     def steps(self) -> Schedule:
         """The steps taken, a respaced schedule."""
+        if self.config.spacing == "log_snr":
+            return respace(self.schedule, log_snr_times(self.schedule, self.config.steps))
         return respace(self.schedule, even_times(len(self.schedule), self.config.steps))
+
+    def labels(self, numbers: Sequence[int]) -> np.ndarray | None:
+        """The label that each image is drawn with, int64 [n], by ``config.digits``; None for a network without labels.
+
+        Raises DdpmError for digits that the network does not know.
+        """
+        classes, digits = len(self.class_shares), self.config.digits
+        if digits == "all":
+            return spread_labels(numbers, self.class_shares) if classes else None
+        if not classes:
+            raise DdpmError(
+                f"generate.digits={list(digits)}, but this network was trained without labels: set it to all."
+            )
+        if max(digits) >= classes:
+            raise DdpmError(f"generate.digits={list(digits)}: the network knows the labels 0 to {classes - 1}.")
+        return spread_labels(numbers, [float(label in digits) for label in range(classes)])
 
     @torch.inference_mode()
     def draw(self, numbers: Sequence[int], on_step: OnStep | None = None) -> Tensor:
         """The images of these numbers: float32 [n, 1, h, w] around [-1, 1]."""
         noise = ImageNoise(self.seed, self.config.draw, numbers, (1, self.image_size, self.image_size), self.device)
-        return make_sampler(self.config)(self.denoise, noise(), self.steps, noise, on_step)
+        labels = self.labels(numbers)
+        denoise = self.make_denoiser(None if labels is None else torch.from_numpy(labels).to(self.device))
+        return make_sampler(self.config)(denoise, noise(), self.steps, noise, on_step)
 
 
-def generate(source: Source, folder: Path, batch_size: int | str, workers: int) -> dict[str, float]:
+class Way:
+    """Keeps the way of the first ``count`` images of a batch from noise to digit, at up to `MAX_FRAMES` moments."""
+
+    def __init__(self, steps: Schedule, count: int) -> None:
+        self._wanted = set(np.linspace(0, len(steps), min(len(steps) + 1, MAX_FRAMES)).round().astype(int).tolist())
+        self._times = [*steps.times.flip(0).tolist(), -1]
+        self._count = count
+        self._frames: dict[str, list[np.ndarray]] = {"x_t": [], "x_0": [], "t": []}
+
+    def __call__(self, step: int, x_t: Tensor, x_0: Tensor) -> None:
+        """See `ddpm.diffusion.samplers`."""
+        if step in self._wanted:
+            self._frames["x_t"].append(to_uint8(x_t[: self._count]))
+            self._frames["x_0"].append(to_uint8(x_0[: self._count]))
+            self._frames["t"].append(np.array(self._times[step]))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """x_t and x_0 (the network's guess of the end), both uint8 [frames, n, h, w], and t int64 [frames].
+
+        t is the training time of each frame, −1 for the finished images.
+        """
+        return {name: np.stack(values) for name, values in self._frames.items()}
+
+
+def generate(
+    source: Source, folder: Path, batch_size: int | str, workers: int
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Draw all images of the run into ``folder`` as RGB PNGs 00001.png, 00002.png, ….
 
     ``batch_size`` "auto" starts large on CUDA; a batch that does not fit into memory is halved and drawn again. Memory
-    does not grow with the number of images. Returns seconds, images per second and the batch size in the end.
-    Raises OSError when a PNG cannot be written.
+    does not grow with the number of images. Returns (seconds, images per second and the batch size in the end; the way
+    of the first ``config.trajectories`` images, see `Way.arrays`). Raises OSError when a PNG cannot be written.
     """
     total = source.config.num_images
     size = batch_size if isinstance(batch_size, int) else CUDA_BATCH if source.device.type == "cuda" else CPU_BATCH
     size = min(size, total)
     started = time.perf_counter()
     writing: list[Future[None]] = []
+    ways: list[dict[str, np.ndarray]] = []
+    steps = source.steps
     first = 1
     with (
         ThreadPoolExecutor(workers) as pool,
@@ -73,9 +158,15 @@ def generate(source: Source, folder: Path, batch_size: int | str, workers: int) 
     ):
         while first <= total:
             count = min(size, total - first + 1)
+            watched = min(count, source.config.trajectories - first + 1)
+            way = Way(steps, watched) if watched > 0 else None
 
-            def show(step: int, *_: Tensor, first: int = first, count: int = count) -> None:
-                progress.update(first - 1 + count * step // len(source.steps) - progress.n)
+            def show(
+                step: int, x_t: Tensor, x_0: Tensor, first: int = first, count: int = count, way: Way | None = way
+            ) -> None:
+                progress.update(first - 1 + count * step // len(steps) - progress.n)
+                if way:
+                    way(step, x_t, x_0)
 
             try:
                 # The last batch is drawn at the common size too, so that one compiled network serves all.
@@ -87,6 +178,8 @@ def generate(source: Source, folder: Path, batch_size: int | str, workers: int) 
                 progress.n = first - 1
                 progress.write(f"out of memory: going on with batches of {size}")
                 continue
+            if way:
+                ways.append(way.arrays())
             images = to_uint8(x_0[:count])
             for part in writing:
                 part.result()
@@ -101,29 +194,10 @@ def generate(source: Source, folder: Path, batch_size: int | str, workers: int) 
         for part in writing:
             part.result()
     seconds = time.perf_counter() - started
-    return {
+    cost = {
         "generate_seconds": seconds,
         "generate_images_per_second": total / seconds,
         "generate_batch_size": size,
     }
-
-
-def trace(source: Source) -> dict[str, np.ndarray]:
-    """The first images' way from noise to digit, at up to `MAX_FRAMES` evenly spread moments.
-
-    Returns x_t and x_0 (the network's guess of the end), both uint8 [frames, n, h, w], and t int64 [frames], the
-    training time of each frame, −1 for the finished images.
-    """
-    steps = len(source.steps)
-    wanted = set(np.linspace(0, steps, min(steps + 1, MAX_FRAMES)).round().astype(int).tolist())
-    times = [*source.steps.times.flip(0).tolist(), -1]
-    frames: dict[str, list[np.ndarray | int]] = {"x_t": [], "x_0": [], "t": []}
-
-    def on_step(step: int, x_t: Tensor, x_0: Tensor) -> None:
-        if step in wanted:
-            frames["x_t"].append(to_uint8(x_t))
-            frames["x_0"].append(to_uint8(x_0))
-            frames["t"].append(times[step])
-
-    source.draw(range(1, source.config.trajectories + 1), on_step)
-    return {name: np.stack(values) for name, values in frames.items()}
+    together = {name: np.concatenate([way[name] for way in ways], 1) for name in ("x_t", "x_0")}
+    return cost, together | {"t": ways[0]["t"]}

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from ddpm.config import Config
@@ -15,7 +16,7 @@ from ddpm.evaluation.reference import INCEPTION_FLOOR_IMAGES, InceptionReference
 from ddpm.files import sha256, write_json
 from ddpm.images import read_pngs
 from ddpm.runtime import choose_runtime, worker_count
-from stages import GENERATED, METRICS, RAW, REFERENCE, run
+from stages import GENERATED, LABELS, METRICS, RAW, REFERENCE, run
 
 
 def fid(config: Config) -> None:
@@ -24,7 +25,10 @@ def fid(config: Config) -> None:
     images = read_pngs(GENERATED, worker_count(config.runtime.workers))
     known = MnistReference.load(REFERENCE / "mnist.npz")
     features, probabilities = classify(load_classifier(device), to_mnist(images), "generated")
-    measured = measure_mnist(features, probabilities, known, config.fid.bootstrap, config.seed)
+    asked = pd.read_csv(LABELS)["digit"].to_numpy()
+    measured = measure_mnist(
+        features, probabilities, asked if len(asked) else None, known, config.fid.bootstrap, config.seed
+    )
     numbers = {"images": len(images), "reference_images": len(known.train), **measured.numbers}
     protocol = {"mnist_features": "shipped classifier, 128-d", "mnist_weights_sha256": WEIGHTS_SHA256}
     protocol["inception"] = skipped or "pytorch-fid, 2048-d, resized to 299 × 299 bilinearly by the network"

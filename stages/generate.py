@@ -1,13 +1,15 @@
 """Draw the images, from the checkpoint alone."""
 
+from functools import partial
+
 from ddpm.config import Config
 from ddpm.errors import DdpmError
-from ddpm.files import atomic_folder, save_arrays, write_json
+from ddpm.files import atomic_folder, save_arrays, write_csv, write_json
 from ddpm.model.checkpoint import build_schedule, flops_per_image, load_checkpoint, restore_network
 from ddpm.model.denoiser import make_denoiser
 from ddpm.runtime import choose_runtime, peak_memory_bytes, worker_count
-from ddpm.sampling import Source, generate, trace
-from stages import COST, GENERATED, MODEL, TRAJECTORY, run
+from ddpm.sampling import Source, evaluations, generate
+from stages import COST, GENERATED, LABELS, MODEL, TRAJECTORY, run
 
 
 def generate_stage(config: Config) -> None:
@@ -17,21 +19,37 @@ def generate_stage(config: Config) -> None:
     schedule = build_schedule(checkpoint.diffusion)
     if config.generate.steps > len(schedule):
         raise DdpmError(f"generate.steps={config.generate.steps} exceeds the {len(schedule)} timesteps of {path}.")
-    flops = (
-        flops_per_image(checkpoint.model, checkpoint.image_size) * config.generate.steps * config.generate.num_images
-    )
+    nfe = evaluations(config.generate, checkpoint.model.classes)
+    flops = flops_per_image(checkpoint.model, checkpoint.image_size) * nfe * config.generate.num_images
     runtime = choose_runtime(config.runtime, flops)
-    denoise = make_denoiser(
-        runtime.compile(runtime.prepare(network)), checkpoint.diffusion, schedule, runtime, config.generate.clip
+    denoiser = partial(
+        make_denoiser,
+        runtime.compile(runtime.prepare(network, trains=False)),
+        checkpoint.diffusion,
+        schedule,
+        runtime,
+        config.generate.clip,
+        config.generate.guidance,
     )
-    source = Source(denoise, schedule, config.generate, checkpoint.image_size, config.seed, runtime.device)
+    source = Source(
+        denoiser,
+        checkpoint.class_shares,
+        schedule,
+        config.generate,
+        checkpoint.image_size,
+        config.seed,
+        runtime.device,
+    )
+    numbers = range(1, config.generate.num_images + 1)
+    labels = source.labels(numbers)
     with atomic_folder(GENERATED) as folder:
-        cost = generate(source, folder, config.runtime.generate_batch_size, worker_count(config.runtime.workers))
-    save_arrays(TRAJECTORY, **trace(source))
+        cost, way = generate(source, folder, config.runtime.generate_batch_size, worker_count(config.runtime.workers))
+    save_arrays(TRAJECTORY, **way)
+    write_csv(LABELS, ("image", "digit"), [] if labels is None else zip(numbers, labels.tolist(), strict=True))
     write_json(
         COST / "generate.json",
         cost
-        | {"generate_nfe": config.generate.steps, "generate_peak_memory_mib": peak_memory_bytes(runtime) / 2**20}
+        | {"generate_nfe": nfe, "generate_peak_memory_mib": peak_memory_bytes(runtime) / 2**20}
         | {f"generate_{key}": value for key, value in runtime.describe().items()},
     )
 

@@ -13,13 +13,15 @@ from stages import RAW, REFERENCE, run
 def reference(config: Config) -> None:
     device = choose_runtime(config.runtime, 0.0).device
     weights, skipped = choose_weights(config.fid.inception, config.fid.weights_path, device)
-    train, test = load_mnist(RAW, "train").images, load_mnist(RAW, "t10k").images
+    train, test = load_mnist(RAW, "train"), load_mnist(RAW, "t10k")
     classifier = load_classifier(device)
-    train_features, _ = classify(classifier, train, "train")
-    test_features, test_probabilities = classify(classifier, test, "test")
-    MnistReference(train_features, test_features, test_probabilities).save(REFERENCE / "mnist.npz")
+    train_features, _ = classify(classifier, train.images, "train")
+    test_features, test_probabilities = classify(classifier, test.images, "test")
+    known = MnistReference(train_features, test_features, test_probabilities, test.labels)
+    known.save(REFERENCE / "mnist.npz")
     if weights:
-        embed_real_inception(weights, train, test, config.seed, device)[0].save(REFERENCE / "inception.npz")
+        inception, _ = embed_real_inception(weights, train.images, test.images, config.seed, device)
+        inception.save(REFERENCE / "inception.npz")
     print(f"Inception: {skipped or weights}")
 
 

@@ -13,7 +13,7 @@ from ddpm.training.loop import Recipe, train
 from ddpm.training.run_folder import RunFolder
 from stages import COST, MODEL, SPLIT, run
 
-CODE = ("ddpm/diffusion", "ddpm/model", "ddpm/training")
+CODE = ("ddpm/diffusion", "ddpm/model", "ddpm/seeds.py", "ddpm/training")
 
 
 def train_stage(config: Config) -> None:
@@ -22,7 +22,7 @@ def train_stage(config: Config) -> None:
     image_size = training.images.shape[-1]
     # A backward pass costs about two forward ones.
     flops = 3.0 * flops_per_image(config.model, image_size) * recipe.steps(len(training)) * config.train.batch_size
-    runtime = choose_runtime(config.runtime, flops)
+    runtime = choose_runtime(config.runtime, flops, trains=True)
     chosen = runtime.describe()
     print(
         f"training on {chosen['device']}, {chosen['precision']}, {'compiled' if runtime.compiled else 'not compiled'}"
@@ -39,7 +39,7 @@ def train_stage(config: Config) -> None:
 
 def fingerprint(config: Config) -> str:
     """Names the run by all that decides its outcome: parameters, images and code."""
-    code = sorted(path for folder in CODE for path in Path(folder).rglob("*.py"))
+    code = sorted(path for name in CODE for path in (Path(name), *Path(name).rglob("*.py")) if path.is_file())
     sections = config.model_dump_json(include={"seed", "model", "diffusion", "train"})
     files = sha256(*code, SPLIT / "train.npz", SPLIT / "validation.npz")
     return hashlib.sha256(f"{sections}{files}".encode()).hexdigest()[:16]

@@ -34,7 +34,7 @@ def checkpoint(tiny: Callable[..., Config]) -> Checkpoint:
     ema = {name: torch.randn_like(weight) for name, weight in network.state_dict().items()}
     facts = {"step": 7, "val_loss": 0.1 + 0.2, "log": [{"loss": 1e-5}], "best_val_loss": float("inf")}
     rng = {"t": torch.Generator().manual_seed(3).get_state()}
-    return Checkpoint(config.model, config.diffusion, 28, facts, {"ema": ema, "rng": rng})
+    return Checkpoint(config.model, config.diffusion, 28, [0.1] * 10, facts, {"ema": ema, "rng": rng})
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from ddpm.evaluation.classifier import classify, load_classifier
 from ddpm.evaluation.frechet import Gaussian, fit_gaussian, frechet_distance
 from ddpm.evaluation.measure import (
     class_shares,
+    label_agreement,
     measure_inception,
     measure_mnist,
     sure_share,
@@ -23,21 +24,23 @@ Verdicts = tuple[np.ndarray, np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def reference(verdicts: Verdicts) -> MnistReference:
+def reference(verdicts: Verdicts, test_digits: ImageSet) -> MnistReference:
     """6,000 of the test digits as the training set, 2,000 as the test set; the last 2,000 are left to be measured."""
     features, probabilities = verdicts
-    return MnistReference(features[:6000], features[6000:8000], probabilities[6000:8000])
+    return MnistReference(features[:6000], features[6000:8000], probabilities[6000:8000], test_digits.labels[6000:8000])
 
 
-def test_real_digits_score_near_the_floor(verdicts: Verdicts, reference: MnistReference):
+def test_real_digits_score_near_the_floor(verdicts: Verdicts, reference: MnistReference, test_digits: ImageSet):
     features, probabilities = (part[8000:] for part in verdicts)
-    measured = measure_mnist(features, probabilities, reference, 20, 3407)
+    measured = measure_mnist(features, probabilities, test_digits.labels[8000:], reference, 20, 3407)
     numbers = measured.numbers
     assert numbers["fd_mnist"] == pytest.approx(numbers["fd_mnist_floor_test"], rel=0.9)
     assert numbers["fd_mnist_low"] < numbers["fd_mnist"] < numbers["fd_mnist_high"]
     assert numbers["sure_share"] > 0.97
     assert numbers["sure_share_real"] > 0.97
     assert numbers["fd_mnist_over_floor"] == numbers["fd_mnist"] / numbers["fd_mnist_floor"]
+    assert numbers["label_agreement"] > 0.98
+    assert numbers["label_agreement_real"] > 0.98
     np.testing.assert_allclose(measured.class_shares.sum(0), 1)
     assert 0.05 < numbers["rarest_class_share"] < numbers["commonest_class_share"] < 0.15
 
@@ -45,23 +48,24 @@ def test_real_digits_score_near_the_floor(verdicts: Verdicts, reference: MnistRe
 def test_noise_scores_terribly(verdicts: Verdicts, reference: MnistReference, rng: np.random.Generator):
     noise = rng.integers(256, size=(300, 28, 28), dtype=np.uint8)
     features, probabilities = classify(load_classifier(torch.device("cpu")), noise, "noise")
-    numbers = measure_mnist(features, probabilities, reference, 0, 3407).numbers
+    numbers = measure_mnist(features, probabilities, None, reference, 0, 3407).numbers
     assert numbers["fd_mnist"] > 20
     assert numbers["fd_mnist_over_floor"] > 50
     assert "fd_mnist_low" not in numbers
+    assert "label_agreement" not in numbers
     assert numbers["commonest_class_share"] > 0.5
 
 
 def test_a_missing_digit_shows(verdicts: Verdicts, reference: MnistReference, test_digits: ImageSet):
     chosen = np.flatnonzero((test_digits.labels != 4) & (np.arange(10_000) >= 6000))[:2000]
-    with_all = measure_mnist(verdicts[0][8000:], verdicts[1][8000:], reference, 0, 1).numbers
-    without = measure_mnist(verdicts[0][chosen], verdicts[1][chosen], reference, 0, 1).numbers
+    with_all = measure_mnist(verdicts[0][8000:], verdicts[1][8000:], None, reference, 0, 1).numbers
+    without = measure_mnist(verdicts[0][chosen], verdicts[1][chosen], None, reference, 0, 1).numbers
     assert without["fd_mnist"] > 3 * with_all["fd_mnist"]
     assert without["rarest_class_share"] < 0.01
 
 
 def test_the_distance_is_the_one_of_the_gaussians(verdicts: Verdicts, reference: MnistReference):
-    found = measure_mnist(verdicts[0][8000:], verdicts[1][8000:], reference, 0, 1).numbers["fd_mnist"]
+    found = measure_mnist(verdicts[0][8000:], verdicts[1][8000:], None, reference, 0, 1).numbers["fd_mnist"]
     expected = frechet_distance(fit_gaussian(reference.train), fit_gaussian(verdicts[0][8000:]))
     assert found == pytest.approx(expected, rel=1e-9)
 
@@ -71,6 +75,10 @@ def test_shares_by_hand():
     probabilities[2] = [0.1] * 3 + [0.2] + [0.1] * 5 + [0.1]
     assert class_shares(probabilities).tolist() == [0, 0, 0, 0.75, 0, 0, 0, 0.25, 0, 0]
     assert sure_share(probabilities) == 0.75
+
+
+def test_label_agreement_by_hand():
+    assert label_agreement(np.eye(10)[[3, 3, 5, 7]], np.array([3, 4, 5, 8])) == 0.5
 
 
 def test_class_shares_are_a_table_of_two_sets(tmp_path: Path):

@@ -21,7 +21,7 @@ def test_set(rng: np.random.Generator) -> np.ndarray:
 
 def test_a_reference_comes_back_from_its_file(tmp_path: Path, train: np.ndarray, test_set: np.ndarray):
     path = tmp_path / "mnist.npz"
-    MnistReference(train, test_set, test_set[:, :2]).save(path)
+    MnistReference(train, test_set, test_set[:, :2], test_set[:, 0]).save(path)
     found = MnistReference.load(path)
     assert np.array_equal(found.train, train)
     assert np.array_equal(found.test, test_set)
@@ -32,7 +32,7 @@ def test_a_file_of_another_kind_is_named(tmp_path: Path, train: np.ndarray):
     path = tmp_path / "reference.npz"
     with pytest.raises(MissingFile, match=r"reference\.npz"):
         MnistReference.load(path)
-    MnistReference(train, train, train).save(path)
+    MnistReference(train, train, train, train).save(path)
     with pytest.raises(DamagedFile, match=r"reference\.npz.*InceptionReference"):
         InceptionReference.load(path)
 

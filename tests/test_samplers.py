@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm.diffusion.samplers import Sampler, ddim_sampler, ddpm_sampler
-from ddpm.diffusion.schedule import Schedule, cosine_schedule, even_times, linear_schedule, respace
+from ddpm.diffusion.samplers import Sampler, ddim_sampler, ddpm_sampler, dpmpp_2m_sampler, heun_sampler
+from ddpm.diffusion.schedule import Schedule, cosine_schedule, even_times, linear_schedule, log_snr_times, respace
 
 SAMPLERS = {
     "ddpm small": ddpm_sampler("small"),
@@ -13,6 +13,10 @@ SAMPLERS = {
     "ddim 0": ddim_sampler(0.0),
     "ddim 0.5": ddim_sampler(0.5),
     "ddim 1": ddim_sampler(1.0),
+    "dpmpp 0": dpmpp_2m_sampler(0.0),
+    "dpmpp 0.5": dpmpp_2m_sampler(0.5),
+    "dpmpp 1": dpmpp_2m_sampler(1.0),
+    "heun": heun_sampler(),
 }
 
 
@@ -55,7 +59,8 @@ def test_the_denoiser_meets_the_times_it_was_trained_on_from_noise_to_image(samp
 
     noise = CountedNoise((2, 1, 1, 1))
     sampler(denoise, noise(), respace(cosine_schedule(1000), torch.tensor([0, 10, 500, 999])), noise)
-    assert met == [999, 500, 10, 0]
+    twice = sampler is SAMPLERS["heun"]
+    assert met == ([999, 500, 500, 10, 10, 0, 0] if twice else [999, 500, 10, 0])
 
 
 def curved(x_t: Tensor, t: int) -> Tensor:
@@ -83,13 +88,14 @@ def test_large_variance_is_another_way_than_small():
     assert (found[0] - found[1]).abs().max() > 0.01
 
 
-def test_ddim_with_eta_0_asks_for_no_noise_on_the_way():
+@pytest.mark.parametrize("name", ["ddim 0", "dpmpp 0", "heun"])
+def test_deterministic_samplers_ask_for_no_noise_on_the_way(name: str):
     noise = CountedNoise((2, 1, 2, 2))
-    ddim_sampler(0.0)(curved, noise(), cosine_schedule(20), noise)
+    SAMPLERS[name](curved, noise(), cosine_schedule(20), noise)
     assert noise.calls == 1
 
 
-@pytest.mark.parametrize("name", ["ddpm small", "ddpm large", "ddim 1"])
+@pytest.mark.parametrize("name", ["ddpm small", "ddpm large", "ddim 1", "dpmpp 1"])
 def test_noisy_samplers_ask_for_noise_at_every_step_but_the_last(name: str):
     noise = CountedNoise((2, 1, 2, 2))
     SAMPLERS[name](curved, noise(), cosine_schedule(20), noise)
@@ -137,4 +143,50 @@ def test_deterministic_ddim_of_gaussian_data_has_its_mean_and_variance():
     noise = CountedNoise((20_000, 1, 1, 1), seed=8)
     found = ddim_sampler(0.0)(exact_denoiser(schedule, -0.3, 0.5), noise(), schedule, noise)
     assert found.mean().item() == pytest.approx(-0.3, abs=0.015)
+    assert found.std().item() == pytest.approx(0.5, rel=0.02)
+
+
+@pytest.mark.parametrize(("eta", "first_order"), [(0.0, ddim_sampler(0.0)), (1.0, ddpm_sampler("small"))])
+def test_the_first_step_of_dpmpp_is_of_first_order(eta: float, first_order: Sampler):
+    # Of two steps the second only hands over x̂_0, so that the first decides the result.
+    found = []
+    for sampler in (dpmpp_2m_sampler(eta), first_order):
+        noise = CountedNoise((8, 1, 2, 2), seed=4)
+        found.append(sampler(curved, noise(), spaced(cosine_schedule(100), 2), noise))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-9)
+
+
+def ode_error(sampler: Sampler, steps: int) -> float:
+    """Greatest distance from where the probability-flow ODE of Gaussian data leads, which is known exactly."""
+    schedule, mean, deviation = cosine_schedule(1000), 0.4, 0.3
+    x_T = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None, None, None]
+    seen: list[Tensor] = []
+    times = log_snr_times(schedule, steps)
+    sampler(
+        exact_denoiser(schedule, mean, deviation),
+        x_T,
+        respace(schedule, times),
+        lambda: torch.zeros_like(x_T),
+        lambda _, x_t, __: seen.append(x_t),
+    )
+    # Compared at the last time above 0: the jump from there to x_0 is the same for all samplers.
+    share = schedule.alpha_bar[times[[0, -1]]]
+    spread = (share * deviation**2 + 1 - share).sqrt()
+    exact = share[0].sqrt() * mean + spread[0] * (x_T - share[1].sqrt() * mean) / spread[1]
+    return (seen[-2] - exact).abs().max().item()
+
+
+@pytest.mark.parametrize(("sampler", "per_step"), [(dpmpp_2m_sampler(0.0), 1), (heun_sampler(), 2)])
+def test_second_order_samplers_halve_their_error_twice_where_ddim_does_once(sampler: Sampler, per_step: int):
+    assert ode_error(ddim_sampler(0.0), 80) > 0.45 * ode_error(ddim_sampler(0.0), 40)
+    assert ode_error(sampler, 80) < 0.3 * ode_error(sampler, 40)
+    assert ode_error(sampler, 80 // per_step) < 0.5 * ode_error(ddim_sampler(0.0), 80)
+
+
+@pytest.mark.parametrize("steps", [100, 1000])
+def test_stochastic_dpmpp_of_gaussian_data_has_its_mean_and_variance(steps: int):
+    schedule = cosine_schedule(1000)
+    noise = CountedNoise((20_000, 1, 1, 1), seed=8)
+    found = dpmpp_2m_sampler(1.0)(exact_denoiser(schedule, 0.4, 0.5), noise(), spaced(schedule, steps), noise)
+    assert found.mean().item() == pytest.approx(0.4, abs=0.015)
     assert found.std().item() == pytest.approx(0.5, rel=0.02)

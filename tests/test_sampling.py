@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,19 @@ from ddpm.config import Config
 from ddpm.diffusion.noise import ImageNoise
 from ddpm.diffusion.samplers import Denoise
 from ddpm.diffusion.schedule import cosine_schedule
+from ddpm.errors import DdpmError
 from ddpm.images import read_pngs, to_uint8
 from ddpm.model.checkpoint import build_network, build_schedule
 from ddpm.model.denoiser import make_denoiser
+from ddpm.model.unet import WITHHELD
 from ddpm.runtime import Runtime
-from ddpm.sampling import MAX_FRAMES, Source, generate, trace
+from ddpm.sampling import MAX_FRAMES, Source, evaluations, generate, spread_labels
 
 SAMPLERS = [{"generate.sampler": "ddpm"}, {"generate.sampler": "ddpm", "generate.variance": "large"}]
 SAMPLERS += [{"generate.sampler": "ddim", "generate.eta": eta} for eta in (0.0, 1.0)]
-NAMES = ["ddpm small", "ddpm large", "ddim 0", "ddim 1"]
+SAMPLERS += [{"generate.sampler": "dpmpp_2m", "generate.eta": eta} for eta in (0.0, 1.0)]
+SAMPLERS += [{"generate.sampler": "heun"}, {"generate.sampler": "dpmpp_2m", "generate.spacing": "log_snr"}]
+NAMES = ["ddpm small", "ddpm large", "ddim 0", "ddim 1", "dpmpp 0", "dpmpp 1", "heun", "log-SNR"]
 
 
 def pixelwise(x_t: Tensor, t: int) -> Tensor:
@@ -34,7 +39,7 @@ def source(configure: Callable[..., Config]) -> Callable[..., Source]:
     def make(changes: dict[str, object] | None = None, denoise: Denoise = pixelwise) -> Source:
         small = {"generate.num_images": 23, "generate.trajectories": 4, "generate.steps": 6, "generate.output_size": 8}
         config = configure(small, changes or {}).generate
-        return Source(denoise, cosine_schedule(100), config, 8, 3407, torch.device("cpu"))
+        return Source(lambda _: denoise, [], cosine_schedule(100), config, 8, 3407, torch.device("cpu"))
 
     return make
 
@@ -51,8 +56,10 @@ def network_source(tiny: Callable[..., Config], cpu: Runtime) -> Callable[..., S
             if not weight.any():
                 weight.normal_(std=0.05)
         schedule = build_schedule(config.diffusion)
-        denoise = make_denoiser(network, config.diffusion, schedule, cpu, config.generate.clip)
-        return Source(denoise, schedule, config.generate, 28, config.seed, cpu.device)
+        generate = config.generate
+        denoiser = partial(make_denoiser, network, config.diffusion, schedule, cpu, generate.clip, generate.guidance)
+        shares = [1 / config.model.classes] * config.model.classes
+        return Source(denoiser, shares, schedule, generate, 28, config.seed, cpu.device)
 
     return make
 
@@ -85,7 +92,8 @@ def test_clipping_keeps_every_prediction_in_the_range_of_images(
     network_source: Callable[..., Source], tiny: Callable[..., Config]
 ):
     x_t = torch.randn(2, 1, 28, 28) * 3
-    clipped, free = (network_source({"generate.clip": clip}).denoise(x_t, 90) for clip in (True, False))
+    told = torch.tensor([3, 4])
+    clipped, free = (network_source({"generate.clip": clip}).make_denoiser(told)(x_t, 90) for clip in (True, False))
     assert free.abs().max() > 1
     assert torch.equal(clipped, free.clamp(-1, 1))
 
@@ -94,7 +102,7 @@ def test_clipping_keeps_every_prediction_in_the_range_of_images(
 def test_all_images_are_written_whatever_the_batch_size(
     source: Callable[..., Source], tmp_path: Path, batch_size: int | str
 ):
-    cost = generate(source(), tmp_path, batch_size, 2)
+    cost, _ = generate(source(), tmp_path, batch_size, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{number:05d}.png" for number in range(1, 24)]
     expected = to_uint8(source().draw(range(1, 24)))
     assert np.array_equal(read_pngs(tmp_path, 1)[..., 0], expected)
@@ -128,7 +136,11 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_images_stay_the_same(
         sizes.append(len(x_t))
         return pixelwise(x_t, t)
 
-    cost = generate(source(denoise=denoise), tmp_path, 16, 2)
+    cost, way = generate(source(denoise=denoise), tmp_path, 16, 2)
+    _, undisturbed = generate(source(), tmp_path, 16, 2)
+    assert {name: array.tobytes() for name, array in way.items()} == {
+        name: array.tobytes() for name, array in undisturbed.items()
+    }
     assert np.array_equal(read_pngs(tmp_path, 1)[..., 0], to_uint8(source().draw(range(1, 24))))
     assert len(list(tmp_path.iterdir())) == 23
     assert cost["generate_batch_size"] <= fits < 2 * cost["generate_batch_size"]
@@ -152,22 +164,73 @@ def test_a_png_that_cannot_be_written_ends_the_run(source: Callable[..., Source]
 def test_the_way_leads_from_noise_to_the_generated_images(
     source: Callable[..., Source], tmp_path: Path, changes: dict[str, object]
 ):
-    way = trace(source(changes))
-    assert way["t"].tolist() == [99, 79, 59, 40, 20, 0, -1]
+    drawn = source(changes)
+    _, way = generate(drawn, tmp_path, 3, 1)
+    assert way["t"].tolist() == [*drawn.steps.times.flip(0).tolist(), -1]
     assert way["x_t"].shape == way["x_0"].shape == (7, 4, 8, 8)
     assert way["x_t"].dtype == way["x_0"].dtype == np.uint8
     noise = ImageNoise(3407, 0, range(1, 5), (1, 8, 8), torch.device("cpu"))()
     assert np.array_equal(way["x_t"][0], to_uint8(noise))
     assert np.array_equal(way["x_0"][0], to_uint8(pixelwise(noise, 99)))
     assert np.array_equal(way["x_t"][-1], way["x_0"][-1])
-    generate(source(changes), tmp_path, 10, 1)
-    finished = read_pngs(tmp_path, 1)[:4, ..., 0].astype(int)
-    assert np.abs(way["x_t"][-1].astype(int) - finished).max() <= 1
+    assert np.array_equal(way["x_t"][-1], read_pngs(tmp_path, 1)[:4, ..., 0])
 
 
-def test_a_long_way_is_shown_at_evenly_spread_moments(source: Callable[..., Source]):
+def test_a_long_way_is_shown_at_evenly_spread_moments(source: Callable[..., Source], tmp_path: Path):
     long = replace(source({"generate.steps": 1000}), schedule=cosine_schedule(1000))
-    way = trace(long)
+    _, way = generate(long, tmp_path, 23, 1)
     assert len(way["t"]) == len(way["x_t"]) == MAX_FRAMES
     assert (way["t"][0], way["t"][-1]) == (999, -1)
     assert np.abs(np.diff(way["t"]) + 10).max() <= 1
+
+
+def test_labels_come_as_often_as_their_shares_in_any_run_of_numbers():
+    shares = [0.1, 0.0, 0.6, 0.3]
+    for first in (1, 500):
+        counts = np.bincount(spread_labels(range(first, first + 1000), shares), minlength=4)
+        assert np.abs(counts - 1000 * np.array(shares)).max() <= 4
+    assert spread_labels([7], shares) == spread_labels(range(1, 10), shares)[6]
+
+
+def test_only_the_digits_asked_for_are_drawn(network_source: Callable[..., Source]):
+    labels = network_source({"generate.digits": [3, 8]}).labels(range(1, 101))
+    assert labels is not None
+    assert sorted(np.bincount(labels)[[3, 8]].tolist()) == pytest.approx([50, 50], abs=2)
+    assert set(labels.tolist()) == {3, 8}
+
+
+def test_digits_that_the_network_cannot_draw_are_an_error(source: Callable[..., Source]):
+    with pytest.raises(DdpmError, match=r"generate\.digits=\[3\].*trained without labels"):
+        source({"generate.digits": [3]}).labels([1])
+    with pytest.raises(DdpmError, match=r"labels 0 to 1"):
+        replace(source({"generate.digits": [3]}), class_shares=[0.5, 0.5]).labels([1])
+
+
+def test_labels_decide_the_image_and_guidance_goes_along_the_difference(network_source: Callable[..., Source]):
+    x_t = torch.randn(4, 1, 28, 28)
+    told, withheld = torch.tensor([0, 1, 2, 3]), torch.full((4,), WITHHELD)
+
+    def predict(guidance: float, labels: Tensor) -> Tensor:
+        source = network_source({"generate.clip": False, "generate.guidance": guidance})
+        return source.make_denoiser(labels)(x_t, 50)
+
+    told_alone, free = predict(1.0, told), predict(1.0, withheld)
+    assert (told_alone - free).abs().max() > 1e-3
+    for guidance in (0.0, 0.5, 2.0):
+        expected = free + guidance * (told_alone - free)
+        torch.testing.assert_close(predict(guidance, told), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", SAMPLERS, ids=NAMES)
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_evaluations_are_those_the_network_makes(
+    tiny: Callable[..., Config], cpu: Runtime, changes: dict[str, object], guidance: float
+):
+    config = tiny(changes, {"generate.steps": 7, "generate.guidance": guidance})
+    calls = []
+    network = build_network(config.model).eval()
+    network.register_forward_hook(lambda *_: calls.append(1))
+    schedule = build_schedule(config.diffusion)
+    denoiser = partial(make_denoiser, network, config.diffusion, schedule, cpu, True, guidance)
+    Source(denoiser, [0.1] * 10, schedule, config.generate, 28, 1, cpu.device).draw([1, 2])
+    assert len(calls) == evaluations(config.generate, 10)

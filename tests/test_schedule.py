@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm.diffusion.schedule import Schedule, cosine_schedule, even_times, linear_schedule, respace
+from ddpm.diffusion.schedule import Schedule, cosine_schedule, even_times, linear_schedule, log_snr_times, respace
 
 SCHEDULES = {
     "linear": linear_schedule(1000, 1e-4, 0.02),
@@ -107,3 +107,19 @@ def test_even_times_rise_from_the_first_time_to_the_last(total: int, steps: int)
 
 def test_a_single_step_is_taken_from_pure_noise():
     assert even_times(1000, 1).tolist() == [999]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 25, 100, 999, 1000])
+def test_log_snr_times_rise_from_the_first_time_to_the_last(schedule: Schedule, steps: int):
+    steps = min(steps, len(schedule))
+    times = log_snr_times(schedule, steps)
+    assert len(times) == steps
+    assert times[-1] == len(schedule) - 1
+    assert steps == 1 or times[0] == 0
+    assert (times.diff() > 0).all()
+
+
+def test_log_snr_times_are_even_in_log_snr_where_the_schedule_is_fine_enough():
+    schedule = linear_schedule(100_000, 1e-6, 2e-4)
+    gaps = torch.special.logit(schedule.alpha_bar)[log_snr_times(schedule, 12)].diff()[1:]
+    assert gaps.std() < 0.05 * gaps.mean().abs()

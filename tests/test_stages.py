@@ -130,7 +130,7 @@ def test_a_checkpoint_that_does_not_serve_ends_the_generation(
     if kind == "other architecture":
         config = tiny()
         weights = build_network(tiny({"model.base_channels": 16}).model).state_dict()
-        save_checkpoint(path, Checkpoint(config.model, config.diffusion, 28, {}, {"ema": weights}))
+        save_checkpoint(path, Checkpoint(config.model, config.diffusion, 28, [0.1] * 10, {}, {"ema": weights}))
     assert words in place.complaint("generate")
     assert not (place.folder / "data" / "generated").exists()
 
@@ -140,7 +140,7 @@ def test_more_steps_than_the_checkpoint_was_trained_with_end_the_generation(plac
     path.parent.mkdir(parents=True)
     config = tiny({"diffusion.timesteps": 10, "generate.steps": 5})
     weights = build_network(config.model).state_dict()
-    save_checkpoint(path, Checkpoint(config.model, config.diffusion, 28, {}, {"ema": weights}))
+    save_checkpoint(path, Checkpoint(config.model, config.diffusion, 28, [0.1] * 10, {}, {"ema": weights}))
     place.set("num_images", "2")
     place.set("trajectories", "2")
     assert "generate.steps" in place.complaint("generate")

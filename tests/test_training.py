@@ -14,7 +14,7 @@ import torch
 
 from ddpm.config import Config
 from ddpm.data.split import ImageSet
-from ddpm.diffusion.objective import loss_weights
+from ddpm.diffusion.objective import loss_weights, time_density
 from ddpm.diffusion.process import normalize, q_sample, v_from
 from ddpm.errors import DdpmError
 from ddpm.images import read_pngs
@@ -191,17 +191,21 @@ def test_the_first_loss_of_a_network_that_predicts_zero_is_the_variance_of_eps(r
 def test_validation_is_the_loss_of_the_averaged_network_as_it_draws(
     undisturbed: Undisturbed, digits: ImageSet, changes: dict[str, Any]
 ):
-    folder = undisturbed(changes) / "out"
+    weighed = {"train.weighting": "min_snr", "train.log_sigma_mean": 0.5, "train.log_sigma_std": 1.5}
+    folder = undisturbed(changes | weighed) / "out"
     found = rows(folder / "validation.csv")[-1]
     checkpoint = load_checkpoint(folder / "last.safetensors")
     network = restore_network(checkpoint, "last")
     schedule = build_schedule(checkpoint.diffusion)
     alpha_bar = schedule.alpha_bar.float()[:, None, None, None]
-    grid = FixedGrid(torch.from_numpy(digits.images[1000:1064]), 100, 48, 3407)
+    grid = FixedGrid(
+        torch.from_numpy(digits.images[1000:1064]), torch.from_numpy(digits.labels[1000:1064]).long(), 100, 48, 3407
+    )
     x_0 = normalize(grid.images)
-    prediction = network(q_sample(x_0, alpha_bar[grid.t], grid.eps), grid.t)
+    prediction = network(q_sample(x_0, alpha_bar[grid.t], grid.eps), grid.t, grid.labels)
     errors = ((prediction - v_from(x_0, alpha_bar[grid.t], grid.eps)) ** 2).mean((1, 2, 3)).double()
-    weights = loss_weights("v", "min_snr", schedule.alpha_bar, 1.0)[grid.t]
+    density = time_density("log_normal", schedule.alpha_bar, 0.5, 1.5)
+    weights = (100 * density * loss_weights("v", "min_snr", schedule.alpha_bar, 1.0))[grid.t]
     assert found["val_mse"] == pytest.approx(errors.mean().item(), rel=1e-5)
     assert found["val_loss"] == pytest.approx((weights * errors).mean().item(), rel=1e-5)
 
@@ -311,3 +315,29 @@ def test_the_weights_of_a_run_do_not_depend_on_its_validation_images(
         with RunFolder(tmp_path / name / "out", tmp_path / name / "rescue") as place:
             train(replace(recipe), training, digits.take(np.arange(first, first + 40)), cpu, place, 1e9)
     assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def test_a_label_beyond_the_classes_is_an_error(run: Run, tmp_path: Path):
+    with pytest.raises(DdpmError, match=r"model\.classes=3, but there is a label 9"):
+        run(tmp_path, {"model.classes": 3})
+
+
+def test_the_checkpoint_knows_how_often_each_label_occurs(
+    run: Run, undisturbed: Undisturbed, digits: ImageSet, tmp_path: Path
+):
+    shares = load_checkpoint(undisturbed({}) / "out" / "best.safetensors").class_shares
+    np.testing.assert_allclose(shares, np.bincount(digits.labels[:512]) / 512, rtol=1e-12)
+    run(tmp_path, {"model.classes": 0, "train.epochs": 0.0625})
+    assert load_checkpoint(tmp_path / "out" / "best.safetensors").class_shares == []
+
+
+@pytest.mark.parametrize(("share", "learned"), [(0.0, False), (0.5, True)])
+def test_the_embedding_of_a_withheld_label_learns_from_dropped_labels_alone(
+    run: Run, tmp_path: Path, share: float, learned: bool
+):
+    changes = {"train.label_dropout": share, "train.weight_decay": 0.0}
+    run(tmp_path / "one step", changes | {"train.epochs": 0.0625})
+    run(tmp_path / "all steps", changes)
+    few, many = (weights(tmp_path / name)["label_embedding.weight"] for name in ("one step", "all steps"))
+    assert not torch.equal(few[:-1], many[:-1])
+    assert torch.equal(few[-1], many[-1]) != learned

@@ -7,7 +7,7 @@ import torch
 
 from ddpm.config import Config
 from ddpm.model.checkpoint import build_network, flops_per_image
-from ddpm.model.unet import ResidualBlock, SelfAttention, UNet, timestep_embedding
+from ddpm.model.unet import WITHHELD, ResidualBlock, SelfAttention, UNet, timestep_embedding
 
 SHAPES = {
     "the default": ({}, 28),
@@ -151,3 +151,17 @@ def test_flops_of_a_single_convolutional_path_are_counted_by_hand(configure: Cal
     shortcut = 2 * c * c
     linear = c * time + time * time + 3 * (time * 2 * c)
     assert flops_per_image(model, 28) == 2 * (pixels * (9 * convolutions + shortcut) + linear)
+
+
+def test_labels_are_heard_and_none_means_withheld(build: Callable[..., UNet]):
+    network = awaken(build(classes=3))
+    x_t, t = torch.randn(4, 1, 28, 28), torch.full((4,), 500)
+    told = network(x_t[:1].expand(4, -1, -1, -1), t, torch.tensor([0, 1, 2, WITHHELD]))
+    assert len(told.detach().flatten(1).round(decimals=4).unique(dim=0)) == 4
+    assert torch.equal(network(x_t, t), network(x_t, t, torch.full((4,), WITHHELD)))
+
+
+def test_a_network_without_classes_has_no_weights_for_them(build: Callable[..., UNet]):
+    names = [name for name, _ in build(classes=0).named_parameters()]
+    assert not any("label" in name for name in names)
+    assert any("label" in name for name, _ in build(classes=10).named_parameters())

@@ -13,10 +13,10 @@ def images() -> Tensor:
 
 
 def test_the_grid_is_the_same_whenever_and_wherever_it_is_made(images: Tensor):
-    first = FixedGrid(images, 1000, 30, 3407)
+    first = FixedGrid(images, None, 1000, 30, 3407)
     torch.manual_seed(99)
     torch.randn(1000)
-    second = FixedGrid(images, 1000, 30, 3407)
+    second = FixedGrid(images, None, 1000, 30, 3407)
     for name in ("images", "t", "eps"):
         assert torch.equal(getattr(first, name), getattr(second, name))
 
@@ -25,41 +25,43 @@ def test_making_a_grid_draws_nothing_from_other_streams(images: Tensor):
     torch.manual_seed(5)
     expected = torch.randn(4)
     torch.manual_seed(5)
-    FixedGrid(images, 1000, 30, 3407)
+    FixedGrid(images, None, 1000, 30, 3407)
     assert torch.equal(torch.randn(4), expected)
 
 
 def test_another_seed_is_another_grid(images: Tensor):
-    first, second = (FixedGrid(images, 1000, 30, seed) for seed in (1, 2))
+    first, second = (FixedGrid(images, None, 1000, 30, seed) for seed in (1, 2))
     assert not torch.equal(first.images, second.images)
     assert not torch.equal(first.eps, second.eps)
 
 
 def test_images_are_chosen_once_each_and_times_cover_the_process_evenly(images: Tensor):
-    grid = FixedGrid(images, 1000, 40, 3407)
+    grid = FixedGrid(images, None, 1000, 40, 3407)
     assert len(grid.images[:, 0, 0].unique()) == 40
     assert grid.t.tolist() == [25 * i for i in range(40)]
     assert grid.eps.shape == (40, 1, 4, 4)
 
 
 def test_there_are_no_more_images_than_were_given(images: Tensor):
-    assert len(FixedGrid(images, 1000, 1024, 3407).t) == 100
+    assert len(FixedGrid(images, None, 1000, 1024, 3407).t) == 100
 
 
 @pytest.mark.parametrize("size", [1, 7, 30, 64])
 def test_batches_have_one_size_and_the_last_wraps_round(images: Tensor, size: int):
-    grid = FixedGrid(images, 1000, 30, 3407)
+    grid = FixedGrid(images, images[:, 0, 0].long(), 1000, 30, 3407)
     batches = grid.batches(size)
     assert len(batches) == -(-30 // size)
     for batch in batches:
-        assert [len(part) for part in batch] == [size] * 3
+        assert [0 if part is None else len(part) for part in batch] == [size] * 4
     wrapped = np.arange(len(batches) * size) % 30
-    for parts, whole in zip(zip(*batches, strict=True), (grid.images, grid.t, grid.eps), strict=True):
+    for parts, whole in zip(
+        zip(*batches, strict=True), (grid.images, grid.t, grid.eps, grid.images[:, 0, 0]), strict=True
+    ):
         assert torch.equal(torch.cat(parts), whole[wrapped])
 
 
 def test_averages_over_the_grid_and_its_quarters_agree_with_numpy(images: Tensor, rng: np.random.Generator):
-    grid = FixedGrid(images, 10, 37, 3407)
+    grid = FixedGrid(images, None, 10, 37, 3407)
     errors = rng.exponential(size=50).astype(np.float32)
     weights = rng.uniform(0.1, 2.0, size=10)
     found = grid.summarize(torch.from_numpy(errors), torch.from_numpy(weights))
@@ -73,6 +75,6 @@ def test_averages_over_the_grid_and_its_quarters_agree_with_numpy(images: Tensor
 
 
 def test_quarters_without_a_time_are_left_out(images: Tensor):
-    grid = FixedGrid(images, 2, 10, 3407)
+    grid = FixedGrid(images, None, 2, 10, 3407)
     found = grid.summarize(torch.ones(10), torch.full((2,), 0.5))
     assert found == {"val_loss": 0.5, "val_mse": 1.0, "val_mse_t1of4": 1.0, "val_mse_t3of4": 1.0}

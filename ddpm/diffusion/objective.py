@@ -19,14 +19,31 @@ def loss_weights(target: str, weighting: str, alpha_bar: Tensor, min_snr_gamma: 
     return snr.clamp(max=min_snr_gamma) * per_target
 
 
-def sample_times(count: int, total: int, sampling: str, generator: torch.Generator) -> Tensor:
-    """Draw the training times of one batch: int64 [count] in 0 … total−1, on the generator's device.
+def time_density(name: str, alpha_bar: Tensor, log_sigma_mean: float, log_sigma_std: float) -> Tensor:
+    """How often each time is trained on, summing to 1.
 
-    "uniform" draws each alone (DDPM, algorithm 1); "stratified" spreads them evenly with one common random offset,
-    so that every batch covers all noise levels (Kingma et al. 2021, "Variational Diffusion Models", appendix I.1).
+    alpha_bar: float64 [T]. "uniform": all alike (DDPM, algorithm 1). "log_normal": so that log σ_t, with the noise-to-
+    signal ratio σ_t = √(1/ᾱ_t − 1), is normal with this mean and deviation, whatever the schedule: Karras et al. 2022,
+    "Elucidating the Design Space", §5. Returns float64 [T].
     """
-    if sampling == "uniform":
-        return torch.randint(total, (count,), generator=generator, device=generator.device)
-    offset = torch.rand(1, generator=generator, device=generator.device, dtype=torch.float64)
-    places = (torch.arange(count, device=generator.device) + offset) / count
-    return (places * total).long().clamp(max=total - 1)
+    if name == "uniform":
+        return torch.full_like(alpha_bar, 1.0 / len(alpha_bar))
+    log_sigma = (1.0 / alpha_bar - 1.0).log() / 2.0
+    between = (log_sigma[1:] + log_sigma[:-1]) / 2.0
+    edges = torch.special.ndtr((between - log_sigma_mean) / log_sigma_std)
+    cumulative = torch.cat([edges.new_zeros(1), edges, edges.new_ones(1)])
+    return cumulative.diff()
+
+
+def sample_times(count: int, density: Tensor, sampling: str, generator: torch.Generator) -> Tensor:
+    """Draw the training times of one batch: int64 [count] in 0 … T−1, on the generator's device.
+
+    density: float64 [T] on that device, from `time_density`. "uniform" draws each time alone; "stratified" divides the
+    density into ``count`` equal parts and draws one time of each, with one common random offset, so that every batch
+    covers all noise levels (Kingma et al. 2021, "Variational Diffusion Models", appendix I.1).
+    """
+    shape = count if sampling == "uniform" else 1
+    places = torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64)
+    if sampling == "stratified":
+        places = (torch.arange(count, device=generator.device) + places) / count
+    return torch.searchsorted(density.cumsum(0), places, right=True).clamp(max=len(density) - 1)

@@ -68,3 +68,20 @@ def even_times(total: int, steps: int) -> Tensor:
     if steps == 1:
         return torch.tensor([total - 1])
     return torch.linspace(0, total - 1, steps, dtype=torch.float64).round().long()
+
+
+def log_snr_times(schedule: Schedule, steps: int) -> Tensor:
+    """``steps`` different times of ``schedule`` spread evenly in log-SNR as far as its times allow, both ends included.
+
+    Lu et al. 2022, "DPM-Solver", §4. Returns int64 [steps], increasing. Requires 1 ≤ steps ≤ the schedule's steps.
+    """
+    total = len(schedule)
+    if steps == 1:
+        return torch.tensor([total - 1])
+    falling = torch.special.logit(schedule.alpha_bar)
+    wanted = torch.linspace(falling[0], falling[-1], steps, dtype=torch.float64)
+    times = torch.searchsorted(-falling, -wanted).clamp(max=total - 1)
+    # Where several fall on one time they move on to the next, and at the noisy end back again, so that all differ.
+    places = torch.arange(steps)
+    times = (times - places).cummax(0).values + places
+    return torch.minimum(times, total - steps + places)

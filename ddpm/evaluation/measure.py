@@ -1,6 +1,5 @@
 """The numbers of the `fid` stage, for images from anywhere."""
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from PIL import Image
 from ddpm.evaluation.classifier import CLASSES
 from ddpm.evaluation.frechet import Gaussian, bootstrap_interval, fit_gaussian, frechet_distance
 from ddpm.evaluation.reference import MnistReference, floors
-from ddpm.files import atomic_path
+from ddpm.files import write_csv
 
 SURE = 0.9  # a digit counts as sure where the classifier gives one class at least this probability
 MNIST_SIZE = 28
@@ -39,11 +38,17 @@ def to_mnist(images: np.ndarray) -> np.ndarray:
 
 
 def measure_mnist(
-    features: np.ndarray, probabilities: np.ndarray, reference: MnistReference, bootstrap: int, seed: int
+    features: np.ndarray,
+    probabilities: np.ndarray,
+    asked: np.ndarray | None,
+    reference: MnistReference,
+    bootstrap: int,
+    seed: int,
 ) -> MnistMeasure:
     """Everything the shipped classifier says of images, beside what it says of real ones.
 
-    features: float32 [n, 128]; probabilities: float32 [n, 10]; bootstrap: resamples of the interval, 0 for none.
+    features: float32 [n, 128]; probabilities: float32 [n, 10]; asked: int64 [n], the digit each image was to show, or
+    None where no digit was asked for; bootstrap: resamples of the interval, 0 for none.
     Raises DdpmError for too few images or values that are not finite.
     """
     everything = fit_gaussian(reference.train, "the training set")
@@ -60,6 +65,11 @@ def measure_mnist(
         "sure_share": sure_share(probabilities),
         "sure_share_real": sure_share(reference.test_probabilities),
     }
+    if asked is not None:
+        numbers |= {
+            "label_agreement": label_agreement(probabilities, asked),
+            "label_agreement_real": label_agreement(reference.test_probabilities, reference.test_labels),
+        }
     shares = np.stack([class_shares(probabilities), class_shares(reference.test_probabilities)], 1)
     numbers |= {"rarest_class_share": float(shares[:, 0].min()), "commonest_class_share": float(shares[:, 0].max())}
     return MnistMeasure(numbers, shares)
@@ -79,6 +89,11 @@ def sure_share(probabilities: np.ndarray) -> float:
     return float((probabilities.max(1) >= SURE).mean())
 
 
+def label_agreement(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Share of images whose likeliest class, from probabilities [n, 10], is their label, from integers [n]."""
+    return float((probabilities.argmax(1) == labels).mean())
+
+
 def class_shares(probabilities: np.ndarray) -> np.ndarray:
     """Share of images whose likeliest class is each digit: float64 [10], from probabilities [n, 10]."""
     return np.bincount(probabilities.argmax(1), minlength=CLASSES) / len(probabilities)
@@ -86,8 +101,9 @@ def class_shares(probabilities: np.ndarray) -> np.ndarray:
 
 def write_class_shares(path: Path, shares: np.ndarray) -> None:
     """Write shares float64 [10, 2] (generated, real) as a table: digit, set, share. Raises OSError."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["digit", "set", "share"])
-        for digit, (generated, real) in enumerate(shares.tolist()):
-            table.writerows([[digit, "generated", generated], [digit, "real", real]])
+    rows = [
+        (digit, name, share)
+        for digit, pair in enumerate(shares.tolist())
+        for name, share in zip(("generated", "real"), pair, strict=True)
+    ]
+    write_csv(path, ("digit", "set", "share"), rows)

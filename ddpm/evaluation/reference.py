@@ -19,12 +19,13 @@ INCEPTION_FLOOR_IMAGES = 10_000
 class MnistReference:
     """Features of the shipped classifier: train float32 [60000, 128], test float32 [10000, 128].
 
-    test_probabilities: float32 [10000, 10], the classifier's verdict on the test digits.
+    test_probabilities: float32 [10000, 10], the classifier's verdict on the test digits; test_labels: uint8 [10000].
     """
 
     train: np.ndarray
     test: np.ndarray
     test_probabilities: np.ndarray
+    test_labels: np.ndarray
 
     def save(self, path: Path) -> None:
         """Store as npz. Raises OSError."""

@@ -30,12 +30,14 @@ _METADATA_KEY = "ddpm"
 class Checkpoint:
     """model, diffusion: what built the network. image_size: pixels a side. facts: plain JSON values (step, losses, …).
 
+    class_shares: how often each label occurs among the training images, empty for a network that is told none.
     tensors: groups of named tensors, "ema" at least.
     """
 
     model: ModelConfig
     diffusion: DiffusionConfig
     image_size: int
+    class_shares: list[float]
     facts: dict[str, Any]
     tensors: dict[str, dict[str, Tensor]] = field(repr=False)
 
@@ -46,6 +48,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "model": checkpoint.model.model_dump(mode="json"),
         "diffusion": checkpoint.diffusion.model_dump(mode="json"),
         "image_size": checkpoint.image_size,
+        "class_shares": checkpoint.class_shares,
         "facts": checkpoint.facts,
     }
     tensors = {
@@ -75,6 +78,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
             ModelConfig.model_validate(header["model"]),
             DiffusionConfig.model_validate(header["diffusion"]),
             int(header["image_size"]),
+            [float(share) for share in header["class_shares"]],
             header["facts"],
             tensors,
         )

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import Tensor, nn
 
+WITHHELD = -1  # in place of the label of an image that the network is to be told nothing of
+
 
 def timestep_embedding(t: Tensor, size: int) -> Tensor:
     """Sinusoidal embedding of integer times t [n] with periods from 2π to 20,000π. Vaswani et al. 2017, §3.5.
@@ -91,18 +93,20 @@ class SelfAttention(nn.Module):
 class UNet(nn.Module):
     """Residual blocks over levels of halving resolution, with a skip from every level down to its twin up.
 
-    image_channels: of x_t and of the prediction. base_channels: of the first level, which ``channel_multipliers``
-    multiply level by level. blocks_per_level, mid_blocks: residual blocks. patch_size: p × p pixels are folded into
-    channels before the first convolution and unfolded after the last, so that the network works at 1/p of the
-    resolution. attention: self-attention after the first mid block. norm_groups: of every GroupNorm (the greatest
-    common divisor with the channels). Image sides must be multiples of patch_size; odd sides further down are aligned
-    bilinearly on the way up.
+    image_channels: of x_t and of the prediction. classes: labels that the network may be told of an image, by an
+    embedding added to the time's; 0: none. base_channels: of the first level, which ``channel_multipliers`` multiply
+    level by level. blocks_per_level, mid_blocks: residual blocks. patch_size: p × p pixels are folded into channels
+    before the first convolution and unfolded after the last, so that the network works at 1/p of the resolution.
+    attention: self-attention after the first mid block. norm_groups: of every GroupNorm (the greatest common divisor
+    with the channels). Image sides must be multiples of patch_size; odd sides further down are aligned bilinearly on
+    the way up.
     """
 
     def __init__(
         self,
         *,
         image_channels: int,
+        classes: int,
         base_channels: int,
         channel_multipliers: Sequence[int],
         blocks_per_level: int,
@@ -114,9 +118,13 @@ class UNet(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
+        self.classes = classes
         self.base_channels = base_channels
         time_size = 4 * base_channels
         self.time_mlp = nn.Sequential(nn.Linear(base_channels, time_size), nn.SiLU(), nn.Linear(time_size, time_size))
+        self.label_embedding = nn.Embedding(classes + 1, time_size) if classes else None
+        if self.label_embedding:
+            nn.init.normal_(self.label_embedding.weight, std=0.5)
         self.fold = nn.PixelUnshuffle(patch_size)
         self.unfold = nn.PixelShuffle(patch_size)
 
@@ -145,9 +153,17 @@ class UNet(nn.Module):
         self.norm_out = nn.GroupNorm(math.gcd(norm_groups, base_channels), base_channels)
         self.conv_out = zero_init(nn.Conv2d(base_channels, folded, 3, padding=1))
 
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """x_t: float [n, image_channels, h, w]; t: int64 [n] in 0 … T−1. Returns the prediction, shaped like x_t."""
-        time = F.silu(self.time_mlp(timestep_embedding(t, self.base_channels)))
+    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """x_t: float [n, image_channels, h, w]; t: int64 [n] in 0 … T−1. Returns the prediction, shaped like x_t.
+
+        labels: int64 [n] in 0 … classes−1, or `WITHHELD`, as None stands for in all images. A network without classes
+        takes None alone.
+        """
+        time = self.time_mlp(timestep_embedding(t, self.base_channels))
+        if self.label_embedding is not None:
+            labels = torch.full_like(t, WITHHELD) if labels is None else labels
+            time = time + self.label_embedding(labels.remainder(self.classes + 1))
+        time = F.silu(time)
         h = self.conv_in(self.fold(x_t))
         skips = []
         for level in range(len(self.down)):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from ddpm.config import DiffusionConfig, ModelConfig, TrainConfig
 from ddpm.data.split import ImageSet
 from ddpm.diffusion.noise import ImageNoise
-from ddpm.diffusion.objective import loss_weights, sample_times
+from ddpm.diffusion.objective import loss_weights, sample_times, time_density
 from ddpm.diffusion.process import normalize, q_sample, target_of
 from ddpm.diffusion.samplers import ddpm_sampler
 from ddpm.diffusion.schedule import even_times, respace
@@ -32,6 +33,7 @@ from ddpm.model.checkpoint import (
 )
 from ddpm.model.denoiser import make_denoiser
 from ddpm.model.ema import Ema
+from ddpm.model.unet import WITHHELD
 from ddpm.runtime import Runtime
 from ddpm.seeds import torch_generator
 from ddpm.training.optimizer import Optimizer, lr_factor
@@ -77,28 +79,37 @@ def train(
     config, diffusion, device = recipe.train, recipe.diffusion, runtime.device
     images = torch.from_numpy(training.images).to(device)
     image_size = images.shape[-1]
+    labels, class_shares = _labels(training, recipe.model.classes, device)
     total = recipe.steps(len(images))
     per_epoch = len(images) // config.batch_size
 
     torch.manual_seed(int(torch_generator(recipe.seed, "weights").initial_seed()))
-    network = runtime.prepare(build_network(recipe.model)).train()
+    network = runtime.prepare(build_network(recipe.model), trains=True).train()
     optimizer = Optimizer(network, config)
     ema = Ema(network, config.ema_decay)
     schedule = build_schedule(diffusion)
     alpha_bar = schedule.alpha_bar.float().to(device)[:, None, None, None]
     weights = loss_weights(diffusion.target, config.weighting, schedule.alpha_bar, config.min_snr_gamma)
     weights = weights.float().to(device)
+    density = time_density(config.time_density, schedule.alpha_bar, config.log_sigma_mean, config.log_sigma_std)
+    # On the grid all times are alike, in training they are not.
+    grid_weights = weights * (density * len(density)).float().to(device)
+    density = density.to(device)
     grid = FixedGrid(
-        torch.from_numpy(validation.images).to(device), len(schedule), config.validation_images, recipe.seed
+        torch.from_numpy(validation.images).to(device),
+        _labels(validation, recipe.model.classes, device)[0],
+        len(schedule),
+        config.validation_images,
+        recipe.seed,
     )
-    streams = {name: torch_generator(recipe.seed, f"train {name}", device) for name in ("t", "eps")}
+    streams = {name: torch_generator(recipe.seed, f"train {name}", device) for name in ("t", "eps", "labels")}
 
     @runtime.compile
-    def squared_errors(batch: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    def squared_errors(batch: Tensor, t: Tensor, eps: Tensor, told: Tensor | None) -> Tensor:
         x_0 = normalize(batch)
         x_t = q_sample(x_0, alpha_bar[t], eps)
         with runtime.autocast():
-            prediction = network(x_t, t)
+            prediction = network(x_t, t, told)
         target = target_of(diffusion.target, x_0, alpha_bar[t], eps)
         return (prediction.float() - target).square().mean((1, 2, 3))
 
@@ -114,21 +125,22 @@ def train(
     def validate() -> dict[str, float]:
         with averaged():
             # Gradients stay on: switching them off would compile the network a second time.
-            found = [squared_errors(*batch).detach() for batch in grid.batches(config.batch_size)]
-        return grid.summarize(torch.cat(found), weights)
+            found = [squared_errors(*batch).detach().clone() for batch in grid.batches(config.batch_size)]
+        return grid.summarize(torch.cat(found), grid_weights)
 
     def preview(step: int) -> None:
         count = PREVIEW_COLUMNS**2
         noise = ImageNoise(recipe.seed, 0, range(1, count + 1), (1, image_size, image_size), device)
         steps = respace(schedule, even_times(len(schedule), config.preview_steps))
-        denoise = make_denoiser(network, diffusion, schedule, runtime, clip=True)
+        told = None if labels is None else torch.arange(count, device=device) % recipe.model.classes
+        denoise = make_denoiser(network, diffusion, schedule, runtime, clip=True, labels=told)
         with averaged(), torch.no_grad():
             sheet = tile(to_uint8(ddpm_sampler()(denoise, noise(), steps, noise)), PREVIEW_COLUMNS)
         folder.write(f"previews/step_{step:06d}.png", lambda path: write_png(path, enlarge(sheet, 2)))
 
     def checkpoint(facts: dict[str, Any], **groups: dict[str, Tensor]) -> Checkpoint:
         average = {name: value.clone() for name, value in ema.state_dict().items()}
-        return Checkpoint(recipe.model, diffusion, image_size, facts, {"ema": average, **groups})
+        return Checkpoint(recipe.model, diffusion, image_size, class_shares, facts, {"ema": average, **groups})
 
     def everything() -> dict[str, dict[str, Tensor]]:
         return {
@@ -170,11 +182,17 @@ def train(
             epoch, position = divmod(step, per_epoch)
             if position == 0 or step == first_step:
                 order = torch.randperm(len(images), generator=torch_generator(recipe.seed, f"epoch {epoch}")).to(device)
-            batch = images[order[position * config.batch_size : (position + 1) * config.batch_size]]
-            t = sample_times(config.batch_size, len(schedule), config.time_sampling, streams["t"])
+            chosen = order[position * config.batch_size : (position + 1) * config.batch_size]
+            t = sample_times(config.batch_size, density, config.time_sampling, streams["t"])
             eps = torch.randn(config.batch_size, 1, image_size, image_size, generator=streams["eps"], device=device)
+            told = None
+            if labels is not None:
+                dropped = (
+                    torch.rand(config.batch_size, generator=streams["labels"], device=device) < config.label_dropout
+                )
+                told = labels[chosen].masked_fill(dropped, WITHHELD)
 
-            loss = (weights[t] * squared_errors(batch, t, eps)).mean()
+            loss = (weights[t] * squared_errors(images[chosen], t, eps, told)).mean()
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)
             factor = lr_factor(step, total, config.warmup_steps, config.lr_decay)
@@ -260,6 +278,18 @@ def train(
         "train_outside_share": outside / seconds,
     }
     return results, cost
+
+
+def _labels(image_set: ImageSet, classes: int, device: torch.device) -> tuple[Tensor | None, list[float]]:
+    """The labels as int64 [n] on the device and the share of each; nothing for a network without classes."""
+    if not classes:
+        return None, []
+    if image_set.labels.max() >= classes:
+        raise DdpmError(
+            f"model.classes={classes}, but there is a label {image_set.labels.max()}: raise it, or set it to 0."
+        )
+    counts = np.bincount(image_set.labels, minlength=classes)
+    return torch.from_numpy(image_set.labels).long().to(device), (counts / counts.sum()).tolist()
 
 
 def _global_rng_state(device: torch.device) -> dict[str, Tensor]:

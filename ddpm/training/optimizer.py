@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from ddpm.config import TrainConfig
 from ddpm.training.muon import Muon
 
+# Layers that touch the image or the label rather than hidden features: Muon's premise does not hold there.
+_EDGES = ("conv_in.", "conv_out.", "label_embedding.")
+
 
 def lr_factor(step: int, total: int, warmup: int, decay: str) -> float:
     """The learning rate at ``step`` (from 0) as a share of its peak, in (0, 1].
@@ -32,7 +35,7 @@ class Optimizer:
         hidden: list[nn.Parameter] = []
         rest: list[nn.Parameter] = []
         for name, weight in network.named_parameters():
-            matrix = weight.ndim >= 2 and not name.startswith(("conv_in.", "conv_out."))
+            matrix = weight.ndim >= 2 and not name.startswith(_EDGES)
             (hidden if matrix and config.optimizer == "muon" else rest).append(weight)
         self._parts: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(rest, betas=(0.9, config.adam_beta2), weight_decay=config.weight_decay, fused=True)

@@ -4,16 +4,15 @@ DVC deletes a stage's outputs before it runs it again, so what a killed run has 
 folder of its own, from which the next run with the same fingerprint goes on.
 """
 
-import csv
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ddpm.errors import DdpmError
-from ddpm.files import atomic_path
+from ddpm.files import atomic_path, write_csv
 
 
 class RunFolder:
@@ -52,18 +51,10 @@ class RunFolder:
             shutil.copyfile(kept, temporary)
 
     def write_csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write ``rows``, which share their keys, as a table with a header."""
-        self.write(name, lambda path: _write_csv(path, rows))
+        """Write ``rows``, one or more, which share their keys, as a table with a header."""
+        self.write(name, lambda path: write_csv(path, list(rows[0]), [list(row.values()) for row in rows]))
 
     def discard(self) -> None:
         """Forget the rescue folder: the run is finished."""
         self._lock.release()
         shutil.rmtree(self.rescue)
-
-
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    fields: Iterable[str] = rows[0].keys() if rows else ()
-    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-        table = csv.DictWriter(file, list(fields), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)

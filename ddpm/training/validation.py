@@ -11,22 +11,27 @@ BUCKETS = 4
 class FixedGrid:
     """``count`` held-out images, each with one time and one noise that never change.
 
-    images: uint8 [n, h, w] on the device. The times are spread evenly over 0 … timesteps−1.
+    images: uint8 [n, h, w] on the device. labels: int64 [n] there, or None.
+    The times are spread evenly over 0 … timesteps−1.
     """
 
-    def __init__(self, images: Tensor, timesteps: int, count: int, seed: int) -> None:
+    def __init__(self, images: Tensor, labels: Tensor | None, timesteps: int, count: int, seed: int) -> None:
         count = min(count, len(images))
         generator = torch_generator(seed, "validation")
         chosen = torch.randperm(len(images), generator=generator)[:count].to(images.device)
         self.images = images[chosen]
+        self.labels = None if labels is None else labels[chosen]
         self.t = (torch.arange(count, device=images.device) * timesteps) // count
         self.eps = torch.randn(count, 1, *images.shape[1:], generator=generator).to(images.device)
         self.timesteps = timesteps
 
-    def batches(self, size: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """The grid as batches (images, t, eps) of exactly ``size``; the last wraps round to the grid's beginning."""
+    def batches(self, size: int) -> list[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
+        """The grid as batches (images, t, eps, labels) of exactly ``size``; the last wraps round to the beginning."""
         places = torch.arange(-(-len(self.t) // size) * size, device=self.t.device) % len(self.t)
-        return [(self.images[part], self.t[part], self.eps[part]) for part in places.split(size)]
+        return [
+            (self.images[part], self.t[part], self.eps[part], None if self.labels is None else self.labels[part])
+            for part in places.split(size)
+        ]
 
     def summarize(self, squared_errors: Tensor, weights: Tensor) -> dict[str, float]:
         """Means over the grid, from one squared error per image [≥ count] and the objective's weight of each time [T].

@@ -1,0 +1,100 @@
+"""What the benchmarks share: the pipeline's data, a model to train and draw from for some seconds, and their tables.
+
+They need the outputs of `dvc repro split reference`.
+"""
+
+import argparse
+import copy
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from ruamel.yaml import YAML
+
+from ddpm.config import Config, parse_config
+from ddpm.data.split import ImageSet, read_image_set
+from ddpm.evaluation.classifier import classify, load_classifier
+from ddpm.evaluation.measure import measure_mnist
+from ddpm.evaluation.reference import MnistReference
+from ddpm.files import write_json
+from ddpm.images import to_uint8
+from ddpm.model.checkpoint import Checkpoint, build_schedule, restore_network
+from ddpm.model.denoiser import make_denoiser
+from ddpm.runtime import Runtime
+from ddpm.sampling import Source
+from presets.__main__ import FOLDER, PARAMS, merge
+from stages import REFERENCE, SPLIT
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """A parser that knows --json; the benchmark adds its own."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    return parser
+
+
+def settings(*changes: Mapping[str, Any], preset: str | None = None) -> Config:
+    """params.yaml with a preset and then mappings of dotted keys applied. Raises DdpmError for what does not fit."""
+    yaml = YAML(typ="safe", pure=True)
+    values = copy.deepcopy(yaml.load(PARAMS))
+    if preset:
+        merge(values, yaml.load(FOLDER / f"{preset}.yaml"), preset)
+    for key, value in {key: value for part in changes for key, value in part.items()}.items():
+        section, name = key.split(".")
+        merge(values, {section: {name: value}}, "changes")
+    return parse_config(values, "params.yaml")
+
+
+def digits() -> tuple[ImageSet, ImageSet]:
+    """The training and the validation images of the pipeline. Raises MissingFile before `dvc repro split`."""
+    return read_image_set(SPLIT / "train.npz"), read_image_set(SPLIT / "validation.npz")
+
+
+def source(checkpoint: Checkpoint, config: Config, runtime: Runtime, network: torch.nn.Module | None = None) -> Source:
+    """What `stages.generate` draws from; ``network`` may be one already prepared from this checkpoint."""
+    schedule = build_schedule(checkpoint.diffusion)
+    network = network or prepare(checkpoint, runtime)
+    chosen = config.generate
+    denoiser = partial(make_denoiser, network, checkpoint.diffusion, schedule, runtime, chosen.clip, chosen.guidance)
+    return Source(
+        denoiser, checkpoint.class_shares, schedule, chosen, checkpoint.image_size, config.seed, runtime.device
+    )
+
+
+def prepare(checkpoint: Checkpoint, runtime: Runtime) -> torch.nn.Module:
+    """The network of a checkpoint, on its device and compiled where the runtime says so."""
+    return runtime.compile(runtime.prepare(restore_network(checkpoint, "the checkpoint"), trains=False))
+
+
+def draw(source: Source, count: int, batch: int) -> np.ndarray:
+    """The first ``count`` images as the PNGs would hold them: uint8 [count, 28, 28]."""
+    parts = [to_uint8(source.draw(range(first, first + batch))) for first in range(1, count + 1, batch)]
+    return np.concatenate(parts)[:count]
+
+
+def quality(images: np.ndarray, labels: np.ndarray | None, seed: int) -> dict[str, float]:
+    """The numbers of the `fid` stage for uint8 images [n, 28, 28], by the shipped classifier."""
+    features, probabilities = classify(load_classifier(torch.device("cpu")), images, "measure")
+    known = MnistReference.load(REFERENCE / "mnist.npz")
+    return measure_mnist(features, probabilities, labels, known, 0, seed).numbers
+
+
+def scratch() -> "tempfile.TemporaryDirectory[str]":
+    """A folder that is gone when the block ends."""
+    return tempfile.TemporaryDirectory(prefix="ddpm-benchmark-")
+
+
+def save(rows: Sequence[Mapping[str, Any]], path: Path | None, facts: Mapping[str, Any]) -> None:
+    """Write the rows and the facts about the run as JSON, where a path is given."""
+    if path:
+        write_json(path, {**facts, "rows": list(rows)})
+
+
+def show(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the rows as a table."""
+    print(pd.DataFrame(list(rows)).to_string(index=False, float_format=lambda value: f"{value:.4g}"))

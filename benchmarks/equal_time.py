@@ -1,0 +1,130 @@
+"""The same seconds of training and of drawing for every recipe: `python -m benchmarks.equal_time --help`.
+
+Each recipe is first trained for a few steps and draws one batch; from the speed found, its epochs and sampler steps are
+chosen to fill the time allowed, compiling included. Quality is measured as the `fid` stage does.
+"""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks.common import arguments, digits, draw, prepare, quality, save, scratch, settings, show, source
+from ddpm.config import Config
+from ddpm.data.split import ImageSet
+from ddpm.images import enlarge, tile, write_png
+from ddpm.model.checkpoint import Checkpoint, flops_per_image, load_checkpoint
+from ddpm.runtime import Runtime, choose_runtime
+from ddpm.sampling import CPU_BATCH, CUDA_BATCH, evaluations
+from ddpm.training.loop import Recipe, train
+from ddpm.training.run_folder import RunFolder
+
+TEXTBOOK: dict[str, Any] = {
+    "diffusion.schedule": "linear",
+    "diffusion.target": "eps",
+    "train.optimizer": "adamw",
+    "train.lr": 0.0002,
+    "train.adam_beta2": 0.999,
+    "train.warmup_steps": 0,
+    "train.lr_decay": "none",
+    "train.ema_decay": 0.0,
+    "train.weighting": "none",
+    "train.time_density": "uniform",
+    "train.time_sampling": "uniform",
+    "train.label_dropout": 0.0,
+    "generate.guidance": 1.0,
+    "generate.sampler": "ddpm",
+    "generate.spacing": "even",
+}
+UNCONDITIONAL: dict[str, Any] = {"model.classes": 0, "generate.guidance": 1.0}
+RECIPES: dict[str, tuple[str | None, dict[str, Any]]] = {
+    "default": (None, {}),
+    "default, without labels": (None, UNCONDITIONAL),
+    "default network, textbook training": (None, TEXTBOOK),
+    "default network, textbook, no labels": (None, TEXTBOOK | UNCONDITIONAL),
+    "small U-Net at 28 x 28": (None, {"model.patch_size": 1, "model.channel_multipliers": [1, 2, 2]} | UNCONDITIONAL),
+    "predecessor's recipe, base 32": ("baseline", {"model.base_channels": 32}),
+    "predecessor's recipe, base 64": ("baseline", {"model.base_channels": 64}),
+}
+# No validation or preview on the way: the time is for training.
+QUIET = {"train.validate_every": 10**9, "train.preview_every": 0, "train.validation_images": 64}
+PROBE_STEPS = 12
+
+
+def fit(config: Config, training: ImageSet, validation: ImageSet, runtime: Runtime) -> tuple[Checkpoint, Any, Any]:
+    """Train in a folder of its own; returns the last checkpoint, the results and the cost."""
+    with scratch() as name, RunFolder(Path(name) / "out", Path(name) / "rescue") as folder:
+        recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
+        results, cost = train(recipe, training, validation, runtime, folder, math.inf)
+        return load_checkpoint(folder.output / "last.safetensors"), results, cost
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--train-seconds", type=float, default=480.0)
+    parser.add_argument("--draw-seconds", type=float, default=60.0)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES), metavar="NAME")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="a sheet of 100 digits of each recipe")
+    asked = parser.parse_args()
+    training, validation = digits()
+    rows = []
+    for name in asked.recipes:
+        tqdm.write(f"\n{name}")
+        preset, changes = RECIPES[name]
+        config = settings(changes, QUIET, preset=preset)
+        size = config.train.batch_size
+        flops = flops_per_image(config.model, training.images.shape[-1])
+        runtime = choose_runtime(config.runtime, float("inf"), trains=True)
+        evaluating = choose_runtime(config.runtime, float("inf"))
+        batch = CUDA_BATCH if runtime.device.type == "cuda" else CPU_BATCH
+        probe = settings(changes, QUIET, {"train.epochs": PROBE_STEPS * size / len(training)}, preset=preset)
+        checkpoint, _, cost = fit(probe, training, validation, runtime)
+        images = (asked.train_seconds - cost["train_startup_seconds"]) * cost["train_images_per_second"]
+        epochs = max(images, size) / len(training)
+        checkpoint, results, cost = fit(
+            settings(changes, QUIET, {"train.epochs": epochs}, preset=preset), training, validation, runtime
+        )
+
+        network = prepare(checkpoint, evaluating)
+        drawing = source(checkpoint, settings(changes, {"generate.steps": 2}, preset=preset), evaluating, network)
+        draw(drawing, batch, batch)
+        started = time.perf_counter()
+        draw(drawing, batch, batch)
+        per_evaluation = (time.perf_counter() - started) / evaluations(drawing.config, checkpoint.model.classes)
+        a_step = evaluations(drawing.config, checkpoint.model.classes) / drawing.config.steps
+        batches = math.ceil(asked.images / batch)
+        steps = int(asked.draw_seconds / (batches * per_evaluation * a_step))
+        steps = min(max(steps, 2), config.diffusion.timesteps)
+        config = settings(changes, {"generate.steps": steps}, preset=preset)
+        drawing = source(checkpoint, config, evaluating, network)
+        started = time.perf_counter()
+        sheet = draw(drawing, asked.images, batch)
+        seconds = time.perf_counter() - started
+        found = quality(sheet, drawing.labels(range(1, asked.images + 1)), config.seed)
+        rows.append(
+            {
+                "recipe": name,
+                "mflop": flops / 1e6,
+                "train_s": cost["train_seconds"],
+                "epochs": results["images_seen"] / len(training),
+                "draw_s": seconds,
+                "nfe": evaluations(config.generate, checkpoint.model.classes),
+                "fd_mnist": found["fd_mnist"],
+                "over_floor": found["fd_mnist_over_floor"],
+                "sure_share": found["sure_share"],
+            }
+        )
+        save(rows, asked.json, {"images": asked.images, "floor": found["fd_mnist_floor"], **runtime.describe()})
+        if asked.pictures:
+            asked.pictures.mkdir(parents=True, exist_ok=True)
+            slug = "".join(letter if letter.isalnum() else "_" for letter in name)
+            write_png(asked.pictures / f"{slug}.png", enlarge(tile(sheet[:100], 10), 2))
+        show(rows[-1:])
+    show(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""How seconds and memory grow: `python -m benchmarks.scaling --help`.
+
+Along each axis the other sizes stay as params.yaml says. Every point is measured in a process of its own, so that its
+peak memory is its own; the networks are untrained, which changes no speed, and not compiled. The exponent is the slope
+of a least-squares line through the logarithms: 1 is proportional, 0 does not grow.
+"""
+
+import multiprocessing
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmarks.common import arguments, save, scratch, settings, show, source
+from ddpm.data.split import ImageSet
+from ddpm.model.checkpoint import Checkpoint, build_network
+from ddpm.runtime import choose_runtime, peak_memory_bytes, worker_count
+from ddpm.sampling import generate
+from ddpm.training.loop import Recipe, train
+from ddpm.training.run_folder import RunFolder
+
+# (axis, what is measured, values, what else is set)
+AXES: list[tuple[str, str, list[int], dict[str, Any]]] = [
+    ("images", "draw", [10_000, 30_000, 100_000], {"generate.steps": 1}),
+    ("steps", "draw", [5, 10, 20, 40], {"generate.num_images": 1000}),
+    ("base_channels", "draw", [16, 32, 64, 128], {"generate.num_images": 500, "generate.steps": 5}),
+    ("image_size", "draw", [14, 28, 56, 112], {"generate.num_images": 500, "generate.steps": 5}),
+    ("base_channels", "train", [16, 32, 64, 128], {}),
+    ("image_size", "train", [14, 28, 56, 112], {}),
+    ("batch_size", "train", [16, 32, 64, 128, 256], {}),
+]
+KEYS = {
+    "images": "generate.num_images",
+    "steps": "generate.steps",
+    "base_channels": "model.base_channels",
+    "batch_size": "train.batch_size",
+}
+TRAIN_STEPS = 30
+
+
+def point(kind: str, axis: str, value: int, fixed: dict[str, Any]) -> tuple[float, float]:
+    """Seconds (of all images, or of one training step) and peak MiB."""
+    changes: dict[str, Any] = {"generate.guidance": 1.0, "generate.trajectories": 1, "generate.output_size": 28} | fixed
+    if axis in KEYS:
+        changes[KEYS[axis]] = value
+    size = value if axis == "image_size" else 28
+    config = settings(changes)
+    runtime = choose_runtime(config.runtime.model_copy(update={"compile": "off"}), 0.0)
+    with scratch() as name:
+        folder = Path(name)
+        if kind == "draw":
+            torch.manual_seed(0)
+            weights = dict(build_network(config.model).named_parameters())
+            shares = [1 / config.model.classes] * config.model.classes
+            checkpoint = Checkpoint(config.model, config.diffusion, size, shares, {}, {"ema": weights})
+            cost, _ = generate(source(checkpoint, config, runtime), folder, "auto", worker_count("auto"))
+            return cost["generate_seconds"], peak_memory_bytes(runtime) / 2**20
+        count = TRAIN_STEPS * config.train.batch_size
+        generator = np.random.default_rng(0)
+        images = generator.integers(256, size=(count, size, size), dtype=np.uint8)
+        training = ImageSet(images, generator.integers(10, size=count, dtype=np.uint8), np.arange(count))
+        quiet = {"train.epochs": 1.0, "train.validate_every": 10**9, "train.preview_every": 0}
+        config = settings(changes, quiet, {"train.validation_images": 1})
+        recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
+        with RunFolder(folder / "out", folder / "rescue") as run:
+            _, cost = train(recipe, training, training, runtime, run, float("inf"))
+        return config.train.batch_size / cost["train_images_per_second"], peak_memory_bytes(runtime) / 2**20
+
+
+def exponent(x: list[float], y: list[float]) -> float:
+    """Slope of log y over log x."""
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+
+
+def main() -> None:
+    asked = arguments(__doc__).parse_args()
+    rows, slopes = [], []
+    context = multiprocessing.get_context("spawn")
+    for axis, kind, values, fixed in AXES:
+        found = []
+        for value in tqdm(values, desc=f"{kind} by {axis}"):
+            started = time.perf_counter()
+            with context.Pool(1) as pool:
+                seconds, mebibytes = pool.apply(partial(point, kind, axis, value, fixed))
+            found.append((seconds, mebibytes))
+            whole = time.perf_counter() - started
+            rows.append(
+                {
+                    "work": kind,
+                    "axis": axis,
+                    "value": value,
+                    "seconds": seconds,
+                    "peak_mib": mebibytes,
+                    "whole_s": whole,
+                }
+            )
+        slopes.append(
+            {
+                "work": kind,
+                "axis": axis,
+                "seconds_exponent": exponent(values, [seconds for seconds, _ in found]),
+                "memory_exponent": exponent(values, [mebibytes for _, mebibytes in found]),
+            }
+        )
+        save(rows, asked.json, {"exponents": slopes})
+    show(rows)
+    show(slopes)
+
+
+if __name__ == "__main__":
+    main()
