@@ -9,9 +9,10 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.common import arguments, save, settings, show
+from ddpm.config import Config
 from ddpm.diffusion.process import normalize, q_sample, target_of
 from ddpm.model.checkpoint import build_network, build_schedule, flops_per_image
 from ddpm.model.ema import Ema
@@ -45,6 +46,20 @@ def gemm_flops(runtime: Runtime, size: int = 2048) -> float:
     return 2 * size**3 * rate(lambda: a @ a, runtime)
 
 
+def prepared(config: Config, runtime: Runtime, *, trains: bool) -> tuple[Loss, nn.Module]:
+    """The training loss of an untrained network, told no labels, and that network."""
+    network = runtime.prepare(build_network(config.model), trains=trains)
+    alpha_bar = build_schedule(config.diffusion).alpha_bar.float().to(runtime.device)[:, None, None, None]
+
+    def errors(images: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        x_0 = normalize(images)
+        with runtime.autocast():
+            prediction = network(q_sample(x_0, alpha_bar[t], eps), t)
+        return (prediction.float() - target_of(config.diffusion.target, x_0, alpha_bar[t], eps)).square().mean()
+
+    return runtime.compile(errors), network
+
+
 def step(loss: Loss, batch: Batch, optimizer: Optimizer, ema: Ema) -> None:
     """One training step."""
     loss(*batch).backward()
@@ -62,37 +77,21 @@ def main() -> None:
     asked = arguments(__doc__).parse_args()
     config = settings()
     flops = flops_per_image(config.model, 28)
-    schedule = build_schedule(config.diffusion)
     rows = []
     for compiled in (False, True):
         runtime = choose_runtime(config.runtime.model_copy(update={"compile": "on" if compiled else "off"}), 0.0)
         peak = gemm_flops(runtime)
-        alpha_bar = schedule.alpha_bar.float().to(runtime.device)[:, None, None, None]
-        network = runtime.prepare(build_network(config.model), trains=kind == "train")
-        optimizer, ema = Optimizer(network, config.train), Ema(network, config.train.ema_decay)
-
-        def errors(
-            images: Tensor,
-            t: Tensor,
-            eps: Tensor,
-            network: torch.nn.Module = network,
-            runtime: Runtime = runtime,
-            alpha_bar: Tensor = alpha_bar,
-        ) -> Tensor:
-            x_0 = normalize(images)
-            with runtime.autocast():
-                prediction = network(q_sample(x_0, alpha_bar[t], eps), t)
-            return (prediction.float() - target_of(config.diffusion.target, x_0, alpha_bar[t], eps)).square().mean()
-
-        loss = runtime.compile(errors)
         for kind, sizes in BATCHES.items():
+            loss, network = prepared(config, runtime, trains=kind == "train")
+            optimizer, ema = Optimizer(network, config.train), Ema(network, config.train.ema_decay)
             for size in sizes:
-                images = torch.randint(256, (size, 28, 28), dtype=torch.uint8, device=runtime.device)
-                t = torch.randint(len(schedule), (size,), device=runtime.device)
-                eps = torch.randn(size, 1, 28, 28, device=runtime.device)
-
-                work = partial(step if kind == "train" else evaluate, loss, (images, t, eps))
-                speed = size * rate(partial(work, optimizer, ema) if kind == "train" else work, runtime)
+                batch = (
+                    torch.randint(256, (size, 28, 28), dtype=torch.uint8, device=runtime.device),
+                    torch.randint(config.diffusion.timesteps, (size,), device=runtime.device),
+                    torch.randn(size, 1, 28, 28, device=runtime.device),
+                )
+                work = partial(step, loss, batch, optimizer, ema) if kind == "train" else partial(evaluate, loss, batch)
+                speed = size * rate(work, runtime)
                 share = speed * flops * (BACKWARD if kind == "train" else 1.0) / peak
                 mode = "compiled" if compiled else "eager"
                 row = {"work": kind, "batch": size, "mode": mode, "images_per_second": speed}

@@ -90,7 +90,7 @@ def test_metrics_hold_quality_cost_and_counts(reproduced: str, clone: Path):
     assert fid["fd_mnist_low"] < fid["fd_mnist"] < fid["fd_mnist_high"]
     assert fid["fd_mnist"] > fid["fd_mnist_floor"] > 0
     assert fid["fd_mnist_over_floor"] == pytest.approx(fid["fd_mnist"] / fid["fd_mnist_floor"])
-    assert train["steps"] * 64 == train["images_seen"]
+    assert train["steps"] * 128 == train["images_seen"]
     assert 0 < train["val_loss"] < 1.1
     assert cost["train_peak_memory_mib"] > 100
     assert cost["device"]
@@ -122,6 +122,37 @@ def test_where_and_how_fast_reruns_nothing(reproduced: str, clone: Path):
     params.write_text(before.replace("checkpoint_every_seconds: 60", "checkpoint_every_seconds: 61"))
     assert params.read_text() != before
     assert stages_run(run_in(clone, "dvc", "repro")) == []
+    params.write_text(before)
+
+
+def test_every_image_has_the_label_it_was_drawn_with(reproduced: str, clone: Path):
+    rows = (clone / "data/labels.csv").read_text().split()
+    assert rows[0] == "image,digit"
+    assert [row.split(",")[0] for row in rows[1:]] == [str(number) for number in range(1, 257)]
+    assert {row.split(",")[1] for row in rows[1:]} == set("0123456789")
+    assert 0 <= metrics(clone, "fid")["label_agreement"] <= 1 == round(metrics(clone, "fid")["label_agreement_real"], 1)
+
+
+def test_the_benchmarks_run_on_its_results(reproduced: str, clone: Path, tmp_path: Path):
+    params = clone / "params.yaml"
+    before = params.read_text()
+    params.write_text(before.replace("compile: auto", 'compile: "off"'))
+    assert params.read_text() != before
+    small = ("--images", "200", "--json", str(tmp_path / "found.json"))
+    python = (sys.executable, "-m")
+    samplers = ("--steps", "2", "3", "--samplers", "ddpm", "heun", "--plot", str(tmp_path / "plot.png"))
+    run_in(clone, *python, "benchmarks.samplers", *small, *samplers)
+    rows = json.loads((tmp_path / "found.json").read_text())["rows"]
+    assert [(row["sampler"], row["steps"]) for row in rows] == [("ddpm", 2), ("heun", 2), ("ddpm", 3), ("heun", 3)]
+    assert rows[1]["nfe"] / rows[0]["nfe"] == 3 / 2
+    assert all(row["fd_mnist"] > 10 for row in rows)
+    with Image.open(tmp_path / "plot.png") as picture:
+        assert picture.width > 400
+    seconds = ("--train-seconds", "4", "--draw-seconds", "1", "--recipes", "default", "default, without labels")
+    run_in(clone, *python, "benchmarks.equal_time", *small, *seconds)
+    rows = json.loads((tmp_path / "found.json").read_text())["rows"]
+    assert len(rows) == 2
+    assert all(1 < row["train_s"] < 16 and row["nfe"] >= 2 and row["fd_mnist"] > 10 for row in rows)
     params.write_text(before)
 
 

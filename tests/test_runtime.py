@@ -44,6 +44,20 @@ def test_matrix_products_have_the_chosen_precision(precision: torch.dtype, found
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == found
 
 
+def test_a_network_that_is_only_evaluated_is_not_compiled_on_a_cpu(configure: Callable[..., Config]):
+    settings = configure({"runtime.device": "cpu", "runtime.compile": "auto"}).runtime
+    assert not choose_runtime(settings, 1e18).compiled
+
+
+@pytest.mark.parametrize(
+    ("compiled", "trains", "last"), [(False, True, False), (False, False, True), (True, True, True)]
+)
+def test_weights_lie_in_the_order_that_is_fastest(compiled: bool, trains: bool, last: bool):
+    runtime = Runtime(torch.device("cpu"), torch.float32, compiled)
+    layer = runtime.prepare(torch.nn.Conv2d(4, 4, 3), trains=trains)
+    assert layer.weight.is_contiguous(memory_format=torch.channels_last) == last
+
+
 def test_the_description_is_plain_values(cpu: Runtime):
     described = cpu.describe()
     assert json.loads(json.dumps(described)) == described

@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.common import settings
+from benchmarks.equal_time import QUIET, RECIPES
+from benchmarks.samplers import COMMON, SAMPLERS
+from benchmarks.scaling import exponent, point
+from ddpm.errors import DdpmError
+
+
+@pytest.fixture(autouse=True)
+def _from_the_repository(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0, 2.5])
+def test_the_exponent_of_a_power_law_is_its_power(power: float):
+    x = [1.0, 3.0, 10.0]
+    assert exponent(x, [7 * value**power for value in x]) == pytest.approx(power, abs=1e-12)
+
+
+def test_more_channels_take_more_seconds_and_images_no_more_memory():
+    few, many = (point("draw", "base_channels", n, {"generate.num_images": 60, "generate.steps": 3}) for n in (8, 96))
+    assert 0 < few[0] < many[0]
+    assert 0 < few[1] <= many[1]
+
+
+def test_a_training_step_is_measured():
+    seconds, mebibytes = point("train", "batch_size", 4, {"model.base_channels": 8})
+    assert 0 < seconds < 10
+    assert 100 < mebibytes < 10_000
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_fits_the_parameters(name: str):
+    preset, changes = RECIPES[name]
+    config = settings(changes, QUIET, preset=preset)
+    assert config.train.preview_every == 0
+    if name != "default":
+        assert config != settings(QUIET)
+
+
+def test_samplers_differ_from_one_another():
+    assert len({settings(COMMON, changes).generate for changes in SAMPLERS.values()}) == len(SAMPLERS)
+
+
+def test_an_unknown_setting_is_refused():
+    with pytest.raises(DdpmError, match="unknown key"):
+        settings({"train.learning_rate": np.pi})
