@@ -60,7 +60,16 @@ def source(checkpoint: Checkpoint, config: Config, runtime: Runtime, network: to
     schedule = build_schedule(checkpoint.diffusion)
     network = network or prepare(checkpoint, runtime)
     chosen = config.generate
-    denoiser = partial(make_denoiser, network, checkpoint.diffusion, schedule, runtime, chosen.clip, chosen.guidance)
+    denoiser = partial(
+        make_denoiser,
+        network,
+        checkpoint.diffusion,
+        schedule,
+        runtime,
+        chosen.clip,
+        chosen.guidance,
+        chosen.guidance_interval,
+    )
     return Source(
         denoiser, checkpoint.class_shares, schedule, chosen, checkpoint.image_size, config.seed, runtime.device
     )

@@ -17,7 +17,7 @@ from ddpm.data.split import ImageSet
 from ddpm.images import enlarge, tile, write_png
 from ddpm.model.checkpoint import Checkpoint, flops_per_image, load_checkpoint
 from ddpm.runtime import Runtime, choose_runtime
-from ddpm.sampling import CPU_BATCH, CUDA_BATCH, evaluations
+from ddpm.sampling import CPU_BATCH, CUDA_BATCH, Source, evaluations
 from ddpm.training.loop import Recipe, train
 from ddpm.training.run_folder import RunFolder
 
@@ -61,6 +61,12 @@ def fit(config: Config, training: ImageSet, validation: ImageSet, runtime: Runti
         return load_checkpoint(folder.output / "last.safetensors"), results, cost
 
 
+def nfe(drawing: Source, steps: int | None = None) -> int:
+    """Network evaluations per image, with another number of steps if one is given."""
+    config = drawing.config.model_copy(update={"steps": steps or drawing.config.steps})
+    return evaluations(config, drawing.schedule, len(drawing.class_shares))
+
+
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--train-seconds", type=float, default=480.0)
@@ -93,11 +99,12 @@ def main() -> None:
         draw(drawing, batch, batch)
         started = time.perf_counter()
         draw(drawing, batch, batch)
-        per_evaluation = (time.perf_counter() - started) / evaluations(drawing.config, checkpoint.model.classes)
-        a_step = evaluations(drawing.config, checkpoint.model.classes) / drawing.config.steps
-        batches = math.ceil(asked.images / batch)
-        steps = int(asked.draw_seconds / (batches * per_evaluation * a_step))
-        steps = min(max(steps, 2), config.diffusion.timesteps)
+        per_evaluation = (time.perf_counter() - started) / nfe(drawing)
+        # Half of this many evaluations as steps always fits; guidance decides how many more do.
+        allowed = int(asked.draw_seconds / (math.ceil(asked.images / batch) * per_evaluation))
+        choices = range(max(2, allowed // 2), min(allowed, config.diffusion.timesteps) + 1)
+        fitting = [n for n in choices if nfe(drawing, n) <= allowed]
+        steps = max(fitting, default=2)
         config = settings(changes, {"generate.steps": steps}, preset=preset)
         drawing = source(checkpoint, config, evaluating, network)
         started = time.perf_counter()
@@ -111,7 +118,7 @@ def main() -> None:
                 "train_s": cost["train_seconds"],
                 "epochs": results["images_seen"] / len(training),
                 "draw_s": seconds,
-                "nfe": evaluations(config.generate, checkpoint.model.classes),
+                "nfe": nfe(drawing),
                 "fd_mnist": found["fd_mnist"],
                 "over_floor": found["fd_mnist_over_floor"],
                 "sure_share": found["sure_share"],

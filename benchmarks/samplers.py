@@ -56,7 +56,7 @@ def main() -> None:
         row = {
             "sampler": name,
             "steps": steps,
-            "nfe": evaluations(config.generate, checkpoint.model.classes),
+            "nfe": evaluations(config.generate, drawing.schedule, checkpoint.model.classes),
             "fd_mnist": found["fd_mnist"],
             "over_floor": found["fd_mnist_over_floor"],
             "sure_share": found["sure_share"],

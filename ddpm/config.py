@@ -103,6 +103,7 @@ class GenerateConfig(_Section):
     draw: CountOrZero
     digits: Literal["all"] | Annotated[tuple[CountOrZero, ...], Field(min_length=1)]
     guidance: NotNegative
+    guidance_interval: tuple[NotNegative, NotNegative]
     sampler: Literal["ddpm", "ddim", "dpmpp_2m", "heun"]
     steps: Count
     spacing: Literal["even", "log_snr"]

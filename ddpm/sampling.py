@@ -25,6 +25,7 @@ from ddpm.diffusion.samplers import (
 from ddpm.diffusion.schedule import Schedule, even_times, log_snr_times, respace
 from ddpm.errors import DdpmError
 from ddpm.images import to_uint8, write_rgb_pngs
+from ddpm.model.denoiser import is_guided
 
 MAX_FRAMES = 101
 CPU_BATCH = 250
@@ -44,10 +45,19 @@ def make_sampler(config: GenerateConfig) -> Sampler:
             return heun_sampler()
 
 
-def evaluations(config: GenerateConfig, classes: int) -> int:
+def taken_steps(config: GenerateConfig, schedule: Schedule) -> Schedule:
+    """The steps of the sampling run: the training's schedule, respaced."""
+    spread = log_snr_times if config.spacing == "log_snr" else even_times
+    return respace(schedule, spread(schedule, config.steps))
+
+
+def evaluations(config: GenerateConfig, schedule: Schedule, classes: int) -> int:
     """Network evaluations per image (NFE) of a network that is told ``classes`` labels, 0 for none."""
-    denoised = 2 * config.steps - 1 if config.sampler == "heun" else config.steps
-    return denoised * (2 if classes and config.guidance != 1.0 else 1)
+    times = taken_steps(config, schedule).times
+    if config.sampler == "heun":
+        times = torch.cat([times, times[:-1]])
+    guided = is_guided(schedule.alpha_bar, config.guidance, config.guidance_interval)[times]
+    return len(times) + (int(guided.sum()) if classes else 0)
 
 
 def spread_labels(numbers: Sequence[int], shares: Sequence[float]) -> np.ndarray:
@@ -81,10 +91,8 @@ class Source:
 
     @property
     def steps(self) -> Schedule:
-        """The steps taken, a respaced schedule."""
-        if self.config.spacing == "log_snr":
-            return respace(self.schedule, log_snr_times(self.schedule, self.config.steps))
-        return respace(self.schedule, even_times(len(self.schedule), self.config.steps))
+        """The steps taken."""
+        return taken_steps(self.config, self.schedule)
 
     def labels(self, numbers: Sequence[int]) -> np.ndarray | None:
         """The label that each image is drawn with, int64 [n], by ``config.digits``; None for a network without labels.

@@ -19,7 +19,7 @@ def generate_stage(config: Config) -> None:
     schedule = build_schedule(checkpoint.diffusion)
     if config.generate.steps > len(schedule):
         raise DdpmError(f"generate.steps={config.generate.steps} exceeds the {len(schedule)} timesteps of {path}.")
-    nfe = evaluations(config.generate, checkpoint.model.classes)
+    nfe = evaluations(config.generate, schedule, checkpoint.model.classes)
     flops = flops_per_image(checkpoint.model, checkpoint.image_size) * nfe * config.generate.num_images
     runtime = choose_runtime(config.runtime, flops)
     denoiser = partial(
@@ -30,6 +30,7 @@ def generate_stage(config: Config) -> None:
         runtime,
         config.generate.clip,
         config.generate.guidance,
+        config.generate.guidance_interval,
     )
     source = Source(
         denoiser,

@@ -85,7 +85,7 @@ def test_first_and_last_layers_biases_and_norms_are_adamws(configure: Callable[.
         Optimizer(network, config.train.model_copy(update={"optimizer": name})).step(1.0)
         by_optimizer[name] = weights_of(network)
     for name, weight in by_optimizer["muon"].items():
-        hidden = weight.ndim >= 2 and name.split(".")[0] not in ("conv_in", "conv_out")
+        hidden = weight.ndim >= 2 and name.split(".")[0] not in ("conv_in", "conv_out", "label_embedding")
         assert torch.equal(weight, by_optimizer["adamw"][name]) != hidden, name
 
 

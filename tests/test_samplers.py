@@ -33,7 +33,7 @@ class CountedNoise:
 
 
 def spaced(schedule: Schedule, steps: int) -> Schedule:
-    return respace(schedule, even_times(len(schedule), steps))
+    return respace(schedule, even_times(schedule, steps))
 
 
 @pytest.fixture(params=SAMPLERS.values(), ids=SAMPLERS.keys())

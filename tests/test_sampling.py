@@ -15,7 +15,7 @@ from ddpm.diffusion.schedule import cosine_schedule
 from ddpm.errors import DdpmError
 from ddpm.images import read_pngs, to_uint8
 from ddpm.model.checkpoint import build_network, build_schedule
-from ddpm.model.denoiser import make_denoiser
+from ddpm.model.denoiser import EVERYWHERE, is_guided, make_denoiser
 from ddpm.model.unet import WITHHELD
 from ddpm.runtime import Runtime
 from ddpm.sampling import MAX_FRAMES, Source, evaluations, generate, spread_labels
@@ -57,7 +57,16 @@ def network_source(tiny: Callable[..., Config], cpu: Runtime) -> Callable[..., S
                 weight.normal_(std=0.05)
         schedule = build_schedule(config.diffusion)
         generate = config.generate
-        denoiser = partial(make_denoiser, network, config.diffusion, schedule, cpu, generate.clip, generate.guidance)
+        denoiser = partial(
+            make_denoiser,
+            network,
+            config.diffusion,
+            schedule,
+            cpu,
+            generate.clip,
+            generate.guidance,
+            generate.guidance_interval,
+        )
         shares = [1 / config.model.classes] * config.model.classes
         return Source(denoiser, shares, schedule, generate, 28, config.seed, cpu.device)
 
@@ -211,7 +220,8 @@ def test_labels_decide_the_image_and_guidance_goes_along_the_difference(network_
     told, withheld = torch.tensor([0, 1, 2, 3]), torch.full((4,), WITHHELD)
 
     def predict(guidance: float, labels: Tensor) -> Tensor:
-        source = network_source({"generate.clip": False, "generate.guidance": guidance})
+        everywhere = {"generate.guidance_interval": [0.0, 1e9]}
+        source = network_source({"generate.clip": False, "generate.guidance": guidance} | everywhere)
         return source.make_denoiser(labels)(x_t, 50)
 
     told_alone, free = predict(1.0, told), predict(1.0, withheld)
@@ -231,6 +241,16 @@ def test_evaluations_are_those_the_network_makes(
     network = build_network(config.model).eval()
     network.register_forward_hook(lambda *_: calls.append(1))
     schedule = build_schedule(config.diffusion)
-    denoiser = partial(make_denoiser, network, config.diffusion, schedule, cpu, True, guidance)
+    interval = config.generate.guidance_interval
+    denoiser = partial(make_denoiser, network, config.diffusion, schedule, cpu, True, guidance, interval)
     Source(denoiser, [0.1] * 10, schedule, config.generate, 28, 1, cpu.device).draw([1, 2])
-    assert len(calls) == evaluations(config.generate, 10)
+    once = 13 if config.generate.sampler == "heun" else 7
+    assert len(calls) == evaluations(config.generate, schedule, 10)
+    assert once < len(calls) < 2 * once if guidance != 1.0 else len(calls) == once
+
+
+def test_guidance_stays_within_its_interval_of_noise_over_signal():
+    alpha_bar = torch.tensor([0.9, 0.5, 0.2, 0.01], dtype=torch.float64)  # σ = 1/3, 1, 2, 9.95
+    assert is_guided(alpha_bar, 1.5, (0.5, 2.5)).tolist() == [False, True, True, False]
+    assert is_guided(alpha_bar, 1.5, EVERYWHERE).tolist() == [True] * 4
+    assert is_guided(alpha_bar, 1.0, EVERYWHERE).tolist() == [False] * 4

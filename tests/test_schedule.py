@@ -71,7 +71,7 @@ def test_posterior_variance_is_below_beta(schedule: Schedule):
 @pytest.mark.parametrize("name", ["linear", "cosine"])
 def test_respacing_keeps_alpha_bar_at_the_kept_times(name: str, steps: int):
     whole = SCHEDULES[name]
-    times = even_times(1000, steps)
+    times = even_times(cosine_schedule(1000), steps)
     kept = respace(whole, times)
     assert torch.equal(kept.times, times)
     np.testing.assert_allclose(kept.alpha_bar, whole.alpha_bar[times], rtol=1e-11, atol=1e-15)
@@ -96,7 +96,7 @@ def test_respacing_twice_is_respacing_once():
     ("total", "steps"), [(1000, 2), (1000, 3), (1000, 25), (1000, 999), (1000, 1000), (7, 5), (2, 2)]
 )
 def test_even_times_rise_from_the_first_time_to_the_last(total: int, steps: int):
-    times = even_times(total, steps)
+    times = even_times(cosine_schedule(total), steps)
     gaps = times.diff()
     assert len(times) == steps
     assert times[0] == 0
@@ -106,7 +106,7 @@ def test_even_times_rise_from_the_first_time_to_the_last(total: int, steps: int)
 
 
 def test_a_single_step_is_taken_from_pure_noise():
-    assert even_times(1000, 1).tolist() == [999]
+    assert even_times(cosine_schedule(1000), 1).tolist() == [999]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 25, 100, 999, 1000])

@@ -60,11 +60,12 @@ def respace(schedule: Schedule, times: Tensor) -> Schedule:
     return Schedule(1.0 - alpha_bar / previous, schedule.times[times])
 
 
-def even_times(total: int, steps: int) -> Tensor:
-    """``steps`` times spread evenly over 0 … total−1, both ends among them (the last alone for one step).
+def even_times(schedule: Schedule, steps: int) -> Tensor:
+    """``steps`` times spread evenly over those of ``schedule``, both ends among them (the last alone for one step).
 
-    Returns int64 [steps], increasing. Requires 1 ≤ steps ≤ total.
+    Returns int64 [steps], increasing. Requires 1 ≤ steps ≤ the schedule's steps.
     """
+    total = len(schedule)
     if steps == 1:
         return torch.tensor([total - 1])
     return torch.linspace(0, total - 1, steps, dtype=torch.float64).round().long()

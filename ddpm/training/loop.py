@@ -131,7 +131,7 @@ def train(
     def preview(step: int) -> None:
         count = PREVIEW_COLUMNS**2
         noise = ImageNoise(recipe.seed, 0, range(1, count + 1), (1, image_size, image_size), device)
-        steps = respace(schedule, even_times(len(schedule), config.preview_steps))
+        steps = respace(schedule, even_times(schedule, config.preview_steps))
         told = None if labels is None else torch.arange(count, device=device) % recipe.model.classes
         denoise = make_denoiser(network, diffusion, schedule, runtime, clip=True, labels=told)
         with averaged(), torch.no_grad():

@@ -27,7 +27,7 @@ class Optimizer:
     """One step over all weights, whichever optimizers they are divided among.
 
     "adamw": Loshchilov & Hutter 2019, on everything. "muon": `Muon` on the weights of hidden layers, AdamW on first and
-    last layers, biases and norms; one ``lr`` serves both.
+    last layers, the labels' embedding, biases and norms; one ``lr`` serves both.
     """
 
     def __init__(self, network: nn.Module, config: TrainConfig) -> None:
