@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks.common import settings
 from benchmarks.equal_time import QUIET, RECIPES
+from benchmarks.page import PAGE, cell, refreshed, table
 from benchmarks.samplers import COMMON, SAMPLERS
 from benchmarks.scaling import exponent, point
 from ddpm.errors import DdpmError
@@ -49,3 +50,22 @@ def test_samplers_differ_from_one_another():
 def test_an_unknown_setting_is_refused():
     with pytest.raises(DdpmError, match="unknown key"):
         settings({"train.learning_rate": np.pi})
+
+
+def test_the_page_shows_the_results_as_they_are():
+    page = PAGE.read_text()
+    assert page.count("<!-- end -->") >= 3
+    assert refreshed(page) == page, "run `python -m benchmarks.page`"
+
+
+def test_cells_are_read_easily():
+    assert [cell(value) for value in (0.123456, 1234.5, 12.0, 5, 60_000, "ddpm", 98.76)] == [
+        "0.123",
+        "1,234",
+        "12",
+        "5",
+        "60,000",
+        "ddpm",
+        "98.8",
+    ]
+    assert table([{"a": 1, "b": 0.5}, {"a": 2, "b": 1.0}]) == "| a | b |\n| --- | --- |\n| 1 | 0.5 |\n| 2 | 1 |"

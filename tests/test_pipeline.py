@@ -179,6 +179,7 @@ def test_run_again_by_force_it_gives_the_same_bits(reproduced: str, clone: Path)
     ("setting", "expected"),
     [
         ("visualize.snapshots=4", ["visualize"]),
+        ("generate.digits=[3,8]", ["generate", "fid", "visualize", "summary"]),
         ("generate.steps=4", ["generate", "fid", "visualize", "summary"]),
         ("model.base_channels=8", ["train", "generate", "fid", "visualize", "summary"]),
     ],
