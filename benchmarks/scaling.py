@@ -7,7 +7,7 @@ of a least-squares line through the logarithms: 1 is proportional, 0 does not gr
 
 import multiprocessing
 import time
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,8 @@ def main() -> None:
         found = []
         for value in tqdm(values, desc=f"{kind} by {axis}"):
             started = time.perf_counter()
-            with context.Pool(1) as pool:
-                seconds, mebibytes = pool.apply(partial(point, kind, axis, value, fixed))
+            with ProcessPoolExecutor(1, context) as pool:
+                seconds, mebibytes = pool.submit(point, kind, axis, value, fixed).result()
             found.append((seconds, mebibytes))
             whole = time.perf_counter() - started
             rows.append(
