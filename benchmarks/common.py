@@ -4,10 +4,8 @@ They need the outputs of `dvc repro split reference`.
 """
 
 import argparse
-import copy
-import tempfile
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from ruamel.yaml import YAML
 
 from ddpm.config import Config, parse_config
 from ddpm.data.split import ImageSet, read_image_set
-from ddpm.evaluation.classifier import classify, load_classifier
+from ddpm.evaluation.classifier import Classifier, classify, load_classifier
 from ddpm.evaluation.measure import measure_mnist
 from ddpm.evaluation.reference import MnistReference
 from ddpm.files import write_json
@@ -41,7 +39,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 def settings(*changes: Mapping[str, Any], preset: str | None = None) -> Config:
     """params.yaml with a preset and then mappings of dotted keys applied. Raises DdpmError for what does not fit."""
     yaml = YAML(typ="safe", pure=True)
-    values = copy.deepcopy(yaml.load(PARAMS))
+    values = yaml.load(PARAMS)
     if preset:
         merge(values, yaml.load(FOLDER / f"{preset}.yaml"), preset)
     for key, value in {key: value for part in changes for key, value in part.items()}.items():
@@ -88,14 +86,15 @@ def draw(source: Source, count: int, batch: int) -> np.ndarray:
 
 def quality(images: np.ndarray, labels: np.ndarray | None, seed: int) -> dict[str, float]:
     """The numbers of the `fid` stage for uint8 images [n, 28, 28], by the shipped classifier."""
-    features, probabilities = classify(load_classifier(torch.device("cpu")), images, "measure")
-    known = MnistReference.load(REFERENCE / "mnist.npz")
+    classifier, known = yardstick()
+    features, probabilities = classify(classifier, images, "measure")
     return measure_mnist(features, probabilities, labels, known, 0, seed).numbers
 
 
-def scratch() -> "tempfile.TemporaryDirectory[str]":
-    """A folder that is gone when the block ends."""
-    return tempfile.TemporaryDirectory(prefix="ddpm-benchmark-")
+@cache
+def yardstick() -> tuple[Classifier, MnistReference]:
+    """The shipped classifier and the real digits by it, read once for all rows."""
+    return load_classifier(torch.device("cpu")), MnistReference.load(REFERENCE / "mnist.npz")
 
 
 def save(rows: Sequence[Mapping[str, Any]], path: Path | None, facts: Mapping[str, Any]) -> None:

@@ -8,11 +8,12 @@ a minute for each recipe). Quality is measured as the `fid` stage does.
 import math
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.common import arguments, digits, draw, prepare, quality, save, scratch, settings, show, source
+from benchmarks.common import arguments, digits, draw, prepare, quality, save, settings, show, source
 from ddpm.config import Config
 from ddpm.data.split import ImageSet
 from ddpm.images import enlarge, tile, write_png
@@ -56,7 +57,7 @@ PROBE_STEPS = 12
 
 def fit(config: Config, training: ImageSet, validation: ImageSet, runtime: Runtime) -> tuple[Checkpoint, Any, Any]:
     """Train in a folder of its own; returns the last checkpoint, the results and the cost."""
-    with scratch() as name, RunFolder(Path(name) / "out", Path(name) / "rescue") as folder:
+    with TemporaryDirectory() as name, RunFolder(Path(name) / "out", Path(name) / "rescue") as folder:
         recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
         results, cost = train(recipe, training, validation, runtime, folder, math.inf)
         return load_checkpoint(folder.output / "last.safetensors"), results, cost

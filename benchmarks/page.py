@@ -17,7 +17,7 @@ _PLACE = re.compile(r"<!-- (\w+)(?::(\w+))? -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def cell(value: object) -> str:
-    """A value as a reader wants it: four significant digits, no exponents, thousands set apart."""
+    """A value as a reader wants it: three significant digits, thousands set apart."""
     if not isinstance(value, float):
         return f"{value:,}" if isinstance(value, int) else str(value)
     if abs(value) >= 1000:

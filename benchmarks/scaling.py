@@ -9,13 +9,14 @@ import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.common import arguments, save, scratch, settings, show, source
+from benchmarks.common import arguments, save, settings, show, source
 from ddpm.data.split import ImageSet
 from ddpm.model.checkpoint import Checkpoint, build_network
 from ddpm.runtime import choose_runtime, peak_memory_bytes, worker_count
@@ -50,7 +51,7 @@ def point(kind: str, axis: str, value: int, fixed: dict[str, Any]) -> tuple[floa
     size = value if axis == "image_size" else 28
     config = settings(changes)
     runtime = choose_runtime(config.runtime.model_copy(update={"compile": "off"}), 0.0)
-    with scratch() as name:
+    with TemporaryDirectory() as name:
         folder = Path(name)
         if kind == "draw":
             torch.manual_seed(0)
