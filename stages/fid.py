@@ -3,14 +3,13 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
 from ddpm.config import Config
 from ddpm.data.sources import load_mnist
 from ddpm.evaluation.classifier import WEIGHTS_SHA256, classify, load_classifier
 from ddpm.evaluation.inception import choose_weights, inception_features, load_inception
-from ddpm.evaluation.measure import measure_inception, measure_mnist, to_mnist, write_class_shares
+from ddpm.evaluation.measure import measure_inception, measure_mnist, read_labels, to_mnist, write_class_shares
 from ddpm.evaluation.protocol import embed_real_inception, versions
 from ddpm.evaluation.reference import INCEPTION_FLOOR_IMAGES, InceptionReference, MnistReference
 from ddpm.files import sha256, write_json
@@ -25,10 +24,8 @@ def fid(config: Config) -> None:
     images = read_pngs(GENERATED, worker_count(config.runtime.workers))
     known = MnistReference.load(REFERENCE / "mnist.npz")
     features, probabilities = classify(load_classifier(device), to_mnist(images), "generated")
-    asked = pd.read_csv(LABELS)["digit"].to_numpy()
-    measured = measure_mnist(
-        features, probabilities, asked if len(asked) else None, known, config.fid.bootstrap, config.seed
-    )
+    asked = read_labels(LABELS, len(images))
+    measured = measure_mnist(features, probabilities, asked, known, config.fid.bootstrap, config.seed)
     numbers = {"images": len(images), "reference_images": len(known.train), **measured.numbers}
     protocol = {"mnist_features": "shipped classifier, 128-d", "mnist_weights_sha256": WEIGHTS_SHA256}
     protocol["inception"] = skipped or "pytorch-fid, 2048-d, resized to 299 × 299 bilinearly by the network"

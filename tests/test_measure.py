@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from ddpm.data.split import ImageSet
+from ddpm.errors import DamagedFile, MissingFile
 from ddpm.evaluation.classifier import classify, load_classifier
 from ddpm.evaluation.frechet import Gaussian, fit_gaussian, frechet_distance
 from ddpm.evaluation.measure import (
@@ -14,6 +15,7 @@ from ddpm.evaluation.measure import (
     label_agreement,
     measure_inception,
     measure_mnist,
+    read_labels,
     sure_share,
     to_mnist,
     write_class_shares,
@@ -79,6 +81,27 @@ def test_shares_by_hand():
 
 def test_label_agreement_by_hand():
     assert label_agreement(np.eye(10)[[3, 3, 5, 7]], np.array([3, 4, 5, 8])) == 0.5
+
+
+def test_labels_are_read_as_they_were_written(tmp_path: Path):
+    path = tmp_path / "labels.csv"
+    path.write_text("image,digit\n1,7\n2,0\n")
+    labels = read_labels(path, 2)
+    assert labels is not None
+    assert labels.tolist() == [7, 0]
+    path.write_text("image,digit\n")
+    assert read_labels(path, 2) is None
+
+
+@pytest.mark.parametrize("content", ["", "image,digit\n1,7\n", "image,digit\n1,7\n2,x\n", "image\n1\n2\n"])
+def test_a_damaged_table_of_labels_is_named(tmp_path: Path, content: str):
+    path = tmp_path / "labels.csv"
+    path.write_text(content)
+    with pytest.raises(DamagedFile, match=r"labels\.csv"):
+        read_labels(path, 2)
+    path.unlink()
+    with pytest.raises(MissingFile, match=r"labels\.csv is missing"):
+        read_labels(path, 2)
 
 
 def test_class_shares_are_a_table_of_two_sets(tmp_path: Path):

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
+from ddpm.errors import DamagedFile, MissingFile
 from ddpm.evaluation.classifier import CLASSES
 from ddpm.evaluation.frechet import Gaussian, bootstrap_interval, fit_gaussian, frechet_distance
 from ddpm.evaluation.reference import MnistReference, floors
@@ -97,6 +99,22 @@ def label_agreement(probabilities: np.ndarray, labels: np.ndarray) -> float:
 def class_shares(probabilities: np.ndarray) -> np.ndarray:
     """Share of images whose likeliest class is each digit: float64 [10], from probabilities [n, 10]."""
     return np.bincount(probabilities.argmax(1), minlength=CLASSES) / len(probabilities)
+
+
+def read_labels(path: Path, count: int) -> np.ndarray | None:
+    """The column ``digit`` of a table with one row for each of ``count`` images: int64 [n]; None where it has no rows.
+
+    Raises MissingFile, or DamagedFile for what is no such table.
+    """
+    try:
+        labels = pd.read_csv(path, dtype={"digit": np.int64})["digit"].to_numpy()
+    except FileNotFoundError as error:
+        raise MissingFile(f"{path} is missing") from error
+    except (KeyError, ValueError) as error:
+        raise DamagedFile(f"{path} is no table of digits ({' '.join(str(error).split())})") from error
+    if len(labels) not in (0, count):
+        raise DamagedFile(f"{path} has {len(labels)} rows for {count} images")
+    return labels if len(labels) else None
 
 
 def write_class_shares(path: Path, shares: np.ndarray) -> None:
