@@ -5,7 +5,7 @@ They need the outputs of `dvc repro split reference`.
 
 import argparse
 from collections.abc import Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,7 @@ from ddpm.evaluation.measure import measure_mnist
 from ddpm.evaluation.reference import MnistReference
 from ddpm.files import write_json
 from ddpm.images import to_uint8
-from ddpm.model.checkpoint import Checkpoint, build_schedule, restore_network
-from ddpm.model.denoiser import make_denoiser
+from ddpm.model.checkpoint import Checkpoint, restore_network
 from ddpm.runtime import Runtime
 from ddpm.sampling import Source
 from presets.__main__ import FOLDER, PARAMS, merge
@@ -51,26 +50,6 @@ def settings(*changes: Mapping[str, Any], preset: str | None = None) -> Config:
 def digits() -> tuple[ImageSet, ImageSet]:
     """The training and the validation images of the pipeline. Raises MissingFile before `dvc repro split`."""
     return read_image_set(SPLIT / "train.npz"), read_image_set(SPLIT / "validation.npz")
-
-
-def source(checkpoint: Checkpoint, config: Config, runtime: Runtime, network: torch.nn.Module | None = None) -> Source:
-    """What `stages.generate` draws from; ``network`` may be one already prepared from this checkpoint."""
-    schedule = build_schedule(checkpoint.diffusion)
-    network = network or prepare(checkpoint, runtime)
-    chosen = config.generate
-    denoiser = partial(
-        make_denoiser,
-        network,
-        checkpoint.diffusion,
-        schedule,
-        runtime,
-        chosen.clip,
-        chosen.guidance,
-        chosen.guidance_interval,
-    )
-    return Source(
-        denoiser, checkpoint.class_shares, schedule, chosen, checkpoint.image_size, config.seed, runtime.device
-    )
 
 
 def prepare(checkpoint: Checkpoint, runtime: Runtime) -> torch.nn.Module:

@@ -13,13 +13,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.common import arguments, digits, draw, prepare, quality, save, settings, show, source
+from benchmarks.common import arguments, digits, draw, prepare, quality, save, settings, show
 from ddpm.config import Config
 from ddpm.data.split import ImageSet
 from ddpm.images import enlarge, tile, write_png
 from ddpm.model.checkpoint import Checkpoint, flops_per_image, load_checkpoint
 from ddpm.runtime import Runtime, choose_runtime
-from ddpm.sampling import CPU_BATCH, CUDA_BATCH, Source, evaluations
+from ddpm.sampling import CPU_BATCH, CUDA_BATCH, Source, evaluations, make_source
 from ddpm.training.loop import Recipe, train
 from ddpm.training.run_folder import RunFolder
 
@@ -63,10 +63,41 @@ def fit(config: Config, training: ImageSet, validation: ImageSet, runtime: Runti
         return load_checkpoint(folder.output / "last.safetensors"), results, cost
 
 
-def nfe(drawing: Source, steps: int | None = None) -> int:
-    """Network evaluations per image, with another number of steps if one is given."""
-    config = drawing.config.model_copy(update={"steps": steps or drawing.config.steps})
-    return evaluations(config, drawing.schedule, len(drawing.class_shares))
+def train_for(
+    seconds: float, preset: str | None, changes: dict[str, Any], runtime: Runtime
+) -> tuple[Checkpoint, Any, Any]:
+    """What `fit` returns for as many epochs as fill the time at the speed of a first few steps."""
+    training, validation = digits()
+    size = settings(changes, preset=preset).train.batch_size
+
+    def run(epochs: float) -> tuple[Checkpoint, Any, Any]:
+        config = settings(changes, QUIET, {"train.epochs": epochs}, preset=preset)
+        return fit(config, training, validation, runtime)
+
+    _, _, cost = run(PROBE_STEPS * size / len(training))
+    return run(max(seconds * cost["train_images_per_second"], size) / len(training))
+
+
+def draw_for(
+    seconds: float, images: int, checkpoint: Checkpoint, config: Config, runtime: Runtime
+) -> tuple[Source, int]:
+    """Where to draw from, with as many sampler steps as fill the time for so many images, and the batch to draw in."""
+    network = prepare(checkpoint, runtime)
+    batch = CUDA_BATCH if runtime.device.type == "cuda" else CPU_BATCH
+
+    def source(steps: int) -> tuple[Source, int]:
+        chosen = config.generate.model_copy(update={"steps": steps})
+        made = make_source(checkpoint, network, chosen, config.seed, runtime)
+        return made, evaluations(chosen, made.schedule, checkpoint.model.classes)
+
+    probe, nfe = source(2)
+    draw(probe, batch, batch)
+    started = time.perf_counter()
+    draw(probe, batch, batch)
+    batches = math.ceil(images / batch)
+    allowed = seconds * nfe / (batches * (time.perf_counter() - started))
+    fitting = [steps for steps in range(2, config.diffusion.timesteps + 1) if source(steps)[1] <= allowed]
+    return source(max(fitting, default=2))[0], batch
 
 
 def main() -> None:
@@ -77,55 +108,33 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES), metavar="NAME")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="a sheet of 100 digits of each recipe")
     asked = parser.parse_args()
-    training, validation = digits()
     rows = []
     for name in asked.recipes:
         tqdm.write(f"\n{name}")
         preset, changes = RECIPES[name]
-        config = settings(changes, QUIET, preset=preset)
-        size = config.train.batch_size
-        flops = flops_per_image(config.model, training.images.shape[-1])
-        runtime = choose_runtime(config.runtime, float("inf"), trains=True)
-        evaluating = choose_runtime(config.runtime, float("inf"))
-        batch = CUDA_BATCH if runtime.device.type == "cuda" else CPU_BATCH
-        probe = settings(changes, QUIET, {"train.epochs": PROBE_STEPS * size / len(training)}, preset=preset)
-        checkpoint, _, cost = fit(probe, training, validation, runtime)
-        epochs = max(asked.train_seconds * cost["train_images_per_second"], size) / len(training)
-        checkpoint, results, cost = fit(
-            settings(changes, QUIET, {"train.epochs": epochs}, preset=preset), training, validation, runtime
-        )
-
-        network = prepare(checkpoint, evaluating)
-        drawing = source(checkpoint, settings(changes, {"generate.steps": 2}, preset=preset), evaluating, network)
-        draw(drawing, batch, batch)
+        config = settings(changes, preset=preset)
+        training = choose_runtime(config.runtime, math.inf, trains=True)
+        checkpoint, results, cost = train_for(asked.train_seconds, preset, changes, training)
+        drawing = choose_runtime(config.runtime, math.inf)
+        source, batch = draw_for(asked.draw_seconds, asked.images, checkpoint, config, drawing)
         started = time.perf_counter()
-        draw(drawing, batch, batch)
-        per_evaluation = (time.perf_counter() - started) / nfe(drawing)
-        # Half of this many evaluations as steps always fits; guidance decides how many more do.
-        allowed = int(asked.draw_seconds / (math.ceil(asked.images / batch) * per_evaluation))
-        choices = range(max(2, allowed // 2), min(allowed, config.diffusion.timesteps) + 1)
-        fitting = [n for n in choices if nfe(drawing, n) <= allowed]
-        steps = max(fitting, default=2)
-        config = settings(changes, {"generate.steps": steps}, preset=preset)
-        drawing = source(checkpoint, config, evaluating, network)
-        started = time.perf_counter()
-        sheet = draw(drawing, asked.images, batch)
+        sheet = draw(source, asked.images, batch)
         seconds = time.perf_counter() - started
-        found = quality(sheet, drawing.labels(range(1, asked.images + 1)), config.seed)
+        found = quality(sheet, source.labels(range(1, asked.images + 1)), config.seed)
         rows.append(
             {
                 "recipe": name,
-                "mflop": flops / 1e6,
+                "mflop": flops_per_image(checkpoint.model, checkpoint.image_size) / 1e6,
                 "train_s": cost["train_seconds"],
-                "epochs": results["images_seen"] / len(training),
+                "images_seen": results["images_seen"],
                 "draw_s": seconds,
-                "nfe": nfe(drawing),
+                "nfe": evaluations(source.config, source.schedule, checkpoint.model.classes),
                 "fd_mnist": found["fd_mnist"],
                 "over_floor": found["fd_mnist_over_floor"],
                 "sure_share": found["sure_share"],
             }
         )
-        save(rows, asked.json, {"images": asked.images, "floor": found["fd_mnist_floor"], **runtime.describe()})
+        save(rows, asked.json, {"images": asked.images, "floor": found["fd_mnist_floor"], **training.describe()})
         if asked.pictures:
             asked.pictures.mkdir(parents=True, exist_ok=True)
             slug = "".join(letter if letter.isalnum() else "_" for letter in name)

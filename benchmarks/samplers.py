@@ -11,12 +11,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.common import arguments, draw, prepare, quality, save, settings, show, source
+from benchmarks.common import arguments, draw, prepare, quality, save, settings, show
 from ddpm.config import load_config
 from ddpm.files import atomic_path
 from ddpm.model.checkpoint import load_checkpoint
 from ddpm.runtime import choose_runtime
-from ddpm.sampling import CPU_BATCH, CUDA_BATCH, evaluations
+from ddpm.sampling import CPU_BATCH, CUDA_BATCH, evaluations, make_source
 from stages import MODEL, PARAMS
 
 STEPS = (5, 10, 15, 25, 50, 100, 1000)
@@ -48,7 +48,7 @@ def main() -> None:
     cases = [(steps, name) for steps in sorted(asked.steps) for name in asked.samplers]
     for steps, name in tqdm(cases, desc="samplers", unit="row"):
         config = settings(COMMON, SAMPLERS[name], {"generate.steps": steps})
-        drawing = source(checkpoint, config, runtime, network)
+        drawing = make_source(checkpoint, network, config.generate, config.seed, runtime)
         started = time.perf_counter()
         images = draw(drawing, asked.images, batch)
         seconds = time.perf_counter() - started

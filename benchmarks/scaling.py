@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.common import arguments, save, settings, show, source
+from benchmarks.common import arguments, prepare, save, settings, show
 from ddpm.data.split import ImageSet
 from ddpm.model.checkpoint import Checkpoint, build_network
 from ddpm.runtime import choose_runtime, peak_memory_bytes, worker_count
-from ddpm.sampling import generate
+from ddpm.sampling import generate, make_source
 from ddpm.training.loop import Recipe, train
 from ddpm.training.run_folder import RunFolder
 
@@ -58,7 +58,8 @@ def point(kind: str, axis: str, value: int, fixed: dict[str, Any]) -> tuple[floa
             weights = dict(build_network(config.model).named_parameters())
             shares = [1 / config.model.classes] * config.model.classes
             checkpoint = Checkpoint(config.model, config.diffusion, size, shares, {}, {"ema": weights})
-            cost, _ = generate(source(checkpoint, config, runtime), folder, "auto", worker_count("auto"))
+            source = make_source(checkpoint, prepare(checkpoint, runtime), config.generate, config.seed, runtime)
+            cost, _ = generate(source, folder, "auto", worker_count("auto"))
             return cost["generate_seconds"], peak_memory_bytes(runtime) / 2**20
         count = TRAIN_STEPS * config.train.batch_size
         generator = np.random.default_rng(0)

@@ -7,6 +7,7 @@ reaches in the same number format, measured in the same run. Run it on an otherw
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -77,10 +78,12 @@ def main() -> None:
     asked = arguments(__doc__).parse_args()
     config = settings()
     flops = flops_per_image(config.model, 28)
-    rows = []
-    for compiled in (False, True):
-        runtime = choose_runtime(config.runtime.model_copy(update={"compile": "on" if compiled else "off"}), 0.0)
-        peak = gemm_flops(runtime)
+    fastest = choose_runtime(config.runtime, 0.0)
+    rows, peaks = [], {}
+    for precision, compiled in product(dict.fromkeys(["float32", fastest.describe()["precision"]]), ("off", "on")):
+        changes = {"precision": precision, "compile": compiled}
+        runtime = choose_runtime(config.runtime.model_copy(update=changes), 0.0)
+        peaks[precision] = max(peaks.get(precision, 0.0), gemm_flops(runtime))
         for kind, sizes in BATCHES.items():
             loss, network = prepared(config, runtime, trains=kind == "train")
             optimizer, ema = Optimizer(network, config.train), Ema(network, config.train.ema_decay)
@@ -92,13 +95,22 @@ def main() -> None:
                 )
                 work = partial(step, loss, batch, optimizer, ema) if kind == "train" else partial(evaluate, loss, batch)
                 speed = size * rate(work, runtime)
-                share = speed * flops * (BACKWARD if kind == "train" else 1.0) / peak
-                mode = "compiled" if compiled else "eager"
-                row = {"work": kind, "batch": size, "mode": mode, "images_per_second": speed}
-                rows.append(row | {"gflops": share * peak / 1e9, "gemm_share": share})
+                used = speed * flops * (BACKWARD if kind == "train" else 1.0)
+                rows.append(
+                    {
+                        "precision": precision,
+                        "mode": "compiled" if runtime.compiled else "eager",
+                        "work": kind,
+                        "batch": size,
+                        "images_per_second": speed,
+                        "gflops": used / 1e9,
+                        "gemm_share": used / peaks[precision],
+                    }
+                )
                 show(rows[-1:])
     show(rows)
-    save(rows, asked.json, {"flops_per_image": flops, "gemm_flops": peak, **runtime.describe()})
+    described = {key: value for key, value in fastest.describe().items() if key not in ("precision", "compiled")}
+    save(rows, asked.json, {"flops_per_image": flops, "gemm_flops": peaks, **described})
 
 
 if __name__ == "__main__":

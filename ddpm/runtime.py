@@ -36,8 +36,9 @@ class Runtime:
 
     def prepare(self, network: torch.nn.Module, *, trains: bool) -> torch.nn.Module:
         """Move a network to the device, in the memory order that is fastest there for training or for evaluating it."""
-        # Uncompiled on a CPU, GroupNorm's backward pass in channels_last is several times slower.
-        slow = trains and not self.compiled and self.device.type == "cpu"
+        # Uncompiled on a CPU, GroupNorm in channels_last is several times slower backward, and in bfloat16 forward too.
+        norms_suffer = trains or self.precision == torch.bfloat16
+        slow = norms_suffer and not self.compiled and self.device.type == "cpu"
         fastest = torch.contiguous_format if slow else torch.channels_last
         return network.to(self.device).to(memory_format=fastest)
 
@@ -98,6 +99,9 @@ def choose_runtime(config: RuntimeConfig, flops: float, *, trains: bool = False)
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         # On CUDA a network may meet an operation without a deterministic form: that warns and does not end the run.
         torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+        # That mode also fills all new memory, which guards against reading it unwritten; nothing here does, and it
+        # takes a twentieth of a training step.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return Runtime(device, precision, compiled)
 
 

@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ddpm.config import GenerateConfig
@@ -25,7 +26,9 @@ from ddpm.diffusion.samplers import (
 from ddpm.diffusion.schedule import Schedule, even_times, log_snr_times, respace
 from ddpm.errors import DdpmError
 from ddpm.images import to_uint8, write_rgb_pngs
-from ddpm.model.denoiser import is_guided
+from ddpm.model.checkpoint import Checkpoint, build_schedule
+from ddpm.model.denoiser import is_guided, make_denoiser
+from ddpm.runtime import Runtime
 
 MAX_FRAMES = 101
 CPU_BATCH = 250
@@ -117,6 +120,24 @@ class Source:
         labels = self.labels(numbers)
         denoise = self.make_denoiser(None if labels is None else torch.from_numpy(labels).to(self.device))
         return make_sampler(self.config)(denoise, noise(), self.steps, noise, on_step)
+
+
+def make_source(
+    checkpoint: Checkpoint, network: nn.Module, config: GenerateConfig, seed: int, runtime: Runtime
+) -> Source:
+    """The source of images from ``network``, restored from ``checkpoint`` and ready on the runtime's device."""
+    schedule = build_schedule(checkpoint.diffusion)
+    denoiser = partial(
+        make_denoiser,
+        network,
+        checkpoint.diffusion,
+        schedule,
+        runtime,
+        config.clip,
+        config.guidance,
+        config.guidance_interval,
+    )
+    return Source(denoiser, checkpoint.class_shares, schedule, config, checkpoint.image_size, seed, runtime.device)
 
 
 class Way:

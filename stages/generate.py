@@ -1,46 +1,26 @@
 """Draw the images, from the checkpoint alone."""
 
-from functools import partial
-
 from ddpm.config import Config
 from ddpm.errors import DdpmError
 from ddpm.files import atomic_folder, save_arrays, write_csv, write_json
 from ddpm.model.checkpoint import build_schedule, flops_per_image, load_checkpoint, restore_network
-from ddpm.model.denoiser import make_denoiser
 from ddpm.runtime import choose_runtime, peak_memory_bytes, worker_count
-from ddpm.sampling import Source, evaluations, generate
+from ddpm.sampling import evaluations, generate, make_source
 from stages import COST, GENERATED, LABELS, MODEL, TRAJECTORY, run
 
 
 def generate_stage(config: Config) -> None:
     path = MODEL / f"{config.generate.checkpoint}.safetensors"
     checkpoint = load_checkpoint(path)
-    network = restore_network(checkpoint, str(path))
+    restored = restore_network(checkpoint, str(path))
     schedule = build_schedule(checkpoint.diffusion)
     if config.generate.steps > len(schedule):
         raise DdpmError(f"generate.steps={config.generate.steps} exceeds the {len(schedule)} timesteps of {path}.")
     nfe = evaluations(config.generate, schedule, checkpoint.model.classes)
     flops = flops_per_image(checkpoint.model, checkpoint.image_size) * nfe * config.generate.num_images
     runtime = choose_runtime(config.runtime, flops)
-    denoiser = partial(
-        make_denoiser,
-        runtime.compile(runtime.prepare(network, trains=False)),
-        checkpoint.diffusion,
-        schedule,
-        runtime,
-        config.generate.clip,
-        config.generate.guidance,
-        config.generate.guidance_interval,
-    )
-    source = Source(
-        denoiser,
-        checkpoint.class_shares,
-        schedule,
-        config.generate,
-        checkpoint.image_size,
-        config.seed,
-        runtime.device,
-    )
+    network = runtime.compile(runtime.prepare(restored, trains=False))
+    source = make_source(checkpoint, network, config.generate, config.seed, runtime)
     numbers = range(1, config.generate.num_images + 1)
     labels = source.labels(numbers)
     with atomic_folder(GENERATED) as folder:

@@ -50,10 +50,17 @@ def test_a_network_that_is_only_evaluated_is_not_compiled_on_a_cpu(configure: Ca
 
 
 @pytest.mark.parametrize(
-    ("compiled", "trains", "last"), [(False, True, False), (False, False, True), (True, True, True)]
+    ("precision", "compiled", "trains", "last"),
+    [
+        (torch.float32, False, True, False),
+        (torch.float32, False, False, True),
+        (torch.float32, True, True, True),
+        (torch.bfloat16, False, False, False),
+        (torch.bfloat16, True, False, True),
+    ],
 )
-def test_weights_lie_in_the_order_that_is_fastest(compiled: bool, trains: bool, last: bool):
-    runtime = Runtime(torch.device("cpu"), torch.float32, compiled)
+def test_weights_lie_in_the_order_that_is_fastest(precision: torch.dtype, compiled: bool, trains: bool, last: bool):
+    runtime = Runtime(torch.device("cpu"), precision, compiled)
     layer = runtime.prepare(torch.nn.Conv2d(4, 4, 3), trains=trains)
     assert layer.weight.is_contiguous(memory_format=torch.channels_last) == last
 

@@ -35,15 +35,16 @@ def time_density(name: str, alpha_bar: Tensor, log_sigma_mean: float, log_sigma_
     return cumulative.diff()
 
 
-def sample_times(count: int, density: Tensor, sampling: str, generator: torch.Generator) -> Tensor:
+def sample_times(count: int, cumulative: Tensor, sampling: str, generator: torch.Generator) -> Tensor:
     """Draw the training times of one batch: int64 [count] in 0 … T−1, on the generator's device.
 
-    density: float64 [T] on that device, from `time_density`. "uniform" draws each time alone; "stratified" divides the
-    density into ``count`` equal parts and draws one time of each, with one common random offset, so that every batch
-    covers all noise levels (Kingma et al. 2021, "Variational Diffusion Models", appendix I.1).
+    cumulative: float64 [T] on that device, the running sum of a `time_density`. "uniform" draws each time alone;
+    "stratified" divides the density into ``count`` equal parts and draws one time of each, with one common random
+    offset, so that every batch covers all noise levels (Kingma et al. 2021, "Variational Diffusion Models", appendix
+    I.1).
     """
     shape = count if sampling == "uniform" else 1
     places = torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64)
     if sampling == "stratified":
         places = (torch.arange(count, device=generator.device) + places) / count
-    return torch.searchsorted(density.cumsum(0), places, right=True).clamp(max=len(density) - 1)
+    return torch.searchsorted(cumulative, places, right=True).clamp(max=len(cumulative) - 1)

@@ -94,7 +94,7 @@ def train(
     density = time_density(config.time_density, schedule.alpha_bar, config.log_sigma_mean, config.log_sigma_std)
     # On the grid all times are alike, in training they are not.
     grid_weights = weights * (density * len(density)).float().to(device)
-    density = density.to(device)
+    cumulative = density.cumsum(0).to(device)
     grid = FixedGrid(
         torch.from_numpy(validation.images).to(device),
         _labels(validation, recipe.model.classes, device)[0],
@@ -183,7 +183,7 @@ def train(
             if position == 0 or step == first_step:
                 order = torch.randperm(len(images), generator=torch_generator(recipe.seed, f"epoch {epoch}")).to(device)
             chosen = order[position * config.batch_size : (position + 1) * config.batch_size]
-            t = sample_times(config.batch_size, density, config.time_sampling, streams["t"])
+            t = sample_times(config.batch_size, cumulative, config.time_sampling, streams["t"])
             eps = torch.randn(config.batch_size, 1, image_size, image_size, generator=streams["eps"], device=device)
             told = None
             if labels is not None:
