@@ -19,7 +19,7 @@ from ddpm.data.split import ImageSet, read_image_set
 from ddpm.evaluation.classifier import Classifier, classify, load_classifier
 from ddpm.evaluation.measure import measure_mnist
 from ddpm.evaluation.reference import MnistReference
-from ddpm.files import write_json
+from ddpm.files import read_json, write_json
 from ddpm.images import to_uint8
 from ddpm.model.checkpoint import Checkpoint, restore_network
 from ddpm.runtime import Runtime
@@ -80,6 +80,15 @@ def save(rows: Sequence[Mapping[str, Any]], path: Path | None, facts: Mapping[st
     """Write the rows and the facts about the run as JSON, where a path is given."""
     if path:
         write_json(path, {**facts, "rows": list(rows)})
+
+
+def earlier(path: Path | None, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows that a run of the same facts left in the file: one cut short goes on, one with more rows adds them."""
+    if not path or not path.exists():
+        return []
+    found = read_json(path)
+    rows = found.pop("rows")
+    return rows if found == facts else []
 
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -2,7 +2,8 @@
 
 Each recipe is first trained for a few steps and draws one batch; from the speed found, its epochs and sampler steps are
 chosen to fill the time allowed. These first steps also fill the compiler's cache, so compiling counts for nothing (half
-a minute for each recipe). Quality is measured as the `fid` stage does.
+a minute for each recipe). Quality is measured as the `fid` stage does. With --json, recipes that the file has already
+are left out.
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.common import arguments, digits, draw, prepare, quality, save, settings, show
+from benchmarks.common import arguments, digits, draw, earlier, prepare, quality, save, settings, show
 from ddpm.config import Config
 from ddpm.data.split import ImageSet
 from ddpm.images import enlarge, tile, write_png
@@ -108,8 +109,11 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES), metavar="NAME")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="a sheet of 100 digits of each recipe")
     asked = parser.parse_args()
-    rows = []
-    for name in asked.recipes:
+    described = choose_runtime(settings().runtime, math.inf, trains=True).describe()
+    facts = {key: getattr(asked, key) for key in ("train_seconds", "draw_seconds", "images")} | described
+    rows = earlier(asked.json, facts)
+    known = {row["recipe"] for row in rows}
+    for name in [name for name in asked.recipes if name not in known]:
         tqdm.write(f"\n{name}")
         preset, changes = RECIPES[name]
         config = settings(changes, preset=preset)
@@ -134,7 +138,7 @@ def main() -> None:
                 "sure_share": found["sure_share"],
             }
         )
-        save(rows, asked.json, {"images": asked.images, "floor": found["fd_mnist_floor"], **training.describe()})
+        save(rows, asked.json, facts)
         if asked.pictures:
             asked.pictures.mkdir(parents=True, exist_ok=True)
             slug = "".join(letter if letter.isalnum() else "_" for letter in name)

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.common import settings
+from benchmarks.common import earlier, save, settings
 from benchmarks.equal_time import QUIET, RECIPES
 from benchmarks.page import PAGE, cell, refreshed, table
 from benchmarks.samplers import COMMON, SAMPLERS
@@ -45,6 +45,15 @@ def test_every_recipe_fits_the_parameters(name: str):
 
 def test_samplers_differ_from_one_another():
     assert len({settings(COMMON, changes).generate for changes in SAMPLERS.values()}) == len(SAMPLERS)
+
+
+def test_rows_of_the_same_run_are_taken_up_and_others_not(tmp_path: Path):
+    path = tmp_path / "rows.json"
+    assert earlier(path, {"images": 5}) == []
+    assert earlier(None, {"images": 5}) == []
+    save([{"sampler": "ddpm", "fd_mnist": 1 / 3}], path, {"images": 5})
+    assert earlier(path, {"images": 5}) == [{"sampler": "ddpm", "fd_mnist": 1 / 3}]
+    assert earlier(path, {"images": 6}) == []
 
 
 def test_an_unknown_setting_is_refused():
