@@ -4,7 +4,9 @@ They need the outputs of `dvc repro split reference`.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from ruamel.yaml import YAML
 
 from ddpm.config import Config, parse_config
 from ddpm.data.split import ImageSet, read_image_set
-from ddpm.evaluation.classifier import Classifier, classify, load_classifier
+from ddpm.errors import DdpmError, MissingFile
+from ddpm.evaluation.classifier import FEATURES, Classifier, classify, load_classifier
 from ddpm.evaluation.measure import measure_mnist
 from ddpm.evaluation.reference import MnistReference
 from ddpm.files import read_json, write_json
@@ -83,12 +86,38 @@ def save(rows: Sequence[Mapping[str, Any]], path: Path | None, facts: Mapping[st
 
 
 def earlier(path: Path | None, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows that a run of the same facts left in the file: one cut short goes on, one with more rows adds them."""
+    """The rows that a run of the same facts left in the file: one cut short goes on, one with more rows adds them.
+
+    Raises DdpmError for a file of another run.
+    """
     if not path or not path.exists():
         return []
     found = read_json(path)
-    rows = found.pop("rows")
-    return rows if found == facts else []
+    rows = found.pop("rows", None)
+    if rows is None or found != json.loads(json.dumps(facts)):
+        raise DdpmError(f"{path} is of another machine or other settings: name another file, or delete it.")
+    return rows
+
+
+def defaults() -> dict[str, Any]:
+    """params.yaml but for `runtime`, as one of the facts that a run's rows go by."""
+    return {"defaults": settings().model_dump(mode="json", exclude={"runtime"})}
+
+
+def check(images: int) -> None:
+    """Raise DdpmError, before the long work, where the quality of so many images could not be measured after it."""
+    yardstick()
+    if images <= FEATURES:
+        raise DdpmError(f"--images {images}: the distance needs more than {FEATURES} of them.")
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a benchmark; what the user can mend ends it with one sentence and exit status 1."""
+    try:
+        main()
+    except DdpmError as error:
+        mend = ": run `dvc repro` first." if isinstance(error, MissingFile) else ""
+        sys.exit(f"error: {error}{mend}")
 
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:

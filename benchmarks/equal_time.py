@@ -12,15 +12,29 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
-from benchmarks.common import arguments, digits, draw, earlier, prepare, quality, save, settings, show
+from benchmarks.common import (
+    arguments,
+    check,
+    defaults,
+    digits,
+    draw,
+    earlier,
+    prepare,
+    quality,
+    run,
+    save,
+    settings,
+    show,
+)
 from ddpm.config import Config
 from ddpm.data.split import ImageSet
 from ddpm.images import enlarge, tile, write_png
 from ddpm.model.checkpoint import Checkpoint, flops_per_image, load_checkpoint
 from ddpm.runtime import Runtime, choose_runtime
-from ddpm.sampling import CPU_BATCH, CUDA_BATCH, Source, evaluations, make_source
+from ddpm.sampling import Source, evaluations, fitting_batch, make_source
 from ddpm.training.loop import Recipe, train
 from ddpm.training.run_folder import RunFolder
 
@@ -53,11 +67,12 @@ RECIPES: dict[str, tuple[str | None, dict[str, Any]]] = {
 }
 # No validation or preview on the way: the time is for training.
 QUIET = {"train.validate_every": 10**9, "train.preview_every": 0, "train.validation_images": 64}
-PROBE_STEPS = 12
+PROBE_STEPS = 30
 
 
 def fit(config: Config, training: ImageSet, validation: ImageSet, runtime: Runtime) -> tuple[Checkpoint, Any, Any]:
     """Train in a folder of its own; returns the last checkpoint, the results and the cost."""
+    torch.compiler.reset()  # else a limit on compiled versions of one function leaves the last recipes eager, silently
     with TemporaryDirectory() as name, RunFolder(Path(name) / "out", Path(name) / "rescue") as folder:
         recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
         results, cost = train(recipe, training, validation, runtime, folder, math.inf)
@@ -71,12 +86,12 @@ def train_for(
     training, validation = digits()
     size = settings(changes, preset=preset).train.batch_size
 
-    def run(epochs: float) -> tuple[Checkpoint, Any, Any]:
+    def trained(epochs: float) -> tuple[Checkpoint, Any, Any]:
         config = settings(changes, QUIET, {"train.epochs": epochs}, preset=preset)
         return fit(config, training, validation, runtime)
 
-    _, _, cost = run(PROBE_STEPS * size / len(training))
-    return run(max(seconds * cost["train_images_per_second"], size) / len(training))
+    _, _, cost = trained(PROBE_STEPS * size / len(training))
+    return trained(max(seconds * cost["train_images_per_second"], size) / len(training))
 
 
 def draw_for(
@@ -84,7 +99,7 @@ def draw_for(
 ) -> tuple[Source, int]:
     """Where to draw from, with as many sampler steps as fill the time for so many images, and the batch to draw in."""
     network = prepare(checkpoint, runtime)
-    batch = CUDA_BATCH if runtime.device.type == "cuda" else CPU_BATCH
+    batch = fitting_batch(images, runtime.device)
 
     def source(steps: int) -> tuple[Source, int]:
         chosen = config.generate.model_copy(update={"steps": steps})
@@ -110,9 +125,10 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="a sheet of 100 digits of each recipe")
     asked = parser.parse_args()
     described = choose_runtime(settings().runtime, math.inf, trains=True).describe()
-    facts = {key: getattr(asked, key) for key in ("train_seconds", "draw_seconds", "images")} | described
+    facts = {key: getattr(asked, key) for key in ("train_seconds", "draw_seconds", "images")} | described | defaults()
     rows = earlier(asked.json, facts)
     known = {row["recipe"] for row in rows}
+    check(asked.images)
     for name in [name for name in asked.recipes if name not in known]:
         tqdm.write(f"\n{name}")
         preset, changes = RECIPES[name]
@@ -148,4 +164,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

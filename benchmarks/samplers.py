@@ -11,12 +11,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.common import arguments, draw, earlier, prepare, quality, save, settings, show
+from benchmarks.common import arguments, check, defaults, draw, earlier, prepare, quality, run, save, settings, show
 from ddpm.config import load_config
 from ddpm.files import atomic_path, sha256
 from ddpm.model.checkpoint import load_checkpoint
 from ddpm.runtime import choose_runtime
-from ddpm.sampling import CPU_BATCH, CUDA_BATCH, evaluations, make_source
+from ddpm.sampling import evaluations, fitting_batch, make_source
 from stages import MODEL, PARAMS
 
 STEPS = (5, 10, 15, 25, 50, 100, 1000)
@@ -45,11 +45,19 @@ def main() -> None:
     checkpoint = load_checkpoint(path)
     runtime = choose_runtime(load_config(PARAMS).runtime, float("inf"))
     network = prepare(checkpoint, runtime)
-    batch = CUDA_BATCH if runtime.device.type == "cuda" else CPU_BATCH
-    facts = {"images": asked.images, "guidance": asked.guidance, "checkpoint": sha256(path), **runtime.describe()}
+    batch = fitting_batch(asked.images, runtime.device)
+    check(asked.images)
+    facts = {"images": asked.images, "guidance": asked.guidance, "checkpoint": sha256(path)}
+    facts |= runtime.describe() | defaults()
     rows = earlier(asked.json, facts)
     known = {(row["steps"], row["sampler"]) for row in rows}
-    cases = [(steps, name) for steps in sorted(asked.steps) for name in asked.samplers if (steps, name) not in known]
+    cases = [
+        (steps, name)
+        for steps in sorted(asked.steps)
+        for name in asked.samplers
+        # Of all times, none are left to choose among: these rows would repeat the evenly spaced ones.
+        if (steps, name) not in known and not (steps == checkpoint.diffusion.timesteps and "log-SNR" in name)
+    ]
     for steps, name in tqdm(cases, desc="samplers", unit="row"):
         changes = {"generate.steps": steps, "generate.guidance": asked.guidance}
         config = settings(COMMON, SAMPLERS[name], changes)
@@ -79,8 +87,8 @@ def plot(rows: list[dict[str, float | str]], path: Path) -> None:
     """One line a sampler, both axes logarithmic, with the floor of as many real images."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for name in dict.fromkeys(str(row["sampler"]) for row in rows):
-        line = np.array([[row["nfe"], row["fd_mnist"]] for row in rows if row["sampler"] == name], np.float64)
-        axes.plot(*line.T, marker="o", markersize=4, label=name)
+        line = sorted((row["nfe"], row["fd_mnist"]) for row in rows if row["sampler"] == name)
+        axes.plot(*np.array(line, np.float64).T, marker="o", markersize=4, label=name)
     floor = float(rows[0]["fd_mnist"]) / float(rows[0]["over_floor"])
     axes.axhline(floor, color="grey", linestyle="--", linewidth=1, label="real digits")
     axes.set(xscale="log", yscale="log", xlabel="network evaluations per image", ylabel="Fréchet distance")
@@ -91,4 +99,4 @@ def plot(rows: list[dict[str, float | str]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -2,7 +2,8 @@
 
 Along each axis the other sizes stay as params.yaml says. Every point is measured in a process of its own, so that its
 peak memory is its own; the networks are untrained, which changes no speed, and not compiled. The exponent is the slope
-of a least-squares line through the logarithms: 1 is proportional, 0 does not grow.
+of a least-squares line through the logarithms: 1 is proportional, 0 does not grow. That of memory counts what the work
+takes beyond the idle process.
 """
 
 import multiprocessing
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.common import arguments, prepare, save, settings, show
+from benchmarks.common import arguments, prepare, run, save, settings, show
 from ddpm.data.split import ImageSet
 from ddpm.model.checkpoint import Checkpoint, build_network
 from ddpm.runtime import choose_runtime, peak_memory_bytes, worker_count
@@ -43,14 +44,15 @@ KEYS = {
 TRAIN_STEPS = 30
 
 
-def point(kind: str, axis: str, value: int, fixed: dict[str, Any]) -> tuple[float, float]:
-    """Seconds (of all images, or of one training step) and peak MiB."""
+def point(kind: str, axis: str, value: int, fixed: dict[str, Any]) -> tuple[float, float, float]:
+    """Seconds (of all images, or of one training step), peak MiB, and how many of these the work itself took."""
     changes: dict[str, Any] = {"generate.guidance": 1.0, "generate.trajectories": 1, "generate.output_size": 28} | fixed
     if axis in KEYS:
         changes[KEYS[axis]] = value
     size = value if axis == "image_size" else 28
     config = settings(changes)
     runtime = choose_runtime(config.runtime.model_copy(update={"compile": "off"}), 0.0)
+    idle = peak_memory_bytes(runtime) / 2**20
     with TemporaryDirectory() as name:
         folder = Path(name)
         if kind == "draw":
@@ -60,7 +62,8 @@ def point(kind: str, axis: str, value: int, fixed: dict[str, Any]) -> tuple[floa
             checkpoint = Checkpoint(config.model, config.diffusion, size, shares, {}, {"ema": weights})
             source = make_source(checkpoint, prepare(checkpoint, runtime), config.generate, config.seed, runtime)
             cost, _ = generate(source, folder, "auto", worker_count("auto"))
-            return cost["generate_seconds"], peak_memory_bytes(runtime) / 2**20
+            peak = peak_memory_bytes(runtime) / 2**20
+            return cost["generate_seconds"], peak, peak - idle
         count = TRAIN_STEPS * config.train.batch_size
         generator = np.random.default_rng(0)
         images = generator.integers(256, size=(count, size, size), dtype=np.uint8)
@@ -70,7 +73,8 @@ def point(kind: str, axis: str, value: int, fixed: dict[str, Any]) -> tuple[floa
         recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
         with RunFolder(folder / "out", folder / "rescue") as run:
             _, cost = train(recipe, training, training, runtime, run, float("inf"))
-        return config.train.batch_size / cost["train_images_per_second"], peak_memory_bytes(runtime) / 2**20
+        peak = peak_memory_bytes(runtime) / 2**20
+        return config.train.batch_size / cost["train_images_per_second"], peak, peak - idle
 
 
 def exponent(x: list[float], y: list[float]) -> float:
@@ -87,8 +91,8 @@ def main() -> None:
         for value in tqdm(values, desc=f"{kind} by {axis}"):
             started = time.perf_counter()
             with ProcessPoolExecutor(1, context) as pool:
-                seconds, mebibytes = pool.submit(point, kind, axis, value, fixed).result()
-            found.append((seconds, mebibytes))
+                seconds, peak, taken = pool.submit(point, kind, axis, value, fixed).result()
+            found.append((seconds, taken))
             whole = time.perf_counter() - started
             rows.append(
                 {
@@ -96,7 +100,8 @@ def main() -> None:
                     "axis": axis,
                     "value": value,
                     "seconds": seconds,
-                    "peak_mib": mebibytes,
+                    "peak_mib": peak,
+                    "taken_mib": taken,
                     "whole_s": whole,
                 }
             )
@@ -105,7 +110,7 @@ def main() -> None:
                 "work": kind,
                 "axis": axis,
                 "seconds_exponent": exponent(values, [seconds for seconds, _ in found]),
-                "memory_exponent": exponent(values, [mebibytes for _, mebibytes in found]),
+                "memory_exponent": exponent(values, [taken for _, taken in found]),
             }
         )
         save(rows, asked.json, {"exponents": slopes})
@@ -114,4 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,18 +1,19 @@
 """Images per second of training and sampling, eager and compiled: `python -m benchmarks.throughput --help`.
 
 The network is that of params.yaml. Beside each rate stands its share of the matrix-product speed that this machine
-reaches in the same number format, measured in the same run. Run it on an otherwise idle machine.
+reaches in the same number format, the best of two measurements in the same run. Run it on an otherwise idle machine.
 """
 
 import time
 from collections.abc import Callable
 from functools import partial
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import arguments, save, settings, show
+from benchmarks.common import arguments, run, save, settings, show
 from ddpm.config import Config
 from ddpm.diffusion.process import normalize, q_sample, target_of
 from ddpm.model.checkpoint import build_network, build_schedule, flops_per_image
@@ -49,6 +50,7 @@ def gemm_flops(runtime: Runtime, size: int = 2048) -> float:
 
 def prepared(config: Config, runtime: Runtime, *, trains: bool) -> tuple[Loss, nn.Module]:
     """The training loss of an untrained network, told no labels, and that network."""
+    torch.compiler.reset()  # else a limit on compiled versions of one function makes the last ones eager, silently
     network = runtime.prepare(build_network(config.model), trains=trains)
     alpha_bar = build_schedule(config.diffusion).alpha_bar.float().to(runtime.device)[:, None, None, None]
 
@@ -79,7 +81,8 @@ def main() -> None:
     config = settings()
     flops = flops_per_image(config.model, 28)
     fastest = choose_runtime(config.runtime, 0.0)
-    rows, peaks = [], {}
+    rows: list[dict[str, Any]] = []
+    peaks: dict[str, float] = {}
     for precision, compiled in product(dict.fromkeys(["float32", fastest.describe()["precision"]]), ("off", "on")):
         changes = {"precision": precision, "compile": compiled}
         runtime = choose_runtime(config.runtime.model_copy(update=changes), 0.0)
@@ -95,7 +98,6 @@ def main() -> None:
                 )
                 work = partial(step, loss, batch, optimizer, ema) if kind == "train" else partial(evaluate, loss, batch)
                 speed = size * rate(work, runtime)
-                used = speed * flops * (BACKWARD if kind == "train" else 1.0)
                 rows.append(
                     {
                         "precision": precision,
@@ -103,15 +105,15 @@ def main() -> None:
                         "work": kind,
                         "batch": size,
                         "images_per_second": speed,
-                        "gflops": used / 1e9,
-                        "gemm_share": used / peaks[precision],
+                        "gflops": speed * flops * (BACKWARD if kind == "train" else 1.0) / 1e9,
                     }
                 )
                 show(rows[-1:])
+    rows = [row | {"gemm_share": row["gflops"] * 1e9 / peaks[row["precision"]]} for row in rows]
     show(rows)
     described = {key: value for key, value in fastest.describe().items() if key not in ("precision", "compiled")}
     save(rows, asked.json, {"flops_per_image": flops, "gemm_flops": peaks, **described})
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

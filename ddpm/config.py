@@ -119,6 +119,13 @@ class GenerateConfig(_Section):
             raise ValueError(f"trajectories ({self.trajectories}) must not exceed num_images ({self.num_images})")
         return self
 
+    @model_validator(mode="after")
+    def _interval_in_order(self) -> Self:
+        low, high = self.guidance_interval
+        if low > high:
+            raise ValueError(f"guidance_interval ({low}, {high}) must name its lower end first")
+        return self
+
 
 class FidConfig(_Section):
     """The evaluation. inception_weights: a file of pytorch-fid's weights; null for torch's hub cache or download."""
@@ -173,6 +180,11 @@ class Config(_Section):
         for key, steps in (("generate.steps", self.generate.steps), ("train.preview_steps", self.train.preview_steps)):
             if steps > self.diffusion.timesteps:
                 raise ValueError(f"{key} ({steps}) must not exceed diffusion.timesteps ({self.diffusion.timesteps})")
+        if self.model.classes and not self.train.label_dropout and self.generate.guidance != 1.0:
+            raise ValueError(
+                f"generate.guidance ({self.generate.guidance}) needs a network that was at times told no label: "
+                "raise train.label_dropout above 0, or set generate.guidance to 1"
+            )
         return self
 
 

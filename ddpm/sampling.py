@@ -1,5 +1,6 @@
 """Drawing images from a trained network: many, streamed to disk while the next are drawn, or a few with their way."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,8 +32,7 @@ from ddpm.model.denoiser import is_guided, make_denoiser
 from ddpm.runtime import Runtime
 
 MAX_FRAMES = 101
-CPU_BATCH = 250
-CUDA_BATCH = 4096
+_LARGEST_BATCH = {"cpu": 250, "cuda": 4096}
 
 
 def make_sampler(config: GenerateConfig) -> Sampler:
@@ -164,6 +164,11 @@ class Way:
         return {name: np.stack(values) for name, values in self._frames.items()}
 
 
+def fitting_batch(images: int, device: torch.device) -> int:
+    """A batch size that is fast on the device, and divides so many images with next to nothing over."""
+    return math.ceil(images / math.ceil(images / _LARGEST_BATCH[device.type]))
+
+
 def generate(
     source: Source, folder: Path, batch_size: int | str, workers: int
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
@@ -174,8 +179,7 @@ def generate(
     of the first ``config.trajectories`` images, see `Way.arrays`). Raises OSError when a PNG cannot be written.
     """
     total = source.config.num_images
-    size = batch_size if isinstance(batch_size, int) else CUDA_BATCH if source.device.type == "cuda" else CPU_BATCH
-    size = min(size, total)
+    size = min(batch_size, total) if isinstance(batch_size, int) else fitting_batch(total, source.device)
     started = time.perf_counter()
     writing: list[Future[None]] = []
     ways: list[dict[str, np.ndarray]] = []

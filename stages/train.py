@@ -4,6 +4,8 @@ import hashlib
 import os
 from pathlib import Path
 
+import torch
+
 from ddpm.config import Config
 from ddpm.data.split import read_image_set
 from ddpm.files import sha256, write_json
@@ -27,7 +29,8 @@ def train_stage(config: Config) -> None:
     print(
         f"training on {chosen['device']}, {chosen['precision']}, {'compiled' if runtime.compiled else 'not compiled'}"
     )
-    with RunFolder(MODEL, Path(os.environ.get("DDPM_CKPT_DIR", ".ckpt")) / fingerprint(config)) as folder:
+    rescue = Path(os.environ.get("DDPM_CKPT_DIR", ".ckpt")) / fingerprint(config, runtime.device)
+    with RunFolder(MODEL, rescue) as folder:
         results, cost = train(recipe, training, validation, runtime, folder, config.runtime.checkpoint_every_seconds)
         write_json(MODEL / "results.json", results)
         write_json(
@@ -37,12 +40,12 @@ def train_stage(config: Config) -> None:
         folder.discard()
 
 
-def fingerprint(config: Config) -> str:
-    """Names the run by all that decides its outcome: parameters, images and code."""
+def fingerprint(config: Config, device: torch.device) -> str:
+    """Names the run by all that decides its outcome: parameters, images, code and the kind of device."""
     code = sorted(path for name in CODE for path in (Path(name), *Path(name).rglob("*.py")) if path.is_file())
     sections = config.model_dump_json(include={"seed", "model", "diffusion", "train"})
     files = sha256(*code, SPLIT / "train.npz", SPLIT / "validation.npz")
-    return hashlib.sha256(f"{sections}{files}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{sections}{files}{device.type}".encode()).hexdigest()[:16]
 
 
 if __name__ == "__main__":

@@ -99,6 +99,8 @@ def test_a_missing_key_is_named(parameters: Callable[..., dict[str, Any]], key: 
         ({"generate.steps": 1001}, r"generate\.steps \(1001\).*diffusion\.timesteps \(1000\)"),
         ({"train.preview_steps": 30, "diffusion.timesteps": 25}, r"train\.preview_steps \(30\).*timesteps \(25\)"),
         ({"generate.trajectories": 20, "generate.num_images": 10}, r"trajectories \(20\).*num_images \(10\)"),
+        ({"generate.guidance_interval": [4.0, 0.8]}, r"guidance_interval \(4.0, 0.8\).*lower end first"),
+        ({"train.label_dropout": 0.0}, r"generate\.guidance \(1\.2\).*train\.label_dropout"),
     ],
 )
 def test_values_that_do_not_fit_together_are_named(

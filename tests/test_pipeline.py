@@ -138,19 +138,19 @@ def test_the_benchmarks_run_on_its_results(reproduced: str, clone: Path, tmp_pat
     before = params.read_text()
     params.write_text(before.replace("compile: auto", 'compile: "off"'))
     assert params.read_text() != before
-    small = ("--images", "200", "--json", str(tmp_path / "found.json"))
+    small = ("--images", "200", "--json")
     python = (sys.executable, "-m")
     samplers = ("--steps", "2", "3", "--samplers", "ddpm", "heun", "--plot", str(tmp_path / "plot.png"))
-    run_in(clone, *python, "benchmarks.samplers", *small, *samplers)
-    rows = json.loads((tmp_path / "found.json").read_text())["rows"]
+    run_in(clone, *python, "benchmarks.samplers", *small, str(tmp_path / "samplers.json"), *samplers)
+    rows = json.loads((tmp_path / "samplers.json").read_text())["rows"]
     assert [(row["sampler"], row["steps"]) for row in rows] == [("ddpm", 2), ("heun", 2), ("ddpm", 3), ("heun", 3)]
     assert rows[1]["nfe"] / rows[0]["nfe"] == 3 / 2
     assert all(row["fd_mnist"] > 10 for row in rows)
     with Image.open(tmp_path / "plot.png") as picture:
         assert picture.width > 400
     seconds = ("--train-seconds", "4", "--draw-seconds", "1", "--recipes", "default", "default, without labels")
-    run_in(clone, *python, "benchmarks.equal_time", *small, *seconds)
-    rows = json.loads((tmp_path / "found.json").read_text())["rows"]
+    run_in(clone, *python, "benchmarks.equal_time", *small, str(tmp_path / "equal.json"), *seconds)
+    rows = json.loads((tmp_path / "equal.json").read_text())["rows"]
     assert len(rows) == 2
     assert all(1 < row["train_s"] < 16 and row["nfe"] >= 2 and row["fd_mnist"] > 10 for row in rows)
     params.write_text(before)

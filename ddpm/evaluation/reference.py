@@ -83,12 +83,13 @@ def floors(train: np.ndarray, test: np.ndarray, count: int, seed: int) -> tuple[
     """Distances that real images score against all of ``train``: features [n, d] of training and test images.
 
     Returns (mean over draws of ``count`` random training images, ``count`` random test images). Where there are fewer
-    test images than that, all of them.
+    test images than that, all of them; of the training images at most half, as all of them would score nothing.
     """
     everything = fit_gaussian(train, "the training set")
     generator = numpy_generator(seed, "floor")
+    drawn = min(count, len(train) // 2)
     draws = [
-        frechet_distance(everything, fit_gaussian(train[generator.permutation(len(train))[:count]], "a floor draw"))
+        frechet_distance(everything, fit_gaussian(train[generator.permutation(len(train))[:drawn]], "a floor draw"))
         for _ in range(FLOOR_DRAWS)
     ]
     held_out = test[generator.permutation(len(test))[:count]]

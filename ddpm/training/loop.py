@@ -21,7 +21,7 @@ from ddpm.diffusion.objective import loss_weights, sample_times, time_density
 from ddpm.diffusion.process import normalize, q_sample, target_of
 from ddpm.diffusion.samplers import ddpm_sampler
 from ddpm.diffusion.schedule import even_times, respace
-from ddpm.errors import DdpmError
+from ddpm.errors import DamagedFile, DdpmError
 from ddpm.images import enlarge, tile, to_uint8, write_png
 from ddpm.model.checkpoint import (
     Checkpoint,
@@ -151,7 +151,10 @@ def train(
 
     state: dict[str, Any] = {"step": 0, "best_step": 0, "best_val_loss": math.inf, "seconds": 0.0, "log": [], "val": []}
     if folder.state.exists():
-        saved = load_checkpoint(folder.state, device)
+        try:
+            saved = load_checkpoint(folder.state, device)
+        except DamagedFile as error:
+            raise DdpmError(f"{error}: delete the folder {folder.rescue} to train from the start.") from error
         state = saved.facts
         network.load_state_dict(saved.tensors["weights"])
         ema.load_state_dict(saved.tensors["ema"], state["step"])
@@ -166,6 +169,7 @@ def train(
     outside = 0.0
     running_loss, running_norm = torch.zeros((), device=device), torch.zeros((), device=device)
     first_step, first_done = state["step"], None
+    pauses = (config.log_every, config.validate_every, config.preview_every, config.keep_every_epochs * per_epoch)
 
     with (
         _stop_signals() as stop,
@@ -207,8 +211,11 @@ def train(
                 runtime.synchronize()
                 first_done = time.perf_counter()
 
-            pause = time.perf_counter()
             last = step == total
+            if last or any(every and step % every == 0 for every in pauses):
+                # The device's work up to here is the network's; what follows is not.
+                runtime.synchronize()
+            pause = time.perf_counter()
             if step % config.log_every == 0 or last:
                 since = config.log_every if step % config.log_every == 0 else step % config.log_every
                 row = {
@@ -256,7 +263,7 @@ def train(
             outside += time.perf_counter() - pause
 
     runtime.synchronize()
-    seconds = time.perf_counter() - started
+    ended = time.perf_counter()
     final = {"step": total, "val_loss": state["val"][-1]["val_loss"], "seed": recipe.seed}
     folder.write("last.safetensors", partial(save_checkpoint, checkpoint=checkpoint(final, **everything())))
     results = {
@@ -270,12 +277,11 @@ def train(
         "flops_per_image": flops_per_image(recipe.model, image_size),
     }
     first_done = first_done or began
-    steady = time.perf_counter() - first_done
     cost = {
-        "train_seconds": seconds,
+        "train_seconds": ended - started,
         "train_startup_seconds": first_done - began,
-        "train_images_per_second": (total - first_step - 1) * config.batch_size / steady,
-        "train_outside_share": outside / seconds,
+        "train_images_per_second": (total - first_step - 1) * config.batch_size / (ended - first_done),
+        "train_outside_share": outside / (ended - began),
     }
     return results, cost
 

@@ -69,3 +69,8 @@ class Optimizer:
                 if int(number) == i:
                     state.setdefault(int(index), {})[key] = value
             part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})
+            for weight, values in part.state.items():
+                for key, value in values.items():
+                    # The fused kernels take for granted that weight and moments lie in memory in the same order.
+                    if value.shape == weight.shape:
+                        values[key] = torch.empty_like(weight).copy_(value)
