@@ -4,7 +4,6 @@ Draws from the pipeline's checkpoint; every setting of `generate` is varied. The
 --json, rows that the file has already are not drawn again. Writes a plot, too.
 """
 
-import time
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -62,9 +61,7 @@ def main() -> None:
         changes = {"generate.steps": steps, "generate.guidance": asked.guidance}
         config = settings(COMMON, SAMPLERS[name], changes)
         drawing = make_source(checkpoint, network, config.generate, config.seed, runtime)
-        started = time.perf_counter()
         images = draw(drawing, asked.images, batch)
-        seconds = time.perf_counter() - started
         found = quality(images, drawing.labels(range(1, asked.images + 1)), config.seed)
         rows.append(
             {
@@ -74,7 +71,6 @@ def main() -> None:
                 "fd_mnist": found["fd_mnist"],
                 "over_floor": found["fd_mnist_over_floor"],
                 "sure_share": found["sure_share"],
-                "seconds": seconds,
             }
         )
         save(rows, asked.json, facts)
