@@ -133,11 +133,19 @@ class FidConfig(_Section):
     bootstrap: CountOrZero
     inception: Literal["auto", "required", "off"]
     inception_weights: Name | None
+    inception_features: Literal[64, 192, 768, 2048]
 
     @property
     def weights_path(self) -> Path | None:
         """inception_weights as a path."""
         return Path(self.inception_weights) if self.inception_weights else None
+
+
+class LikelihoodConfig(_Section):
+    """The bound on the likelihood: of how many test images, at how many times each beside the last step."""
+
+    images: Annotated[int, Field(strict=True, ge=2, le=10_000)]
+    times_per_image: Count
 
 
 class VisualizeConfig(_Section):
@@ -172,6 +180,7 @@ class Config(_Section):
     train: TrainConfig
     generate: GenerateConfig
     fid: FidConfig
+    likelihood: LikelihoodConfig
     visualize: VisualizeConfig
     runtime: RuntimeConfig
 

@@ -2,10 +2,9 @@
 
 from ddpm.config import Config
 from ddpm.data.sources import load_mnist
-from ddpm.evaluation.classifier import classify, load_classifier
+from ddpm.evaluation.classifier import load_classifier
 from ddpm.evaluation.inception import choose_weights
-from ddpm.evaluation.protocol import embed_real_inception
-from ddpm.evaluation.reference import MnistReference
+from ddpm.evaluation.reference import make_inception_reference, make_mnist_reference
 from ddpm.runtime import choose_runtime
 from stages import RAW, REFERENCE, run
 
@@ -14,14 +13,11 @@ def reference(config: Config) -> None:
     device = choose_runtime(config.runtime, 0.0).device
     weights, skipped = choose_weights(config.fid.inception, config.fid.weights_path, device)
     train, test = load_mnist(RAW, "train"), load_mnist(RAW, "t10k")
-    classifier = load_classifier(device)
-    train_features, _ = classify(classifier, train.images, "train")
-    test_features, test_probabilities = classify(classifier, test.images, "test")
-    known = MnistReference(train_features, test_features, test_probabilities, test.labels)
-    known.save(REFERENCE / "mnist.npz")
+    make_mnist_reference(load_classifier(device), train, test).save(REFERENCE / "mnist.npz")
     if weights:
-        inception, _ = embed_real_inception(weights, train.images, test.images, config.seed, device)
-        inception.save(REFERENCE / "inception.npz")
+        dimensions = config.fid.inception_features
+        known = make_inception_reference(weights, dimensions, train.images, test.images, config.seed, device)
+        known.save(REFERENCE / "inception.npz")
     print(f"Inception: {skipped or weights}")
 
 

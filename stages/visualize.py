@@ -3,15 +3,17 @@
 import pandas as pd
 
 from ddpm.config import Config
+from ddpm.data.sources import load_mnist
 from ddpm.data.split import read_image_set
 from ddpm.figures.curves import loss_curves
-from ddpm.figures.digits import reverse_gif, reverse_strip, sample_sheet, side_by_side
+from ddpm.figures.digits import closest_pairs, reverse_gif, reverse_strip, sample_sheet, side_by_side
 from ddpm.files import load_arrays
 from ddpm.images import read_pngs
 from ddpm.runtime import worker_count
-from stages import FIGURES, GENERATED, MODEL, SPLIT, TRAJECTORY, run
+from stages import FIGURES, GENERATED, MODEL, NEAREST, RAW, SPLIT, TRAJECTORY, run
 
 STRIP_ROWS = 6
+PAIRS = 48
 
 
 def visualize(config: Config) -> None:
@@ -29,6 +31,9 @@ def visualize(config: Config) -> None:
     )
     reverse_gif(FIGURES / "reverse_process.gif", way["x_t"], settings.gif_seconds, settings.scale)
     loss_curves(FIGURES / "loss.png", pd.read_csv(MODEL / "log.csv"), pd.read_csv(MODEL / "validation.csv"))
+    nearest = pd.read_csv(NEAREST).nsmallest(PAIRS, "feature_distance")
+    neighbours = load_mnist(RAW, "train").images[nearest["feature_index"]]
+    closest_pairs(FIGURES / "closest_pairs.png", generated[nearest["image"] - 1], neighbours, settings.scale)
     print("\n".join(str(path) for path in sorted(FIGURES.iterdir())))
 
 

@@ -14,13 +14,15 @@ from torch import nn
 
 from ddpm.data.split import ImageSet
 from ddpm.errors import DdpmError
-from ddpm.evaluation.inception import FEATURES, choose_weights, find_weights, inception_features, load_inception
+from ddpm.evaluation.frechet import Gaussian, frechet_distance
+from ddpm.evaluation.inception import choose_weights, find_weights, inception_features, load_inception
 from ddpm.files import sha256
 from ddpm.images import write_rgb_pngs
 
 CPU = torch.device("cpu")
 OFFICIAL_NAME = theirs.FID_WEIGHTS_URL.rsplit("/", 1)[1]
 IMAGES = 12
+FEATURES = 2048
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def ours(weights: Path, test_digits: ImageSet) -> np.ndarray:
     """Our features of the first test digits."""
-    return inception_features(load_inception(weights, CPU), test_digits.images[:IMAGES], "test")
+    return inception_features(load_inception(weights, FEATURES, CPU), test_digits.images[:IMAGES], "test")
 
 
 def test_statistics_are_those_of_the_pytorch_fid_command(
@@ -95,14 +97,41 @@ def test_statistics_are_those_of_the_pytorch_fid_command(
     np.testing.assert_allclose(np.cov(ours.astype(np.float64), rowvar=False), covariance, rtol=1e-3, atol=1e-4 * scale)
 
 
+@pytest.mark.parametrize("dimensions", [64, 192, 768])
+def test_the_distance_is_the_one_that_the_pytorch_fid_command_prints(
+    weights: Path, test_digits: ImageSet, tmp_path: Path, rng: np.random.Generator, dimensions: int
+):
+    count = dimensions + 6 if dimensions < 100 else IMAGES
+    sets = [test_digits.images[:count], test_digits.images[count : 2 * count] // 2]
+    for name, images in zip("ab", sets, strict=True):
+        (tmp_path / name).mkdir()
+        write_rgb_pngs(tmp_path / name, images, 1, count)
+    shown = tmp_path / "home" / "hub" / "checkpoints" / OFFICIAL_NAME
+    shown.parent.mkdir(parents=True)
+    shown.symlink_to(weights)
+    command = [sys.executable, "-m", "pytorch_fid", "--device", "cpu", "--num-workers", "0", "--dims", str(dimensions)]
+    environment = os.environ | {"TORCH_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [*command, tmp_path / "a", tmp_path / "b"], env=environment, check=True, capture_output=True, text=True
+    )
+    expected = float(done.stdout.split()[-1])
+    network = load_inception(weights, dimensions, CPU)
+    found = [inception_features(network, images, "test").astype(np.float64) for images in sets]
+    assert found[0].shape == (count, dimensions)
+    gaussians = [Gaussian(part.mean(0), np.cov(part, rowvar=False), count) for part in found]
+    assert frechet_distance(*gaussians) == pytest.approx(expected, rel=1e-3)
+    halves = np.concatenate([inception_features(network, part, "test") for part in np.split(sets[0], 2)])
+    np.testing.assert_allclose(halves, found[0], rtol=1e-3, atol=1e-4 * found[0].max())
+
+
 def test_grey_images_are_rgb_images_of_equal_channels(weights: Path, ours: np.ndarray, test_digits: ImageSet):
     rgb = np.repeat(test_digits.images[2:4, ..., None], 3, -1)
-    found = inception_features(load_inception(weights, CPU), rgb, "test")
+    found = inception_features(load_inception(weights, FEATURES, CPU), rgb, "test")
     np.testing.assert_allclose(found, ours[2:4], rtol=1e-3, atol=1e-4 * ours.max())
 
 
 def test_loading_leaves_torchs_hub_folder_and_its_content_alone(weights: Path, hub: Path):
-    network = load_inception(weights, CPU)
+    network = load_inception(weights, FEATURES, CPU)
     assert torch.hub.get_dir() == str(hub.parent)
     assert not hub.exists()
     assert not network.training
@@ -113,10 +142,10 @@ def test_a_file_that_is_no_inception_network_is_named(tmp_path: Path):
     for content in ({"weight": torch.zeros(3)}, torch.zeros(3)):
         torch.save(content, path)
         with pytest.raises(DdpmError, match=r"other-00000000\.pth does not hold pytorch-fid's Inception weights"):
-            load_inception(path, CPU)
+            load_inception(path, FEATURES, CPU)
     path.write_bytes(b"garbage")
     with pytest.raises(DdpmError, match=r"other-00000000\.pth does not hold"):
-        load_inception(path, CPU)
+        load_inception(path, FEATURES, CPU)
 
 
 def test_a_file_with_the_hash_of_its_name_is_taken(weights: Path):

@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 from presets.__main__ import apply
 
 REPOSITORY = Path(__file__).parents[1]
-STAGES = ["fetch_mnist", "split", "train", "generate", "reference", "fid", "visualize", "summary"]
+STAGES = ["fetch_mnist", "split", "train", "generate", "reference", "fid", "likelihood", "visualize", "summary"]
 IDENTITY = {f"GIT_{who}_{what}": "tester@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
 Run = Callable[..., str]
@@ -96,8 +96,22 @@ def test_metrics_hold_quality_cost_and_counts(reproduced: str, clone: Path):
     assert cost["device"]
 
 
+def test_metrics_hold_memorisation_and_likelihood(reproduced: str, clone: Path):
+    copies, likelihood = (metrics(clone, name) for name in ("memorisation", "likelihood"))
+    assert copies["nearest_pixel"] > 0 == copies["copied_share_feature"]
+    assert 0.3 < copies["closer_share_pixel_real"] < 0.7
+    assert likelihood["likelihood_images"] == 200
+    assert 0.5 < likelihood["bpd_large"] < 8
+    nearest = (clone / "data/nearest.csv").read_text().splitlines()
+    assert len(nearest) == 257
+    protocol = metrics(clone, "protocol")
+    assert protocol["mnist"]["images"] == 256
+    assert len(protocol["mnist"]["weights_sha256"]) == 64
+    assert protocol["versions"].keys() == {"torch", "numpy", "pillow", "pytorch-fid"}
+
+
 def test_figures_are_pictures(reproduced: str, clone: Path):
-    for name in ("loss", "real_and_generated", "reverse_process", "samples"):
+    for name in ("closest_pairs", "loss", "real_and_generated", "reverse_process", "samples"):
         with Image.open(clone / f"data/figures/{name}.png") as image:
             assert min(image.size) > 100
     with Image.open(clone / "data/figures/reverse_process.gif") as image:
@@ -180,8 +194,9 @@ def test_run_again_by_force_it_gives_the_same_bits(reproduced: str, clone: Path)
     [
         ("visualize.snapshots=4", ["visualize"]),
         ("generate.digits=[3,8]", ["generate", "fid", "visualize", "summary"]),
+        ("likelihood.images=50", ["likelihood"]),
         ("generate.steps=4", ["generate", "fid", "visualize", "summary"]),
-        ("model.base_channels=8", ["train", "generate", "fid", "visualize", "summary"]),
+        ("model.base_channels=8", ["train", "generate", "fid", "likelihood", "visualize", "summary"]),
     ],
 )
 def test_an_experiment_reruns_what_depends_on_its_parameter(

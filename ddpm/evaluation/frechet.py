@@ -1,5 +1,6 @@
-"""The Fréchet distance between two sets of features, each taken as a Gaussian, with its uncertainty."""
+"""The Fréchet distance between two sets of features, each taken as a Gaussian, with its bias and its uncertainty."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,9 @@ from tqdm import tqdm
 
 from ddpm.errors import DdpmError
 from ddpm.seeds import numpy_generator
+
+CURVE_POINTS = 10
+CURVE_ORDERS = 200
 
 
 @dataclass(frozen=True)
@@ -16,6 +20,14 @@ class Gaussian:
     mean: np.ndarray
     covariance: np.ndarray
     count: int
+
+
+@dataclass(frozen=True)
+class FrechetIntervals:
+    """95 % intervals (low, high) of the distance and, where it could be estimated, of its limit for many images."""
+
+    distance: tuple[float, float]
+    limit: tuple[float, float] | None
 
 
 def fit_gaussian(features: np.ndarray, what: str = "the set") -> Gaussian:
@@ -39,32 +51,104 @@ def fit_gaussian(features: np.ndarray, what: str = "the set") -> Gaussian:
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½), ≥ 0 up to rounding. Heusel et al. 2017, eq. 6.
 
-    The trace of the root is that of the symmetric (Σ_a^½ Σ_b Σ_a^½)^½, from eigenvalues alone: no complex numbers,
-    no regularising offset, exact for singular covariances too.
+    The trace of the root is that of the symmetric (Fᵀ Σ_b F)^½ with Σ_a = F Fᵀ, from eigenvalues alone: no complex
+    numbers, no regularising offset, exact for singular covariances too.
     """
-    values, vectors = np.linalg.eigh(a.covariance)
-    root_a = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    cross = np.sqrt(np.linalg.eigvalsh(root_a @ b.covariance @ root_a).clip(min=0)).sum()
+    return _distance(a, _factor(a.covariance), b)
+
+
+def curve_sizes(count: int, dimensions: int) -> list[int]:
+    """The numbers of images at which the distance of ``count`` is taken, to see where it leads: the last is ``count``.
+
+    Empty where there are too few images for that, less than twice those that the covariance needs.
+    """
+    least = max(count // 5, dimensions + 1)
+    return [] if count < 2 * least else np.linspace(least, count, CURVE_POINTS).round().astype(int).tolist()
+
+
+def frechet_limit(features: np.ndarray, reference: Gaussian, seed: int, label: str) -> float | None:
+    """The distance that infinitely many images like features [n, d] would have: FD∞, without the bias of a finite set.
+
+    The distance falls with the number of images as FD∞ + c/n; a line through it over 1/n, at ten sizes from n/5 up,
+    meets the axis in FD∞ (Chong & Forsyth 2020, "Effectively Unbiased FID"). The mean over random orders of the images;
+    unbiased, so of images like the reference's it may fall below 0. None where n is too small: see `curve_sizes`.
+    """
+    sizes = curve_sizes(*features.shape)
+    if not sizes:
+        return None
+    generator = numpy_generator(seed, f"limit {label}")
+    factor = _factor(reference.covariance)
+    curves = [
+        _curve(features[generator.permutation(len(features))], reference, factor, sizes) for _ in range(CURVE_ORDERS)
+    ]
+    return float(_intercept(sizes, np.mean(curves, 0)))
+
+
+def bootstrap_intervals(
+    features: np.ndarray, reference: Gaussian, resamples: int, seed: int, label: str, limit: float | None = None
+) -> FrechetIntervals:
+    """95 % intervals of the distance of features [n, d] from ``reference``, and of its ``limit``, by resampling them.
+
+    They are where other sets of n images from the same source would score. Each resample lies further from the
+    reference than the sample it came from, all by about the same, so their spread is taken and centred on the sample's
+    own number (Efron & Tibshirani 1993, ch. 10 and 13).
+    """
+    generator = numpy_generator(seed, f"bootstrap {label}")
+    count = len(features)
+    estimate = frechet_distance(reference, fit_gaussian(features, label))
+    factor = _factor(reference.covariance)
+    sizes = [count] if limit is None else curve_sizes(*features.shape)
+    curves = np.array(
+        [
+            _curve(features[generator.integers(count, size=count)], reference, factor, sizes)
+            for _ in tqdm(range(resamples), desc=f"bootstrap, {label}", unit="resample")
+        ]
+    )
+    low, high = _centred(curves[:, -1], estimate)
+    if limit is None:
+        return FrechetIntervals((max(0.0, low), high), None)
+    return FrechetIntervals((max(0.0, low), high), _centred(_intercept(sizes, curves.T), limit))
+
+
+def _factor(covariance: np.ndarray) -> np.ndarray:
+    """F [d, r] with F Fᵀ = Σ, r its rank."""
+    values, vectors = np.linalg.eigh(covariance)
+    there = _above_rounding(values)
+    return vectors[:, there] * np.sqrt(values[there])
+
+
+def _above_rounding(values: np.ndarray) -> np.ndarray:
+    """Which eigenvalues [d] are more than rounding errors, whose roots would be felt and differ from run to run."""
+    return values > values.max(initial=0.0) * len(values) * np.finfo(np.float64).eps
+
+
+def _distance(a: Gaussian, factor_a: np.ndarray, b: Gaussian) -> float:
+    values = np.linalg.eigvalsh(factor_a.T @ b.covariance @ factor_a)
+    cross = np.sqrt(values[_above_rounding(values)]).sum()
     shift = a.mean - b.mean
     return float(shift @ shift + np.trace(a.covariance) + np.trace(b.covariance) - 2 * cross)
 
 
-def bootstrap_interval(
-    features: np.ndarray, reference: Gaussian, resamples: int, seed: int, label: str
-) -> tuple[float, float]:
-    """95 % interval of the distance of features [n, d] from ``reference``, over resamplings of the n images.
+def _curve(features: np.ndarray, reference: Gaussian, factor: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """Distances of the first n of features [N, d] for each n of increasing ``sizes``, their moments added up once."""
+    centre = features.mean(0, dtype=np.float64)
+    total, product = np.zeros_like(centre), np.zeros((len(centre), len(centre)))
+    distances = []
+    for start, end in zip([0, *sizes], sizes, strict=False):
+        part = features[start:end] - centre
+        total += part.sum(0)
+        product += part.T @ part
+        mean = total / end
+        covariance = (product - end * np.outer(mean, mean)) / (end - 1)
+        distances.append(_distance(reference, factor, Gaussian(mean + centre, covariance, end)))
+    return np.array(distances)
 
-    It is where another set of n images from the same source would score. Each resample lies further from the reference
-    than the sample it came from, all by about the same, so their spread is taken and centred on the sample's own
-    distance (Efron & Tibshirani 1993, ch. 10 and 13).
-    """
-    generator = numpy_generator(seed, f"bootstrap {label}")
-    estimate = frechet_distance(reference, fit_gaussian(features, label))
-    distances = [
-        frechet_distance(
-            reference, fit_gaussian(features[generator.integers(len(features), size=len(features))], label)
-        )
-        for _ in tqdm(range(resamples), desc=f"bootstrap, {label}", unit="resample")
-    ]
-    low, high = np.quantile(distances, [0.025, 0.975]) - np.mean(distances) + estimate
-    return float(max(0.0, low)), float(high)
+
+def _intercept(sizes: Sequence[int], distances: np.ndarray) -> np.ndarray:
+    """Where least-squares lines through distances [sizes, …] over 1/n meet 1/n = 0."""
+    return np.polyfit(1.0 / np.array(sizes), distances, 1)[1]
+
+
+def _centred(values: np.ndarray, estimate: float) -> tuple[float, float]:
+    low, high = np.quantile(values, [0.025, 0.975]) - np.mean(values) + estimate
+    return float(low), float(high)

@@ -17,7 +17,6 @@ from tqdm import tqdm
 from ddpm.errors import DdpmError
 from ddpm.files import sha256
 
-FEATURES = 2048
 _BATCH = {"cuda": 500, "cpu": 50}
 
 
@@ -74,8 +73,11 @@ def _download(url: str, destination: Path) -> None:
         ) from error
 
 
-def load_inception(weights: Path, device: torch.device) -> nn.Module:
-    """pytorch-fid's network up to its last pooling, for evaluation. Raises DdpmError for a file that does not fit."""
+def load_inception(weights: Path, dimensions: int, device: torch.device) -> nn.Module:
+    """pytorch-fid's network up to the layer of 64, 192, 768 or 2048 features, the last pooling, for evaluation.
+
+    Raises DdpmError for a file that does not fit.
+    """
     from pytorch_fid.inception import FID_WEIGHTS_URL, InceptionV3
 
     hub = torch.hub.get_dir()
@@ -89,7 +91,7 @@ def load_inception(weights: Path, device: torch.device) -> nn.Module:
             shutil.copyfile(weights, shown)
         torch.hub.set_dir(folder)
         try:
-            network = InceptionV3([InceptionV3.BLOCK_INDEX_BY_DIM[FEATURES]])
+            network = InceptionV3([InceptionV3.BLOCK_INDEX_BY_DIM[dimensions]])
         except Exception as error:  # unpickling, missing keys and shapes fail in many ways, all meaning the same
             raise DdpmError(f"{weights} does not hold pytorch-fid's Inception weights ({error}).") from error
         finally:
@@ -99,9 +101,10 @@ def load_inception(weights: Path, device: torch.device) -> nn.Module:
 
 @torch.inference_mode()
 def inception_features(network: nn.Module, images: np.ndarray, label: str) -> np.ndarray:
-    """Features of uint8 images [n, h, w] (grey, repeated to RGB) or [n, h, w, 3]: float32 [n, 2048].
+    """Features of uint8 images [n, h, w] (grey, repeated to RGB) or [n, h, w, 3]: float32 [n, d].
 
-    The network resizes to 299 × 299 bilinearly, as pytorch-fid does. ``label`` names the progress bar.
+    The network resizes to 299 × 299 bilinearly; maps are averaged over their pixels, both as pytorch-fid does.
+    ``label`` names the progress bar.
     """
     device = next(network.parameters()).device
     features = []
@@ -109,6 +112,6 @@ def inception_features(network: nn.Module, images: np.ndarray, label: str) -> np
         for part in np.array_split(images, -(-len(images) // _BATCH[device.type])):
             batch = torch.from_numpy(part).to(device).float() / 255
             batch = batch[:, None].expand(-1, 3, -1, -1) if batch.ndim == 3 else batch.permute(0, 3, 1, 2)
-            features.append(network(batch)[0].flatten(1).cpu().numpy())
+            features.append(network(batch)[0].mean((2, 3)).cpu().numpy())
             progress.update(len(part))
     return np.concatenate(features)

@@ -1,0 +1,86 @@
+"""Measure images from anywhere as the `fid` stage does: `python -m ddpm.evaluation IMAGES --reference data/raw`.
+
+IMAGES is a folder of PNG files, an npz file ([n, h, w], [n, h, w, c] or [n, c, h, w]; uint8, or floating point in
+[0, 1] or [-1, 1]) or an IDX file.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from ddpm.data.sources import load_mnist
+from ddpm.errors import DdpmError
+from ddpm.evaluation.classifier import classify, load_classifier
+from ddpm.evaluation.inception import find_weights, inception_features, load_inception
+from ddpm.evaluation.load import load_images
+from ddpm.evaluation.measure import measure_features, measure_memorisation, measure_mnist, refuse_constant, to_mnist
+from ddpm.evaluation.protocol import inception_protocol, mnist_protocol, versions
+from ddpm.evaluation.reference import MnistReference, make_inception_reference, make_mnist_reference
+from ddpm.evaluation.tables import number_table, read_labels
+from ddpm.files import sha256, write_json
+from ddpm.runtime import worker_count
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ddpm.evaluation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("images", type=Path)
+    parser.add_argument("--reference", type=Path, required=True, help="folder with the four MNIST files")
+    parser.add_argument("--features", type=Path, metavar="NPZ", help="the real digits' features: read, or made there")
+    parser.add_argument("--labels", type=Path, metavar="CSV", help="a column `digit`: what each image was to show")
+    parser.add_argument("--bootstrap", type=int, default=200, help="resamples for the intervals (default 200)")
+    parser.add_argument("--inception", type=Path, metavar="PTH", help="pytorch-fid's weights: measure by them, too")
+    parser.add_argument("--dimensions", type=int, default=2048, choices=(64, 192, 768, 2048), help="of Inception")
+    parser.add_argument("--seed", type=int, default=3407)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write numbers and protocol there, too")
+    return parser.parse_args()
+
+
+def evaluate(asked: argparse.Namespace) -> None:
+    """Measure, print, and write what is asked for. Raises DdpmError, OSError."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    images = load_images(asked.images, worker_count("auto"))
+    count = len(images)
+    refuse_constant(images, lambda i: f"number {i + 1}")
+    digits = to_mnist(images)
+    train, test = (load_mnist(asked.reference, part) for part in ("train", "t10k"))
+    classifier = load_classifier(device)
+    if asked.features and asked.features.exists():
+        known = MnistReference.load(asked.features)
+    else:
+        known = make_mnist_reference(classifier, train, test)
+        if asked.features:
+            known.save(asked.features)
+    features, probabilities = classify(classifier, digits, "images")
+    labels = read_labels(asked.labels, count) if asked.labels else None
+    numbers = measure_mnist(features, probabilities, labels, known, asked.bootstrap, asked.seed).numbers
+    numbers |= measure_memorisation(digits, features, train.images, known).numbers
+    protocol: dict[str, object] = {"mnist": mnist_protocol(images.shape[1:3], count, len(train))}
+    if asked.inception:
+        weights = find_weights(asked.inception, download=False)
+        real = make_inception_reference(weights, asked.dimensions, train.images, test.images, asked.seed, device)
+        found = inception_features(load_inception(weights, asked.dimensions, device), images, "images")
+        names = ("fid_inception", "inception")
+        numbers |= measure_features(
+            names, found, real.gaussian, real.train, real.test, float(real.floor), asked.bootstrap, asked.seed
+        )
+        protocol["inception"] = inception_protocol(asked.dimensions, sha256(weights), count, len(train))
+    print(number_table(numbers))
+    if asked.json:
+        write_json(asked.json, {"numbers": numbers, "protocol": protocol | {"versions": versions()}})
+
+
+def main() -> None:
+    """Run; what the user can mend ends it with one sentence and exit status 1."""
+    try:
+        evaluate(parse())
+    except (DdpmError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+import torch
+from prdc import compute_prdc
+from scipy.stats import mannwhitneyu
+from torch_fidelity.metric_prc import prc_features_to_metric
+
+from ddpm.evaluation import neighbours
+from ddpm.evaluation.neighbours import closer_share, copied_share, manifold, nearest
+
+
+@pytest.fixture(params=[0.0, 0.4])
+def sets(rng: np.random.Generator, request: pytest.FixtureRequest) -> tuple[np.ndarray, np.ndarray]:
+    return rng.normal(size=(700, 6)), rng.normal(request.param, 0.8, size=(700, 6))
+
+
+def test_precision_and_recall_are_those_of_torch_fidelity(sets: tuple[np.ndarray, np.ndarray]):
+    real, generated = sets
+    found = manifold(real, generated, "test")
+    # Its first set is the generated one, its second the real one.
+    theirs = prc_features_to_metric(torch.from_numpy(generated), torch.from_numpy(real), verbose=False)
+    assert found.precision.mean() == pytest.approx(theirs["precision"], rel=1e-6)
+    assert found.recall.mean() == pytest.approx(theirs["recall"], rel=1e-6)
+
+
+def test_density_and_coverage_are_those_of_prdc(sets: tuple[np.ndarray, np.ndarray]):
+    real, generated = sets
+    found = manifold(real, generated, "test")
+    theirs = compute_prdc(real, generated, nearest_k=5)
+    assert found.density.mean() == pytest.approx(theirs["density"], rel=1e-9)
+    assert found.coverage.mean() == pytest.approx(theirs["coverage"], rel=1e-9)
+    theirs = compute_prdc(real, generated, nearest_k=3)
+    assert found.precision.mean() == pytest.approx(theirs["precision"], rel=1e-9)
+    assert found.recall.mean() == pytest.approx(theirs["recall"], rel=1e-9)
+
+
+def test_strips_change_nothing(sets: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch):
+    whole = manifold(*sets, "test")
+    index, distance = nearest(*sets, "test")
+    monkeypatch.setattr(neighbours, "_STRIP", 33)
+    parts = manifold(*sets, "test")
+    for name in ("precision", "recall", "density", "coverage"):
+        assert np.array_equal(getattr(whole, name), getattr(parts, name)), name
+    assert np.array_equal(nearest(*sets, "test")[0], index)
+    assert np.array_equal(nearest(*sets, "test")[1], distance)
+
+
+def test_the_nearest_is_the_nearest(sets: tuple[np.ndarray, np.ndarray]):
+    queries, points = sets
+    every = np.linalg.norm(queries[:, None] - points[None], axis=2)
+    index, distance = nearest(queries, points, "test")
+    assert np.array_equal(index, every.argmin(1))
+    np.testing.assert_allclose(distance, every.min(1), rtol=1e-12)
+    index, distance = nearest(points, points, "test")
+    assert np.array_equal(index, np.arange(len(points)))
+    assert (distance == 0).all()
+
+
+def test_a_collapsed_set_is_precise_and_covers_nothing(rng: np.random.Generator):
+    real = rng.normal(size=(500, 4))
+    found = manifold(real, np.repeat(real[:1], 500, 0), "test")
+    assert found.precision.mean() == 1
+    assert found.recall.mean() < 0.01
+    assert found.coverage.mean() < 0.05
+
+
+def test_closer_share_is_the_statistic_of_mann_and_whitney(rng: np.random.Generator):
+    a, b = rng.integers(20, size=300).astype(float), rng.integers(5, 25, size=200).astype(float)
+    expected = 1 - mannwhitneyu(a, b).statistic / (300 * 200)
+    assert closer_share(a, b) == pytest.approx(expected, rel=1e-12)
+    assert closer_share(b, b) == 0.5
+    assert closer_share(np.zeros(3), b) == 1
+
+
+def test_copied_share_counts_what_is_closer_than_a_hundredth_of_the_held_out(rng: np.random.Generator):
+    held_out = rng.normal(10, 1, size=5000)
+    assert copied_share(rng.normal(10, 1, size=5000), held_out) == pytest.approx(0.01, abs=0.005)
+    assert copied_share(np.r_[np.zeros(50), np.full(50, 10.0)], held_out) == 0.5
