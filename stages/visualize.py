@@ -13,7 +13,7 @@ from ddpm.runtime import worker_count
 from stages import FIGURES, GENERATED, MODEL, NEAREST, RAW, SPLIT, TRAJECTORY, run
 
 STRIP_ROWS = 6
-PAIRS = 48
+PAIRS = 5  # of each digit
 
 
 def visualize(config: Config) -> None:
@@ -31,9 +31,17 @@ def visualize(config: Config) -> None:
     )
     reverse_gif(FIGURES / "reverse_process.gif", way["x_t"], settings.gif_seconds, settings.scale)
     loss_curves(FIGURES / "loss.png", pd.read_csv(MODEL / "log.csv"), pd.read_csv(MODEL / "validation.csv"))
-    nearest = pd.read_csv(NEAREST).nsmallest(PAIRS, "feature_distance")
-    neighbours = load_mnist(RAW, "train").images[nearest["feature_index"]]
-    closest_pairs(FIGURES / "closest_pairs.png", generated[nearest["image"] - 1], neighbours, settings.scale)
+    training = load_mnist(RAW, "train")
+    nearest = pd.read_csv(NEAREST).sort_values("feature_distance")
+    nearest["digit"] = training.labels[nearest["feature_index"]]
+    pairs = nearest.groupby("digit").head(PAIRS).sort_values("digit", kind="stable")
+    closest_pairs(
+        FIGURES / "closest_pairs.png",
+        generated[pairs["image"] - 1],
+        training.images[pairs["feature_index"]],
+        PAIRS,
+        settings.scale,
+    )
     print("\n".join(str(path) for path in sorted(FIGURES.iterdir())))
 
 

@@ -14,7 +14,7 @@ README = (REPOSITORY / "README.md").read_text()
 
 def committed_metrics() -> dict[str, float]:
     values: dict[str, float] = {}
-    for name in ("fid", "train", "cost"):
+    for name in ("fid", "memorisation", "likelihood", "train", "cost"):
         values |= json.loads((REPOSITORY / f"metrics/{name}.json").read_text())
     return values
 
@@ -34,7 +34,7 @@ def test_the_pictures_are_outputs_of_the_committed_run():
     lock = YAML(typ="safe", pure=True).load(REPOSITORY / "dvc.lock")
     outputs = {Path(out["path"]).name: out["md5"] for out in lock["stages"]["visualize"]["outs"]}
     pictures = re.findall(r"\]\(docs/images/([\w.]+)\)", README)
-    assert len(pictures) == 5
+    assert len(pictures) == 6
     for name in pictures:
         content = (REPOSITORY / "docs/images" / name).read_bytes()
         assert hashlib.md5(content).hexdigest() == outputs[name], f"run `make pictures`: {name} is of another run"
@@ -46,7 +46,18 @@ def test_the_lock_file_is_of_the_committed_parameters():
     locked: dict[str, object] = {}
     for stage in lock["stages"].values():
         locked |= stage.get("params", {}).get("params.yaml", {})
-    assert {"seed", "data", "split", "model", "diffusion", "train", "generate", "fid", "visualize"} <= set(locked)
+    assert {
+        "seed",
+        "data",
+        "split",
+        "model",
+        "diffusion",
+        "train",
+        "generate",
+        "fid",
+        "likelihood",
+        "visualize",
+    } <= set(locked)
     for key, value in locked.items():
         found = params
         for part in key.split("."):

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from ddpm.figures.curves import loss_curves
-from ddpm.figures.digits import reverse_gif, reverse_strip, sample_sheet, side_by_side
+from ddpm.figures.digits import closest_pairs, reverse_gif, reverse_strip, sample_sheet, side_by_side
 
 CAPTION = 15 + 8
 
@@ -135,3 +135,18 @@ def test_equal_numbers_are_equal_files(
     assert len(files) == 5
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_pairs_stand_side_by_side(tmp_path: Path, images: np.ndarray):
+    closest_pairs(tmp_path / "pairs.png", images[:6], images[6:12], 3, 1)
+    sheet = pixels(tmp_path / "pairs.png")[CAPTION:]
+    assert np.array_equal(sheet[:28, :28], images[0])
+    assert np.array_equal(sheet[:28, 28:56], images[6])
+    assert np.array_equal(sheet[34:62, 62:90], images[4])
+    assert np.array_equal(sheet[34:62, 90:118], images[10])
+
+
+def test_pairs_of_larger_images_are_of_one_size(tmp_path: Path, images: np.ndarray):
+    closest_pairs(tmp_path / "pairs.png", images[:2].repeat(2, 1).repeat(2, 2), images[6:8], 2, 1)
+    sheet = pixels(tmp_path / "pairs.png")[CAPTION:]
+    assert sheet.shape == (56, 4 * 56 + 6)

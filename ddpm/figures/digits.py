@@ -31,11 +31,13 @@ def side_by_side(path: Path, real: np.ndarray, generated: np.ndarray, columns: i
     write_png(path, np.concatenate([labelled[0], gap, labelled[1]], 1))
 
 
-def closest_pairs(path: Path, generated: np.ndarray, nearest: np.ndarray, scale: int) -> None:
-    """Each generated image left of the training image nearest to it: uint8 [n, h, w], both. Raises OSError."""
+def closest_pairs(path: Path, generated: np.ndarray, nearest: np.ndarray, columns: int, scale: int) -> None:
+    """Each generated image left of the training image nearest to it: uint8 [n, h, w], both. Raises OSError.
+
+    columns: pairs a row.
+    """
     nearest = np.stack([np.asarray(Image.fromarray(image).resize(generated.shape[:0:-1])) for image in nearest])
     pairs = np.concatenate([generated, nearest], 2)
-    columns = max(1, math.isqrt(len(pairs) // 2))
     sheet = enlarge(tile(pairs, columns, 3 * _GAP, background=128), scale)
     write_png(path, _with_caption(sheet, "generated, and the training image nearest to it"))
 
