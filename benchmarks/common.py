@@ -19,9 +19,10 @@ from ruamel.yaml import YAML
 from ddpm.config import Config, parse_config
 from ddpm.data.split import ImageSet, read_image_set
 from ddpm.errors import DdpmError, MissingFile
+from ddpm.evaluation.classes import sure_share
 from ddpm.evaluation.classifier import FEATURES, Classifier, classify, load_classifier
-from ddpm.evaluation.measure import measure_mnist
-from ddpm.evaluation.reference import MnistReference
+from ddpm.evaluation.frechet import fit_gaussian, frechet_distance
+from ddpm.evaluation.reference import MnistReference, frechet_floor
 from ddpm.files import read_json, write_json
 from ddpm.images import to_uint8
 from ddpm.model.checkpoint import Checkpoint, restore_network
@@ -66,11 +67,19 @@ def draw(source: Source, count: int, batch: int) -> np.ndarray:
     return np.concatenate(parts)[:count]
 
 
-def quality(images: np.ndarray, labels: np.ndarray | None, seed: int) -> dict[str, float]:
-    """The numbers of the `fid` stage for uint8 images [n, 28, 28], by the shipped classifier."""
+def quality(images: np.ndarray, seed: int) -> dict[str, float]:
+    """The headline numbers of the `fid` stage for uint8 images [n, 28, 28], by the shipped classifier."""
     classifier, known = yardstick()
     features, probabilities = classify(classifier, images, "measure")
-    return measure_mnist(features, probabilities, labels, known, 0, seed).numbers
+    distance = frechet_distance(fit_gaussian(known.train), fit_gaussian(features))
+    over_floor = distance / floor(len(images), seed)
+    return {"fd_mnist": distance, "over_floor": over_floor, "sure_share": sure_share(probabilities)}
+
+
+@cache
+def floor(count: int, seed: int) -> float:
+    """The distance that as many random training digits score."""
+    return frechet_floor(yardstick()[1].train, count, seed)
 
 
 @cache

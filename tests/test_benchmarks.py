@@ -1,14 +1,21 @@
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.common import earlier, save, settings
 from benchmarks.equal_time import QUIET, RECIPES
-from benchmarks.page import PAGE, cell, refreshed, table
+from benchmarks.page import PAGE, RESULTS, cell, refreshed, table
 from benchmarks.samplers import COMMON, SAMPLERS
 from benchmarks.scaling import exponent, point
+from benchmarks.sensitivity import SPOILED
+from ddpm.data.split import ImageSet
 from ddpm.errors import DdpmError
+from ddpm.evaluation.classifier import classify, load_classifier
+from ddpm.evaluation.frechet import fit_gaussian, frechet_distance
+from ddpm.files import read_json
 
 
 @pytest.fixture(autouse=True)
@@ -83,3 +90,27 @@ def test_cells_are_read_easily():
         "98.8",
     ]
     assert table([{"a": 1, "b": 0.5}, {"a": 2, "b": 1.0}]) == "| a | b |\n| --- | --- |\n| 1 | 0.5 |\n| 2 | 1 |"
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_the_distance_grows_with_every_level_of_spoiling(name: str):
+    rows = [row for row in read_json(RESULTS / "sensitivity.json")["rows"] if row["spoiled_by"] == name]
+    distances = [row["fd_mnist"] for row in rows]
+    assert [row["level"] for row in rows] == list(SPOILED[name][1])
+    assert all(after > before for before, after in pairwise(distances))
+    assert distances[-1] > 20 * distances[0]
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_spoiling_shows_in_the_distance_here_and_now(
+    name: str, test_digits: ImageSet, verdicts: tuple[np.ndarray, np.ndarray], rng: np.random.Generator
+):
+    spoil, levels, _ = SPOILED[name]
+    known = fit_gaussian(verdicts[0][5000:])
+    some = ImageSet(test_digits.images[:2000], test_digits.labels[:2000], test_digits.indices[:2000])
+    classifier = load_classifier(torch.device("cpu"))
+    found = []
+    for level in (levels[0], levels[2], levels[4]):
+        features, _ = classify(classifier, spoil(some, level, rng), "test")
+        found.append(frechet_distance(known, fit_gaussian(features)))
+    assert found[0] < found[1] < found[2]
