@@ -1,23 +1,40 @@
-"""The typed settings. No default stands here: those are in ``params.yaml``; here stand the types and the bounds."""
+"""The typed settings. No default stands here: those are in ``params.yaml``; here stand the types and the bounds.
 
+An upper bound lies far above what is of use, and below what ends in overflow or in files that no program reads.
+"""
+
+import math
+import reprlib
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from ddpm.errors import DamagedFile, DdpmError, MissingFile
 
-Count = Annotated[int, Field(strict=True, ge=1)]
-CountOrZero = Annotated[int, Field(strict=True, ge=0)]
+Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
+CountOrZero = Annotated[int, Field(strict=True, ge=0, le=1_000_000_000)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 InsideUnit = Annotated[float, Field(strict=True, gt=0, lt=1)]
 BelowOne = Annotated[float, Field(strict=True, ge=0, lt=1)]
 AutoOrCount = Annotated[Literal["auto"] | Count, Field(union_mode="left_to_right")]
-Name = Annotated[str, Field(min_length=1)]
+Blocks = Annotated[int, Field(strict=True, ge=1, le=64)]
+Beta = Annotated[float, Field(strict=True, ge=1e-6, lt=1)]
+Digit = Annotated[int, Field(strict=True, ge=0, le=9)]
+Name = Annotated[str, Field(min_length=1, pattern=r"^[^\p{Cc}\p{Zl}\p{Zp}]*$")]  # on one line
+
+_IMAGE_SIZE = 28
+# Below it the last ᾱ counts as 0 in float32, and what divides by it is no number.
+_LEAST_ALPHA_BAR = 1e-30
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 2
+_SHORT.maxstring = _SHORT.maxother = 100
 
 
 class _Section(BaseModel):
@@ -39,25 +56,39 @@ class SplitConfig(_Section):
 class ModelConfig(_Section):
     """The U-Net: see `ddpm.model.unet.UNet`. classes: how many labels it is told apart by; 0 for none."""
 
-    classes: CountOrZero
-    base_channels: Annotated[int, Field(strict=True, ge=2, multiple_of=2)]
-    channel_multipliers: Annotated[tuple[Count, ...], Field(min_length=1)]
-    blocks_per_level: Count
-    mid_blocks: Count
+    classes: Annotated[int, Field(strict=True, ge=0, le=1000)]
+    base_channels: Annotated[int, Field(strict=True, ge=2, le=4096, multiple_of=2)]
+    channel_multipliers: Annotated[
+        tuple[Annotated[int, Field(strict=True, ge=1, le=64)], ...], Field(min_length=1, max_length=8)
+    ]
+    blocks_per_level: Blocks
+    mid_blocks: Blocks
     patch_size: Literal[1, 2, 4]
     attention: Annotated[bool, Field(strict=True)]
     time_conditioning: Literal["film", "shift"]
     norm_groups: Count
     dropout: BelowOne
 
+    @model_validator(mode="after")
+    def _several_values_a_group(self) -> Self:
+        widths = [self.base_channels * multiplier for multiplier in (1, *self.channel_multipliers)]
+        for level, pair in enumerate(pairwise(widths)):
+            one_pixel = self.patch_size * 2**level >= _IMAGE_SIZE
+            if one_pixel and any(self.norm_groups % width == 0 for width in pair):
+                raise ValueError(
+                    f"norm_groups ({self.norm_groups}) leaves each value alone in its group where channel_multipliers "
+                    f"({list(self.channel_multipliers)}) lead down to one pixel: lower it, or name fewer levels"
+                )
+        return self
+
 
 class DiffusionConfig(_Section):
     """The forward process and what the network predicts. beta_start and beta_end belong to the linear schedule."""
 
     schedule: Literal["linear", "cosine"]
-    timesteps: Count
-    beta_start: InsideUnit
-    beta_end: InsideUnit
+    timesteps: Annotated[int, Field(strict=True, ge=1, le=10_000)]
+    beta_start: Beta
+    beta_end: Beta
     target: Literal["eps", "v", "x_0"]
 
     @model_validator(mode="after")
@@ -66,11 +97,22 @@ class DiffusionConfig(_Section):
             raise ValueError(f"beta_start ({self.beta_start}) must not exceed beta_end ({self.beta_end})")
         return self
 
+    @model_validator(mode="after")
+    def _some_signal_left(self) -> Self:
+        rise = (self.beta_end - self.beta_start) / max(1, self.timesteps - 1)
+        log_alpha_bar = sum(math.log1p(-self.beta_start - t * rise) for t in range(self.timesteps))
+        if self.schedule == "linear" and log_alpha_bar < math.log(_LEAST_ALPHA_BAR):
+            raise ValueError(
+                f"beta_start ({self.beta_start}) to beta_end ({self.beta_end}) in {self.timesteps} timesteps leaves "
+                "nothing of the image: lower beta_end or timesteps"
+            )
+        return self
+
 
 class TrainConfig(_Section):
     """The training run. epochs may be a fraction; everything counted in steps is in optimizer steps."""
 
-    epochs: Positive
+    epochs: Annotated[float, Field(strict=True, gt=0, le=1_000_000)]
     batch_size: Count
     optimizer: Literal["muon", "adamw"]
     lr: Positive
@@ -96,22 +138,26 @@ class TrainConfig(_Section):
 
 
 class GenerateConfig(_Section):
-    """The sampling run. draw numbers the set of images; digits and guidance are for a network that is told labels."""
+    """The sampling run. draw numbers the set of images, repeats further sets.
+
+    digits and guidance are for a network that is told labels.
+    """
 
     checkpoint: Literal["best", "last"]
-    num_images: Count
+    num_images: Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
     draw: CountOrZero
-    digits: Literal["all"] | Annotated[tuple[CountOrZero, ...], Field(min_length=1)]
-    guidance: NotNegative
+    repeats: Annotated[int, Field(strict=True, ge=0, le=1000)]
+    digits: Literal["all"] | Annotated[tuple[Digit, ...], Field(min_length=1)]
+    guidance: Annotated[float, Field(strict=True, ge=0, le=100)]
     guidance_interval: tuple[NotNegative, NotNegative]
     sampler: Literal["ddpm", "ddim", "dpmpp_2m", "heun"]
     steps: Count
     spacing: Literal["even", "log_snr"]
     variance: Literal["small", "large"]
-    eta: NotNegative
+    eta: Annotated[float, Field(strict=True, ge=0, le=1)]
     clip: Annotated[bool, Field(strict=True)]
     output_size: Annotated[int, Field(strict=True, ge=8, le=1024)]
-    trajectories: Count
+    trajectories: Annotated[int, Field(strict=True, ge=1, le=10_000)]
 
     @model_validator(mode="after")
     def _enough_images(self) -> Self:
@@ -130,7 +176,7 @@ class GenerateConfig(_Section):
 class FidConfig(_Section):
     """The evaluation. inception_weights: a file of pytorch-fid's weights; null for torch's hub cache or download."""
 
-    bootstrap: CountOrZero
+    bootstrap: Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
     inception: Literal["auto", "required", "off"]
     inception_weights: Name | None
     inception_features: Literal[64, 192, 768, 2048]
@@ -151,28 +197,30 @@ class LikelihoodConfig(_Section):
 class VisualizeConfig(_Section):
     """The figures. grid_columns × grid_columns samples; gif_seconds: how long one run of the animation lasts."""
 
-    grid_columns: Count
-    snapshots: Annotated[int, Field(strict=True, ge=2)]
-    gif_seconds: Positive
-    scale: Count
+    grid_columns: Annotated[int, Field(strict=True, ge=1, le=100)]
+    snapshots: Annotated[int, Field(strict=True, ge=2, le=100)]
+    gif_seconds: Annotated[float, Field(strict=True, gt=0, le=600)]
+    scale: Annotated[int, Field(strict=True, ge=1, le=16)]
 
 
 class RuntimeConfig(_Section):
     """Where and how fast, never what: nothing here is a dependency of a stage."""
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:(0|[1-9][0-9]?))?)$")]
     precision: Literal["auto", "float32", "bfloat16"]
     compile: Literal["auto", "on", "off"]
     deterministic: Annotated[bool, Field(strict=True)]
     generate_batch_size: AutoOrCount
-    workers: AutoOrCount
+    workers: Annotated[
+        Literal["auto"] | Annotated[int, Field(strict=True, ge=1, le=1024)], Field(union_mode="left_to_right")
+    ]
     checkpoint_every_seconds: Positive
 
 
 class Config(_Section):
     """All of ``params.yaml``."""
 
-    seed: CountOrZero
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)]
     data: DataConfig
     split: SplitConfig
     model: ModelConfig
@@ -194,6 +242,11 @@ class Config(_Section):
                 f"generate.guidance ({self.generate.guidance}) needs a network that was at times told no label: "
                 "raise train.label_dropout above 0, or set generate.guidance to 1"
             )
+        if self.generate.digits != "all" and max(self.generate.digits) >= self.model.classes:
+            raise ValueError(
+                f"generate.digits ({list(self.generate.digits)}) needs a network that is told these labels: "
+                f"raise model.classes ({self.model.classes}) to 10, or set generate.digits to all"
+            )
         return self
 
 
@@ -207,23 +260,36 @@ def parse_config(values: Mapping[str, Any], name: str) -> Config:
 
 def describe(error: ValidationError) -> str:
     """The wrong keys of a pydantic error and what is wrong with each, on one line."""
-    problems: list[str] = []
-    told = set()
+    problems: dict[str, list[str]] = {}
     for problem in error.errors(include_url=False):
         # The first two parts name a key; what follows is a place in a list, or a member of a union that did not fit.
-        key = ".".join(str(part) for part in problem["loc"][:2])
-        if key in told:
-            continue
-        told.add(key)
+        key = ".".join(_shown_key(part) for part in problem["loc"][:2])
+        told = problems.setdefault(key, [])
         if problem["type"] == "extra_forbidden":
-            problems.append(f"unknown key {key}")
+            told.append(f"unknown key {key}")
         elif problem["type"] == "missing":
-            problems.append(f"missing key {key}")
+            told.append(f"missing key {key}")
         elif problem["type"] == "value_error":
-            problems.append(": ".join(filter(None, (key, str(problem["ctx"]["error"])))))
+            told.append(": ".join(filter(None, (key, str(problem["ctx"]["error"])))))
         else:
-            problems.append(f"{key} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}")
-    return "; ".join(problems)
+            reason = f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
+            if not told:
+                told.append(f"{key} = {_shown(problem['input'])}: {reason}")
+            elif problem["type"] != "too_short" and not any(reason in earlier for earlier in told):
+                told.append(reason)
+    return "; ".join(", or ".join(told) for told in problems.values())
+
+
+def _shown_key(part: int | str) -> str:
+    return part if isinstance(part, str) and part.isprintable() and len(part) < _SHORT.maxstring else _shown(part)
+
+
+def _shown(value: object) -> str:
+    """A value as Python writes it, shortened where it is long: some lines of YAML can stand for billions of values."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return "an immense number"
 
 
 def load_config(path: Path) -> Config:
@@ -235,7 +301,9 @@ def load_config(path: Path) -> Config:
         values = YAML(typ="safe", pure=True).load(path)
     except FileNotFoundError as error:
         raise MissingFile(f"{path} is missing") from error
-    except YAMLError as error:
+    except OSError:
+        raise
+    except Exception as error:  # ruamel lets pass what the conversion of a date, a number or a tag raises
         raise DamagedFile(f"{path} is not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
         raise DamagedFile(f"{path} holds no keys")

@@ -1,5 +1,6 @@
 """Between model space and pixels, and between pixels and PNG files."""
 
+import io
 import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -50,17 +51,25 @@ def write_rgb_pngs(folder: Path, images: np.ndarray, first: int, count: int, siz
 
     size: pixels a side, resized bicubically where it is not the images' own. Raises OSError.
     """
-    for number, pixels in enumerate(images, first):
-        image = Image.fromarray(pixels)
-        if size is not None and image.size != (size, size):
-            image = image.resize((size, size), Image.Resampling.BICUBIC)
-        image.convert("RGB").save(folder / png_name(number, count), format="PNG", compress_level=1)
+    for number, pixels in enumerate(images if size is None else resize(images, size), first):
+        image = Image.fromarray(pixels).convert("RGB")
+        image.save(folder / png_name(number, count), format="PNG", compress_level=1)
+
+
+def resize(images: np.ndarray, size: int) -> np.ndarray:
+    """uint8 images [n, h, w] at ``size`` × ``size`` pixels, resampled bicubically where that is not their own size."""
+    if images.shape[1:] == (size, size):
+        return images
+    resized = [Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC) for image in images]
+    return np.stack([np.asarray(image) for image in resized])
 
 
 def read_pngs(folder: Path, workers: int) -> np.ndarray:
     """Read every PNG of ``folder`` in the order of the names: uint8 [n, h, w, 3].
 
-    Raises MissingFile when there are none, DamagedFile when one is broken or of another size than the first.
+    16-bit grey is rounded to 8 bits; an alpha channel may be there if it is opaque everywhere: what is behind a
+    transparent pixel nobody knows. Raises MissingFile when there are no PNGs, DamagedFile when one is broken, another
+    format by its content, transparent, an animation or of another size than the first.
     """
     paths = sorted(folder.glob("*.png"))
     if not paths:
@@ -75,7 +84,22 @@ def read_pngs(folder: Path, workers: int) -> np.ndarray:
 
 def _read_rgb(path: Path) -> np.ndarray:
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        content = path.read_bytes()
+        # Pillow itself compares no checksum of the pixels: a flipped bit would be another picture.
+        Image.open(io.BytesIO(content), formats=["PNG"]).verify()
+        image = Image.open(io.BytesIO(content), formats=["PNG"])
+        if getattr(image, "is_animated", False):
+            raise DamagedFile(f"{path} is an animation; one image is wanted")
+        deep = image.mode.startswith("I")  # 16-bit grey, which Pillow's own conversions clip to 255
+        if image.has_transparency_data and (deep or image.convert("RGBA").getchannel("A").getextrema() != (255, 255)):
+            raise DamagedFile(f"{path} has transparent pixels; lay it on its background first")
+        if deep:
+            grey = (np.asarray(image, np.uint32) + 128) // 257
+            return np.repeat(grey.astype(np.uint8)[..., None], 3, -1)
+        return np.asarray(image.convert("RGB"))
+    except (DamagedFile, PermissionError):
+        raise
+    except UnidentifiedImageError as error:
+        raise DamagedFile(f"{path} is no PNG image") from error
+    except Exception as error:  # Pillow, zlib and struct raise half a dozen types for a damaged image
         raise DamagedFile(f"{path} is no readable image ({error})") from error

@@ -25,7 +25,7 @@ def merge(values: MutableMapping[str, Any], changes: MutableMapping[str, Any], n
     """Put ``changes`` into ``values`` in place, section by section. Raises DdpmError for a key that is not there."""
     for part, change in changes.items():
         if part not in values:
-            raise DdpmError(f"{name}: unknown key {key}{part}.")
+            raise DdpmError(f"{name}: unknown key {key}{str(part).encode('unicode_escape').decode()}.")
         if isinstance(change, MutableMapping) and isinstance(values[part], MutableMapping):
             merge(values[part], change, name, f"{key}{part}.")
         else:
@@ -42,7 +42,10 @@ def apply(name: str, params: Path) -> None:
     yaml.preserve_quotes = True
     yaml.width = 4096
     values = yaml.load(params)
-    merge(values, yaml.load(preset), str(preset))
+    changes = yaml.load(preset)
+    if not isinstance(changes, MutableMapping):
+        raise DdpmError(f"{preset} holds no keys.")
+    merge(values, changes, str(preset))
     parse_config(values, str(preset))
     with atomic_path(params) as temporary:
         yaml.dump(values, temporary)

@@ -16,10 +16,11 @@ COMMITTED = [
 ]
 
 MISTAKES = {
-    "seed": -1,
+    "seed": 2**63,
     "data.source": "",
     "split.train_fraction": 1.5,
     "model.base_channels": 33,
+    "model.blocks_per_level": 10**6,
     "model.channel_multipliers": [],
     "model.patch_size": 3,
     "model.attention": "yes",
@@ -27,7 +28,8 @@ MISTAKES = {
     "diffusion.schedule": "sigmoid",
     "diffusion.timesteps": 0,
     "diffusion.beta_start": 0,
-    "train.epochs": 0,
+    "diffusion.beta_end": 1e-9,
+    "train.epochs": 1e308,
     "train.batch_size": "64",
     "train.lr": "fast",
     "train.weight_decay": float("nan"),
@@ -36,13 +38,17 @@ MISTAKES = {
     "train.log_every": 2.5,
     "generate.num_images": -5,
     "generate.steps": -25,
-    "generate.eta": -0.1,
+    "generate.draw": -1,
+    "generate.guidance": 1e39,
+    "generate.eta": 1.5,
     "generate.output_size": 4096,
     "fid.bootstrap": None,
     "fid.inception": True,
     "visualize.snapshots": 1,
-    "runtime.device": "tpu",
-    "runtime.workers": 0,
+    "visualize.gif_seconds": 10_000.0,
+    "runtime.device": "cuda:07",
+    "runtime.generate_batch_size": 0,
+    "runtime.workers": 10**9,
     "runtime.checkpoint_every_seconds": 0,
 }
 
@@ -100,6 +106,16 @@ def test_a_missing_key_is_named(parameters: Callable[..., dict[str, Any]], key: 
         ({"train.preview_steps": 30, "diffusion.timesteps": 25}, r"train\.preview_steps \(30\).*timesteps \(25\)"),
         ({"generate.trajectories": 20, "generate.num_images": 10}, r"trajectories \(20\).*num_images \(10\)"),
         ({"generate.guidance_interval": [4.0, 0.8]}, r"guidance_interval \(4.0, 0.8\).*lower end first"),
+        (
+            {"diffusion.schedule": "linear", "diffusion.beta_start": 0.5, "diffusion.beta_end": 0.5},
+            r"beta_start \(0\.5\) to beta_end \(0\.5\) in 1000 timesteps leaves nothing of the image",
+        ),
+        (
+            {"model.channel_multipliers": [1] * 5, "model.norm_groups": 64},
+            r"norm_groups \(64\) .*channel_multipliers \(\[1, 1, 1, 1, 1\]\) lead down to one pixel",
+        ),
+        ({"generate.digits": [3], "model.classes": 0}, r"generate\.digits \(\[3\]\).*raise model\.classes \(0\) to 10"),
+        ({"generate.digits": [3, 9], "model.classes": 9}, r"generate\.digits \(\[3, 9\]\).*model\.classes \(9\)"),
         ({"train.label_dropout": 0.0}, r"generate\.guidance \(1\.2\).*train\.label_dropout"),
     ],
 )
@@ -108,6 +124,39 @@ def test_values_that_do_not_fit_together_are_named(
 ):
     with pytest.raises(DdpmError, match=rf"^here\.yaml: [^\n]*{words}[^\n]*\.$"):
         parse_config(parameters(changes), "here.yaml")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.channel_multipliers": [1] * 6, "model.norm_groups": 8},
+        {"model.channel_multipliers": [1] * 4, "model.norm_groups": 64},
+    ],
+    ids=["one pixel, groups of several", "two pixels, groups of one channel"],
+)
+def test_deep_networks_are_taken_where_something_is_left_to_normalize(
+    configure: Callable[..., Config], changes: dict[str, Any]
+):
+    configure(changes)
+
+
+def test_what_does_not_fit_any_alternative_is_told_of_each(parameters: Callable[..., dict[str, Any]]):
+    with pytest.raises(DdpmError, match=r"generate\.digits = \[3, 12\]: .*'all', or .*less than or equal to 9\.$"):
+        parse_config(parameters({"generate.digits": [3, 12]}), "here.yaml")
+
+
+@pytest.mark.parametrize("value", ["x" * 10_000, ["x"] * 10_000, 16**5000], ids=["text", "list", "number"])
+def test_a_long_value_is_shortened(parameters: Callable[..., dict[str, Any]], value: object):
+    with pytest.raises(DdpmError, match=r"^here\.yaml: seed = ") as caught:
+        parse_config(parameters({"seed": value}), "here.yaml")
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("key", ["a\nb", 1, None, "x" * 10_000], ids=["two lines", "number", "null", "long"])
+def test_an_odd_key_is_named_on_one_line(parameters: Callable[..., dict[str, Any]], key: object):
+    with pytest.raises(DdpmError, match=r"^here\.yaml: .+\.$") as caught:
+        parse_config(parameters() | {key: 1}, "here.yaml")
+    assert len(str(caught.value)) < 400
 
 
 def test_all_mistakes_are_named_at_once(parameters: Callable[..., dict[str, Any]]):
@@ -161,8 +210,20 @@ def test_a_missing_file_is_named(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"- 1\n- 2\n", b"train: {lr: 1\n", b"seed: 1\nseed: 2\n", b"\tseed: 1\n", b"seed: \xff\xfe\n"],
-    ids=["empty", "list", "open brace", "key twice", "tab", "no UTF-8"],
+    [
+        b"",
+        b"- 1\n- 2\n",
+        b"train: {lr: 1\n",
+        b"seed: 1\nseed: 2\n",
+        b"\tseed: 1\n",
+        b"seed: \xff\xfe\n",
+        b"seed: 2001-99-99\n",
+        b"seed: !!int x\n",
+        b"seed: " + b"9" * 5000,
+        b"seed: " + b"[" * 1000,
+        b"seed: !!python/object/apply:os.getcwd []\n",
+    ],
+    ids=["empty", "list", "brace", "key twice", "tab", "no UTF-8", "date", "tag", "long number", "deep", "Python"],
 )
 def test_what_is_no_parameter_file_is_damaged(tmp_path: Path, content: bytes):
     path = tmp_path / "params.yaml"

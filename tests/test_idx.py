@@ -50,8 +50,22 @@ def test_real_digits_are_what_mnist_is_known_to_hold(raw: Path):
         (idx((2, 3), b"\x00" * 5), "holds 5 values where its header promises 6"),
         (idx((2, 3), b"\x00" * 7), "holds 7 values where its header promises 6"),
         (idx((2**32 - 1,) * 3, b"\x00" * 7), "holds 7 values"),
+        (idx((1,) * 100, b"\x00"), "has the impossible shape"),
+        (idx((0, 2**32 - 1, 2**32 - 1), b""), "has the impossible shape"),
     ],
-    ids=["empty", "three bytes", "PNG", "floats", "no dimensions", "cut header", "short", "long", "huge"],
+    ids=[
+        "empty",
+        "three bytes",
+        "PNG",
+        "floats",
+        "no dimensions",
+        "cut header",
+        "short",
+        "long",
+        "huge",
+        "deep",
+        "void",
+    ],
 )
 def test_other_bytes_are_damaged(content: bytes, words: str):
     with pytest.raises(DamagedFile, match=f"digits {words}"):

