@@ -61,7 +61,7 @@ def point(kind: str, axis: str, value: int, fixed: dict[str, Any]) -> tuple[floa
             shares = [1 / config.model.classes] * config.model.classes
             checkpoint = Checkpoint(config.model, config.diffusion, size, shares, {}, {"ema": weights})
             source = make_source(checkpoint, prepare(checkpoint, runtime), config.generate, config.seed, runtime)
-            cost, _ = generate(source, folder, "auto", worker_count("auto"))
+            cost, _ = generate(source, folder, "auto", worker_count("auto"), folder / "kept")
             peak = peak_memory_bytes(runtime) / 2**20
             return cost["generate_seconds"], peak, peak - idle
         count = TRAIN_STEPS * config.train.batch_size

@@ -1,11 +1,12 @@
 """Writing files so that a reader never meets half of one."""
 
 import csv
+import ctypes
+import glob
 import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,17 +19,23 @@ from ddpm.errors import DamagedFile, MissingFile
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it to ``path`` when the block ends well, remove it otherwise.
+    """Yield a temporary path beside ``path``; flush it and rename it to ``path`` when the block ends well.
 
-    Raises whatever the block raises, and OSError when the folder cannot be written.
+    Whatever ends the process, at ``path`` stands the old file or the whole new one. The temporary file is removed when
+    the block ends, or by the next call where the process was killed. Raises whatever the block raises, and OSError that
+    names ``path`` when it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        _flush(temporary)
         temporary.replace(path)
+        _flush(path.parent)
+    except OSError as error:
+        # A write that fails names no file, and the temporary name tells nobody anything.
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -37,17 +44,60 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder beside ``path``; it takes the place of ``path`` when the block ends well.
 
-    What stood at ``path`` before stays until then. Raises whatever the block raises.
+    What stood at ``path`` before stays until then, whatever ends the process. Raises whatever the block raises.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    temporary.chmod(0o755)
+    temporary = _temporary(path)
+    temporary.mkdir()
     try:
         yield temporary
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.replace(path)
+        os.sync()  # thousands of small files: flushing them one by one takes ten times as long
+        if path.is_dir():
+            _exchange(temporary, path)
+        else:
+            temporary.replace(path)
+        _flush(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    """A path beside ``path`` where nothing is, named after this process; what killed ones left there is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        owner = leftover.name.split(".")[-2]
+        if owner.isdigit() and (int(owner) == os.getpid() or not _runs(int(owner))):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of files, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _exchange(a: Path, b: Path) -> None:
+    """Exchange two folders: in one step where Linux can, so that both names are always there."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+    if rename is None or rename(here, os.fsencode(a), here, os.fsencode(b), exchange) != 0:
+        aside = b.with_name(f".{b.name}.old.{os.getpid()}.tmp")
+        b.replace(aside)
+        a.replace(b)
+        aside.replace(a)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

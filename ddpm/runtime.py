@@ -1,6 +1,7 @@
 """Where and how fast to compute: device, number format, compilation. It changes speed and rounding, never the task."""
 
 import os
+import platform
 import resource
 import shutil
 import sys
@@ -57,6 +58,10 @@ class Runtime:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
+    def arithmetic(self) -> tuple[str, str, bool, str]:
+        """What decides how results are rounded: kind of device, number format, whether compiled, release of torch."""
+        return self.device.type, str(self.precision), self.compiled, torch.__version__
+
     def describe(self) -> dict[str, str | bool | int]:
         """What was chosen, as plain values for the metrics."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else _cpu_name()
@@ -67,6 +72,15 @@ class Runtime:
             "compiled": self.compiled,
             "torch": torch.__version__,
         }
+
+
+def environment() -> dict[str, str]:
+    """What else of the machine can explain that two runs differ in their last bits."""
+    return {
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
 
 
 def choose_runtime(config: RuntimeConfig, flops: float, *, trains: bool = False) -> Runtime:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +26,7 @@ from ddpm.diffusion.samplers import (
 )
 from ddpm.diffusion.schedule import Schedule, even_times, log_snr_times, respace
 from ddpm.errors import DdpmError
+from ddpm.files import load_arrays, save_arrays
 from ddpm.images import to_uint8, write_rgb_pngs
 from ddpm.model.checkpoint import Checkpoint, build_schedule
 from ddpm.model.denoiser import is_guided, make_denoiser
@@ -169,68 +170,103 @@ def fitting_batch(images: int, device: torch.device) -> int:
     return math.ceil(images / math.ceil(images / _LARGEST_BATCH[device.type]))
 
 
-def generate(
-    source: Source, folder: Path, batch_size: int | str, workers: int
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Draw all images of the run into ``folder`` as RGB PNGs 00001.png, 00002.png, ….
+@dataclass(frozen=True)
+class Batch:
+    """Images number ``first`` and on, uint8 [n, h, w]; the way of the watched ones among them (see `Way.arrays`).
 
-    ``batch_size`` "auto" starts large on CUDA; a batch that does not fit into memory is halved and drawn again. Memory
-    does not grow with the number of images. Returns (seconds, images per second and the batch size in the end; the way
-    of the first ``config.trajectories`` images, see `Way.arrays`). Raises OSError when a PNG cannot be written.
+    seconds: that drawing them took.
+    """
+
+    first: int
+    images: np.ndarray
+    way: dict[str, np.ndarray]
+    seconds: float
+
+
+def draw_batches(source: Source, batch_size: int | str, kept: Path, label: str = "generate") -> Iterator[Batch]:
+    """Draw all images of the run, batch by batch. Each is kept in the folder ``kept``, from where a killed run goes on.
+
+    ``batch_size`` "auto" starts large on CUDA; a batch that does not fit into memory is halved and drawn again.
+    ``label`` names the progress bar. Raises OSError where a batch cannot be kept.
     """
     total = source.config.num_images
     size = min(batch_size, total) if isinstance(batch_size, int) else fitting_batch(total, source.device)
-    started = time.perf_counter()
-    writing: list[Future[None]] = []
-    ways: list[dict[str, np.ndarray]] = []
     steps = source.steps
     first = 1
-    with (
-        ThreadPoolExecutor(workers) as pool,
-        tqdm(total=total, desc="generate", unit="image", smoothing=0.1) as progress,
-    ):
+    with tqdm(total=total, desc=label, unit="image", smoothing=0.1) as progress:
         while first <= total:
-            count = min(size, total - first + 1)
-            watched = min(count, source.config.trajectories - first + 1)
-            way = Way(steps, watched) if watched > 0 else None
+            path = kept / f"batch_{first:08d}.npz"
+            batch = _read_batch(path, first)
+            if batch is None:
+                started = time.perf_counter()
+                count = min(size, total - first + 1)
+                watched = min(count, source.config.trajectories - first + 1)
+                way = Way(steps, watched) if watched > 0 else None
 
-            def show(
-                step: int, x_t: Tensor, x_0: Tensor, first: int = first, count: int = count, way: Way | None = way
-            ) -> None:
-                progress.update(first - 1 + count * step // len(steps) - progress.n)
-                if way:
-                    way(step, x_t, x_0)
+                def show(
+                    step: int, x_t: Tensor, x_0: Tensor, first: int = first, count: int = count, way: Way | None = way
+                ) -> None:
+                    progress.update(first - 1 + count * step // len(steps) - progress.n)
+                    if way:
+                        way(step, x_t, x_0)
 
-            try:
-                # The last batch is drawn at the common size too, so that one compiled network serves all.
-                x_0 = source.draw(range(first, first + size), show)
-            except torch.OutOfMemoryError:
-                if size == 1:
-                    raise
-                size //= 2
-                progress.n = first - 1
-                progress.write(f"out of memory: going on with batches of {size}")
-                continue
-            if way:
-                ways.append(way.arrays())
-            images = to_uint8(x_0[:count])
+                try:
+                    # The last batch is drawn at the common size too, so that one compiled network serves all.
+                    x_0 = source.draw(range(first, first + size), show)
+                except torch.OutOfMemoryError:
+                    if size == 1:
+                        raise
+                    size //= 2
+                    progress.n = first - 1
+                    progress.write(f"out of memory: going on with batches of {size}")
+                    continue
+                images = to_uint8(x_0[:count])
+                batch = Batch(first, images, way.arrays() if way else {}, time.perf_counter() - started)
+                save_arrays(path, images=batch.images, seconds=batch.seconds, **batch.way)
+            yield batch
+            first += len(batch.images)
+            progress.update(first - 1 - progress.n)
+
+
+def _read_batch(path: Path, first: int) -> Batch | None:
+    if not path.exists():
+        return None
+    arrays = load_arrays(path)
+    return Batch(first, arrays.pop("images"), seconds=float(arrays.pop("seconds")), way=arrays)
+
+
+def generate(
+    source: Source, folder: Path, batch_size: int | str, workers: int, kept: Path
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Draw all images of the run into ``folder`` as RGB PNGs 00001.png, 00002.png, …; see `draw_batches`.
+
+    Memory does not grow with the number of images. Returns (seconds, images per second and the largest batch; the way
+    of the first ``config.trajectories`` images, see `Way.arrays`). Raises OSError when a PNG cannot be written.
+    """
+    total, size = source.config.num_images, source.config.output_size
+    writing: list[Future[None]] = []
+    ways: list[dict[str, np.ndarray]] = []
+    seconds, largest = 0.0, 0
+    with ThreadPoolExecutor(workers) as pool:
+        for batch in draw_batches(source, batch_size, kept):
             for part in writing:
                 part.result()
             writing = [
-                pool.submit(
-                    write_rgb_pngs, folder, images[rows], first + int(rows[0]), total, source.config.output_size
-                )
-                for rows in np.array_split(np.arange(count), workers)
+                pool.submit(write_rgb_pngs, folder, batch.images[rows], batch.first + int(rows[0]), total, size)
+                for rows in np.array_split(np.arange(len(batch.images)), workers)
                 if len(rows)
             ]
-            first += count
+            if batch.way:
+                ways.append(batch.way)
+            seconds, largest = seconds + batch.seconds, max(largest, len(batch.images))
+        drawn = time.perf_counter()
         for part in writing:
             part.result()
-    seconds = time.perf_counter() - started
+    seconds += time.perf_counter() - drawn
     cost = {
         "generate_seconds": seconds,
         "generate_images_per_second": total / seconds,
-        "generate_batch_size": size,
+        "generate_batch_size": largest,
     }
     together = {name: np.concatenate([way[name] for way in ways], 1) for name in ("x_t", "x_0")}
     return cost, together | {"t": ways[0]["t"]}

@@ -1,21 +1,13 @@
 """Train the network; a killed run goes on where it stopped."""
 
-import hashlib
-import os
-from pathlib import Path
-
-import torch
-
 from ddpm.config import Config
 from ddpm.data.split import read_image_set
-from ddpm.files import sha256, write_json
+from ddpm.files import write_json
 from ddpm.model.checkpoint import flops_per_image
-from ddpm.runtime import choose_runtime, peak_memory_bytes
+from ddpm.runtime import choose_runtime, environment, peak_memory_bytes
 from ddpm.training.loop import Recipe, train
 from ddpm.training.run_folder import RunFolder
-from stages import COST, MODEL, SPLIT, run
-
-CODE = ("ddpm/diffusion", "ddpm/model", "ddpm/seeds.py", "ddpm/training")
+from stages import COST, MODEL, SPLIT, finished_facts, rescue_folder, run
 
 
 def train_stage(config: Config) -> None:
@@ -29,23 +21,18 @@ def train_stage(config: Config) -> None:
     print(
         f"training on {chosen['device']}, {chosen['precision']}, {'compiled' if runtime.compiled else 'not compiled'}"
     )
-    rescue = Path(os.environ.get("DDPM_CKPT_DIR", ".ckpt")) / fingerprint(config, runtime.device)
-    with RunFolder(MODEL, rescue) as folder:
-        results, cost = train(recipe, training, validation, runtime, folder, config.runtime.checkpoint_every_seconds)
-        write_json(MODEL / "results.json", results)
-        write_json(
-            COST / "train.json",
-            cost | {"train_peak_memory_mib": peak_memory_bytes(runtime) / 2**20} | chosen,
-        )
-        folder.discard()
-
-
-def fingerprint(config: Config, device: torch.device) -> str:
-    """Names the run by all that decides its outcome: parameters, images, code and the kind of device."""
-    code = sorted(path for name in CODE for path in (Path(name), *Path(name).rglob("*.py")) if path.is_file())
-    sections = config.model_dump_json(include={"seed", "model", "diffusion", "train"})
-    files = sha256(*code, SPLIT / "train.npz", SPLIT / "validation.npz")
-    return hashlib.sha256(f"{sections}{files}{device.type}".encode()).hexdigest()[:16]
+    with RunFolder(MODEL, rescue_folder("train", config, *runtime.arithmetic())) as folder:
+        found = folder.finished
+        if found:
+            print(f"this very run was finished, but not recorded: it is taken from {folder.folder}")
+        else:
+            every = config.runtime.checkpoint_every_seconds
+            results, cost = train(recipe, training, validation, runtime, folder, every)
+            cost |= {"train_peak_memory_mib": peak_memory_bytes(runtime) / 2**20} | chosen | environment()
+            found = finished_facts("train", results=results, cost=cost)
+            folder.finish(found)
+        write_json(MODEL / "results.json", found["results"])
+        write_json(COST / "train.json", found["cost"])
 
 
 if __name__ == "__main__":

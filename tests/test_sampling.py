@@ -2,12 +2,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from ddpm import sampling
 from ddpm.config import Config
 from ddpm.diffusion.noise import ImageNoise
 from ddpm.diffusion.samplers import Denoise
@@ -18,13 +20,21 @@ from ddpm.model.checkpoint import build_network, build_schedule
 from ddpm.model.denoiser import EVERYWHERE, is_guided, make_denoiser
 from ddpm.model.unet import WITHHELD
 from ddpm.runtime import Runtime
-from ddpm.sampling import MAX_FRAMES, Source, evaluations, generate, spread_labels
+from ddpm.sampling import MAX_FRAMES, Source, evaluations, spread_labels
 
 SAMPLERS = [{"generate.sampler": "ddpm"}, {"generate.sampler": "ddpm", "generate.variance": "large"}]
 SAMPLERS += [{"generate.sampler": "ddim", "generate.eta": eta} for eta in (0.0, 1.0)]
 SAMPLERS += [{"generate.sampler": "dpmpp_2m", "generate.eta": eta} for eta in (0.0, 1.0)]
 SAMPLERS += [{"generate.sampler": "heun"}, {"generate.sampler": "dpmpp_2m", "generate.spacing": "log_snr"}]
 NAMES = ["ddpm small", "ddpm large", "ddim 0", "ddim 1", "dpmpp 0", "dpmpp 1", "heun", "log-SNR"]
+
+
+def generate(
+    source: Source, folder: Path, batch_size: int | str, workers: int, kept: Path | None = None
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """The function of that name, its batches kept nowhere for long unless a folder is given."""
+    with TemporaryDirectory() as scratch:
+        return sampling.generate(source, folder, batch_size, workers, kept or Path(scratch))
 
 
 def pixelwise(x_t: Tensor, t: int) -> Tensor:
@@ -78,14 +88,57 @@ def test_an_image_does_not_depend_on_the_batch_it_is_drawn_in(
     network_source: Callable[..., Source], changes: dict[str, object]
 ):
     source = network_source(changes)
-    together = to_uint8(source.draw(range(1, 51))).astype(int)
-    alone = np.concatenate([to_uint8(source.draw([number])) for number in (1, 8, 50)])
-    sevens = np.concatenate([to_uint8(source.draw(range(first, first + 7))) for first in (1, 8, 44)])
+    together = to_uint8(source.draw(range(1, 1001))).astype(int)
     assert together.std() > 20
-    for found, expected in ((alone, together[[0, 7, 49]]), (sevens, together[[*range(14), *range(43, 50)]])):
-        difference = np.abs(found - expected)
-        assert difference.max() <= 1
-        assert (difference == 0).mean() >= 0.999
+    batches = {1: [[1], [8], [1000]], 7: [range(1, 8), range(994, 1001)], 64: [range(1, 65), range(500, 564)]}
+    # As two devices would share them.
+    batches[500] = [range(1, 1001, 2), range(2, 1001, 2)]
+    for parts in batches.values():
+        for numbers in parts:
+            difference = np.abs(to_uint8(source.draw(numbers)) - together[np.array(numbers) - 1])
+            assert difference.max() <= 1
+            assert (difference == 0).mean() >= 0.999
+
+
+class Killed(BaseException):
+    """The end of the process, as far as the drawing can tell."""
+
+
+@pytest.mark.parametrize("calls", [1, 7, 12, 30])
+def test_drawing_goes_on_after_the_last_finished_batch(source: Callable[..., Source], tmp_path: Path, calls: int):
+    made = []
+
+    def denoise(x_t: Tensor, t: int) -> Tensor:
+        made.append(t)
+        if len(made) == calls:
+            raise Killed
+        return pixelwise(x_t, t)
+
+    for name in ("whole", "killed", "kept"):
+        (tmp_path / name).mkdir()
+    _, expected = generate(source(), tmp_path / "whole", 5, 2)
+    with pytest.raises(Killed):
+        generate(source(denoise=denoise), tmp_path / "killed", 5, 2, tmp_path / "kept")
+    cost, way = generate(source(denoise=denoise), tmp_path / "killed", 5, 2, tmp_path / "kept")
+    # Five batches of six steps; those of the batch that was cut short are made again.
+    assert len(made) == 30 + (calls - 1) % 6 + 1
+    assert cost["generate_seconds"] > 0
+    assert {name: array.tobytes() for name, array in way.items()} == {
+        name: array.tobytes() for name, array in expected.items()
+    }
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (tmp_path / "killed" / path.name).read_bytes()
+
+
+def test_batches_that_are_all_there_are_not_drawn_again(source: Callable[..., Source], tmp_path: Path):
+    def refuse(*_: object) -> Tensor:
+        raise AssertionError("drawn again")
+
+    for name in ("first", "second", "kept"):
+        (tmp_path / name).mkdir()
+    generate(source(), tmp_path / "first", 5, 2, tmp_path / "kept")
+    generate(source(denoise=refuse), tmp_path / "second", 8, 2, tmp_path / "kept")
+    assert np.array_equal(read_pngs(tmp_path / "first", 1), read_pngs(tmp_path / "second", 1))
 
 
 def test_draws_and_seeds_and_numbers_have_images_of_their_own(source: Callable[..., Source]):

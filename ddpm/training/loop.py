@@ -154,7 +154,7 @@ def train(
         try:
             saved = load_checkpoint(folder.state, device)
         except DamagedFile as error:
-            raise DdpmError(f"{error}: delete the folder {folder.rescue} to train from the start.") from error
+            raise DdpmError(f"{error}: delete the folder {folder.folder} to train from the start.") from error
         state = saved.facts
         network.load_state_dict(saved.tensors["weights"])
         ema.load_state_dict(saved.tensors["ema"], state["step"])
@@ -162,7 +162,7 @@ def train(
         for name, stream in streams.items():
             stream.set_state(saved.tensors["rng"][name].cpu())
         _set_global_rng_state(saved.tensors["rng"], device)
-        tqdm.write(f"going on from step {state['step']} of {total}, saved in {folder.rescue}")
+        tqdm.write(f"going on from step {state['step']} of {total}, saved in {folder.folder}")
 
     started = time.perf_counter() - state["seconds"]
     began = saved_at = time.perf_counter()
@@ -232,7 +232,7 @@ def train(
                 if not math.isfinite(row["loss"] + row["grad_norm"] + size):
                     raise DdpmError(
                         f"the loss is no finite number at step {step}: lower train.lr (now {config.lr}) or "
-                        f"train.grad_clip; the last good state is kept in {folder.rescue}."
+                        f"train.grad_clip; the last good state is kept in {folder.folder}."
                     )
                 state["log"].append(row)
                 folder.write_csv("log.csv", state["log"])

@@ -1,0 +1,126 @@
+"""Temporary clones of the repository for tests that go through the real dvc, and what its commands did there."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+REPOSITORY = Path(__file__).parents[1]
+STAGES = ["fetch_mnist", "split", "train", "generate", "reference", "fid", "likelihood", "visualize", "summary"]
+IDENTITY = {f"GIT_{who}_{what}": "tester@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+
+# The whole graph with as little work as its stages take.
+SMALL = {
+    "model.base_channels": 8,
+    "model.blocks_per_level": 1,
+    "model.mid_blocks": 1,
+    "model.patch_size": 4,
+    "diffusion.timesteps": 100,
+    "train.epochs": 0.02,
+    "train.batch_size": 32,
+    "train.warmup_steps": 2,
+    "train.log_every": 4,
+    "train.validate_every": 20,
+    "train.validation_images": 48,
+    "train.preview_every": 0,
+    "train.preview_steps": 2,
+    "generate.num_images": 160,
+    "generate.steps": 3,
+    "generate.trajectories": 4,
+    "fid.bootstrap": 0,
+    "fid.inception": "off",
+    "likelihood.images": 50,
+    "likelihood.times_per_image": 1,
+}
+
+
+def surroundings(**variables: str) -> dict[str, str]:
+    """A user's environment: this environment's programs first, a Git user, and what is asked for."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, **IDENTITY, "PATH": path, "DVC_NO_ANALYTICS": "1", **variables}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    return environment
+
+
+def ended(folder: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """How a command ended that ran as a user would run it."""
+    return subprocess.run(
+        command, cwd=folder, env=surroundings(**variables), capture_output=True, text=True, check=False, timeout=900
+    )
+
+
+def run_in(folder: Path, *command: str, **variables: str) -> str:
+    """Run a command that must succeed; returns what it printed."""
+    done = ended(folder, *command, **variables)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def stages_run(output: str) -> list[str]:
+    """The stages that dvc says it ran."""
+    return [name for name in STAGES if f"Running stage '{name}'" in output]
+
+
+def outputs(folder: Path) -> dict[str, str]:
+    """The MD5 of every output in dvc.lock that does not depend on the clock."""
+    return outputs_of((folder / "dvc.lock").read_text())
+
+
+def outputs_of(lock: str) -> dict[str, str]:
+    """The same for the text of a dvc.lock."""
+    stages = YAML(typ="safe", pure=True).load(lock)["stages"].values()
+    found = {out["path"]: out["md5"] for stage in stages for out in stage["outs"]}
+    return {
+        path: md5 for path, md5 in found.items() if not path.startswith("data/cost/") and path != "metrics/cost.json"
+    }
+
+
+def change(folder: Path, changes: Mapping[str, Any]) -> None:
+    """Write values behind dotted keys of params.yaml; comments are kept."""
+    yaml = YAML()
+    values = yaml.load(folder / "params.yaml")
+    for key, value in changes.items():
+        section, name = key.split(".")
+        assert name in values[section]
+        values[section][name] = value
+    yaml.dump(values, folder / "params.yaml")
+
+
+def copy_working_tree(folder: Path) -> None:
+    """Copy the files of the working tree, but no results of earlier runs."""
+    listed = run_in(REPOSITORY, "git", "ls-files", "--cached", "--others", "--exclude-standard", "-z")
+    for name in filter(None, listed.split("\0")):
+        if (REPOSITORY / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, folder / name)
+    for stale in [folder / "dvc.lock", *(folder / "metrics").glob("*.*")]:
+        stale.unlink(missing_ok=True)
+
+
+def start_history(folder: Path, message: str) -> None:
+    """Make a Git repository of a folder, all of it committed."""
+    run_in(folder, "git", "init", "--quiet", "--initial-branch", "main")
+    commit(folder, message)
+
+
+def commit(folder: Path, message: str) -> None:
+    run_in(folder, "git", "add", "--all")
+    run_in(folder, "git", "commit", "--quiet", "--message", message)
+
+
+@cache
+def small_run(place: Path, raw: Path) -> Path:
+    """A repository with a committed run of the SMALL settings, made once a session: copy it before changing it."""
+    folder = place / "small-run"
+    copy_working_tree(folder)
+    change(folder, {**SMALL, "data.source": str(raw)})
+    start_history(folder, "small")
+    run_in(folder, "dvc", "repro")
+    commit(folder, "results")
+    return folder
