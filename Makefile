@@ -1,10 +1,11 @@
 # make repro: from nothing to digits, a Fréchet distance and pictures. make test: the checks. Both set themselves up.
+# make doctor: is what is stored sound? make reproduce: does the commit give the same bits from nothing?
 VENV ?= .venv
 PYTHON ?= python3
 ACTIVATE := . $(VENV)/bin/activate
 READY := $(VENV)/.ready
 
-.PHONY: setup repro test lint pictures clean
+.PHONY: setup repro test lint doctor reproduce pictures lock clean
 .DEFAULT_GOAL := repro
 
 $(READY): requirements.txt
@@ -23,9 +24,24 @@ lint: $(READY)
 test: lint
 	$(ACTIVATE) && pytest
 
+doctor: $(READY)
+	$(ACTIVATE) && python -m tools.doctor
+
+reproduce: $(READY)
+	$(ACTIVATE) && python -m tools.reproduce
+
 # The README shows the outputs of the committed run: call this after committing a new one.
 pictures:
 	mkdir -p docs/images && cp data/figures/*.png data/figures/*.gif docs/images/
+
+# After a change of requirements.in: versions that still fit stay. Then the licences of what is now installed.
+lock:
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(PYTHON) -m venv "$$folder" \
+		&& "$$folder/bin/python" -m pip install --quiet --disable-pip-version-check uv==0.13.9 \
+		&& "$$folder/bin/uv" pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
+			--no-emit-index-url --custom-compile-command "make lock" --output-file requirements.txt requirements.in
+	$(MAKE) setup
+	$(ACTIVATE) && python -m tools.licences
 
 clean:
 	rm -rf $(VENV) .ckpt .pytest_cache .ruff_cache .mypy_cache dvc_plots

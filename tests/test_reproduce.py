@@ -1,0 +1,145 @@
+"""Running a commit again from nothing: what is compared, what is not counted, and real runs of a small repository."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from clones import REPOSITORY, ended, run_in
+
+from tools.reproduce import compare, environment, outputs
+
+LOCK = """
+schema: '2.0'
+stages:
+  train:
+    cmd: python train.py
+    deps:
+    - {path: train.py, hash: md5, md5: 00}
+    outs:
+    - {path: data/model, hash: md5, md5: 0a.dir, size: 1, nfiles: 2}
+    - {path: data/cost/train.json, hash: md5, md5: 0b, size: 1}
+  summary:
+    cmd: python summary.py
+    outs:
+    - {path: metrics/cost.json, hash: md5, md5: 0c, size: 1}
+"""
+PIPELINE = """
+stages:
+  make:
+    cmd: python make.py
+    deps: [make.py]
+    outs: [data/digits.txt]
+    metrics:
+      - metrics/cost.json:
+          cache: false
+"""
+# What leaks in from outside would make digits.txt another one.
+MAKE = """
+import json, os, time
+from pathlib import Path
+Path("data").mkdir(exist_ok=True)
+Path("metrics").mkdir(exist_ok=True)
+Path("data/digits.txt").write_text(os.environ.get("DDPM_CKPT_DIR", "nothing leaks in"))
+Path("metrics/cost.json").write_text(json.dumps({"seconds": time.time(), "threads": THREADS}))
+"""
+RANDOM = MAKE.replace('os.environ.get("DDPM_CKPT_DIR", "nothing leaks in")', "os.urandom(8).hex()")
+
+
+def test_the_outputs_of_a_lock_file():
+    assert outputs(LOCK) == {"data/model": "0a.dir", "data/cost/train.json": "0b", "metrics/cost.json": "0c"}
+    assert outputs("") == {}
+
+
+def test_same_different_missing_and_timings_are_told_apart():
+    again = LOCK.replace("0b", "1b").replace("0c", "1c")
+    verdicts = {path: verdict for path, *_, verdict in compare(outputs(LOCK), outputs(again))}
+    assert verdicts == {"data/model": "same", "data/cost/train.json": "a timing", "metrics/cost.json": "a timing"}
+    changed = compare(outputs(LOCK), {"data/model": "1a.dir", "data/new": "0d"})
+    assert ("data/model", "0a.dir", "1a.dir", "differs") in changed
+    assert ("data/new", "missing", "0d", "differs") in changed
+    assert ("data/cost/train.json", "0b", "missing", "a timing") in changed
+
+
+def test_the_environment_is_all_that_is_no_measured_number():
+    cost = json.dumps({"device": "AMD EPYC", "threads": 2, "train_seconds": 3.5, "compiled": True})
+    protocol = json.dumps({"versions": {"torch": "2.14.1"}, "mnist": {"images": 10, "accuracy": 0.5}})
+    assert environment({"metrics/cost.json": cost, "metrics/protocol.json": protocol}) == {
+        "metrics/cost.json: device": "AMD EPYC",
+        "metrics/cost.json: threads": 2,
+        "metrics/cost.json: compiled": True,
+        "metrics/protocol.json: versions.torch": "2.14.1",
+        "metrics/protocol.json: mnist.images": 10,
+    }
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline in two commits: `same` gives the same bits each time, `random` does not."""
+    folder = tmp_path_factory.mktemp("reproduce") / "repository"
+    folder.mkdir()
+    run_in(folder, "git", "init", "--quiet")
+    run_in(folder, "dvc", "init", "--quiet")
+    for name, code in (("same", MAKE), ("random", RANDOM)):
+        (folder / "dvc.yaml").write_text(PIPELINE)
+        (folder / "make.py").write_text(code.replace("THREADS", "os.cpu_count()"))
+        run_in(folder, "dvc", "repro", "--quiet")
+        if name == "random":
+            run_in(folder, "sed", "-i.bak", "s/os.cpu_count()/-1/", "make.py")
+        run_in(folder, "git", "add", "--all", ":!*.bak")
+        run_in(folder, "git", "commit", "--quiet", "--message", name)
+        run_in(folder, "git", "tag", name)
+    return folder
+
+
+def reproduce(folder: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = (sys.executable, "-m", "tools.reproduce", *options)
+    return ended(folder, *command, PYTHONPATH=str(REPOSITORY), **variables)
+
+
+def test_a_deterministic_pipeline_is_the_same_again_and_takes_nothing_from_outside(repository: Path, tmp_path: Path):
+    # The user's own configuration shares the cache of this very repository, in which all the results are.
+    (tmp_path / "config").write_text(f"[cache]\n    dir = {repository / '.dvc/cache'}\n")
+    kept = tmp_path / "kept"
+    done = reproduce(
+        repository,
+        *("--revision", "same", "--keep", str(kept)),
+        DDPM_CKPT_DIR=str(tmp_path / "rescue"),
+        DVC_GLOBAL_CONFIG_DIR=str(tmp_path),
+        GIT_DIR=str(repository / ".git"),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Running stage 'make'" in done.stdout
+    assert "1 outputs are the same, 0 differ, 1 are timings" in done.stdout
+    assert "environments" not in done.stdout
+    assert (kept / "data/digits.txt").read_text() == "nothing leaks in"
+    assert [path for path in (kept / ".dvc/cache/files").rglob("*") if path.is_file()]
+    refused = reproduce(repository, "--keep", str(kept))
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: ")
+    assert "is not empty" in refused.stderr
+
+
+def test_a_random_output_differs_and_the_environments_are_shown(repository: Path, tmp_path: Path):
+    (repository / "make.py").write_text("never committed")
+    done = reproduce(repository, TMPDIR=str(tmp_path))
+    run_in(repository, "git", "checkout", "--quiet", "make.py")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "not committed is no part of it" in done.stdout
+    assert [line.split()[-1] for line in done.stdout.splitlines() if line.startswith("data/digits.txt")] == ["differs"]
+    (threads,) = (line.split() for line in done.stdout.splitlines() if line.startswith("metrics/cost.json: threads"))
+    assert threads[2:] == [str(os.cpu_count()), "-1"]
+    assert list(tmp_path.glob("reproduce-*")) == []
+
+
+def test_what_cannot_be_run_again_is_one_sentence(repository: Path, tmp_path: Path):
+    for folder, options, reason in (
+        (tmp_path, (), "in no Git repository"),
+        (repository, ("--revision", "nowhere"), "nowhere is no revision"),
+    ):
+        done = reproduce(folder, *options)
+        assert done.returncode == 1
+        assert reason in done.stderr
+        assert len(done.stderr.splitlines()) == 1
