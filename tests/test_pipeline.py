@@ -4,57 +4,24 @@ The tests of this file share one clone and run in order, as a user would go on i
 """
 
 import json
-import os
-import shutil
-import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from clones import STAGES, commit, copy_working_tree, ended, outputs, run_in, stages_run, start_history
 from PIL import Image
-from ruamel.yaml import YAML
 
 from presets.__main__ import apply
-
-REPOSITORY = Path(__file__).parents[1]
-STAGES = ["fetch_mnist", "split", "train", "generate", "reference", "fid", "likelihood", "visualize", "summary"]
-IDENTITY = {f"GIT_{who}_{what}": "tester@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-
-Run = Callable[..., str]
-
-
-def run_in(folder: Path, *command: str) -> str:
-    """Run a command as a user would, with this environment's programs first; returns what it printed."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, **IDENTITY, "PATH": path, "DVC_NO_ANALYTICS": "1"}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
-    return done.stdout + done.stderr
-
-
-def stages_run(output: str) -> list[str]:
-    """The stages that dvc says it ran."""
-    return [name for name in STAGES if f"Running stage '{name}'" in output]
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Git repository of the working tree's files, with the smoke preset committed."""
     folder = tmp_path_factory.mktemp("clone") / "ddpm-mnist"
-    listed = run_in(REPOSITORY, "git", "ls-files", "--cached", "--others", "--exclude-standard", "-z")
-    for name in filter(None, listed.split("\0")):
-        if (REPOSITORY / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, folder / name)
     # No results of earlier runs: this clone makes its own.
-    for stale in [folder / "dvc.lock", *(folder / "metrics").glob("*.*")]:
-        stale.unlink(missing_ok=True)
+    copy_working_tree(folder)
     apply("smoke", folder / "params.yaml")
-    run_in(folder, "git", "init", "--quiet")
-    run_in(folder, "git", "add", "--all")
-    run_in(folder, "git", "commit", "--quiet", "--message", "smoke")
+    start_history(folder, "smoke")
     return folder
 
 
@@ -62,8 +29,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reproduced(clone: Path) -> str:
     """What the first `dvc repro` printed; its results are committed."""
     output = run_in(clone, "dvc", "repro")
-    run_in(clone, "git", "add", "--all")
-    run_in(clone, "git", "commit", "--quiet", "--message", "results")
+    commit(clone, "results")
     return output
 
 
@@ -104,7 +70,7 @@ def test_metrics_hold_memorisation_and_likelihood(reproduced: str, clone: Path):
     assert 0.5 < likelihood["bpd_large"] < 8
     nearest = (clone / "data/nearest.csv").read_text().splitlines()
     assert len(nearest) == 257
-    protocol = metrics(clone, "protocol")
+    protocol = metrics(clone, "fid")["protocol"]
     assert protocol["mnist"]["images"] == 256
     assert len(protocol["mnist"]["weights_sha256"]) == 64
     assert protocol["versions"].keys() == {"torch", "numpy", "pillow", "pytorch-fid"}
@@ -170,15 +136,6 @@ def test_the_benchmarks_run_on_its_results(reproduced: str, clone: Path, tmp_pat
     params.write_text(before)
 
 
-def outputs(folder: Path) -> dict[str, str]:
-    """The MD5 of every output in dvc.lock that does not depend on the clock."""
-    stages = YAML(typ="safe", pure=True).load(folder / "dvc.lock")["stages"].values()
-    found = {out["path"]: out["md5"] for stage in stages for out in stage["outs"]}
-    return {
-        path: md5 for path, md5 in found.items() if not path.startswith("data/cost/") and path != "metrics/cost.json"
-    }
-
-
 def test_run_again_by_force_it_gives_the_same_bits(reproduced: str, clone: Path):
     before = outputs(clone)
     assert "data/generated" in before
@@ -219,8 +176,7 @@ def test_the_last_experiment_is_compared_with_the_commit(reproduced: str, clone:
 
 
 def test_an_unknown_parameter_is_refused(reproduced: str, clone: Path):
-    command = ["dvc", "exp", "run", "-S", "+model.base_chanels=8"]
-    done = subprocess.run(command, cwd=clone, env={**os.environ, **IDENTITY}, capture_output=True, text=True)
+    done = ended(clone, "dvc", "exp", "run", "-S", "+model.base_chanels=8")
     run_in(clone, "git", "checkout", "--quiet", "params.yaml")
     assert done.returncode != 0
     assert "unknown key model.base_chanels" in done.stdout + done.stderr

@@ -1,0 +1,316 @@
+"""Two clones and one remote: a local folder, a server that speaks S3, a server that speaks SSH, all on this machine."""
+
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import asyncssh
+import boto3
+import pytest
+from clones import change, commit, ended, outputs, run_in, small_run, stages_run
+from moto.core import enable_iam_authentication
+from moto.server import ThreadedMotoServer
+
+# No proxy and no retries stand between these tests and the servers they start.
+LOCAL = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "AWS_MAX_ATTEMPTS": "1"}
+POLICY = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
+MISSING = "https://error.dvc.org/missing-files"
+
+
+@dataclass(frozen=True)
+class Remote:
+    """Where a team's data lies: what Git may hold of it, and what only .dvc/config.local may."""
+
+    url: str
+    options: dict[str, str] = field(default_factory=dict)
+    secrets: dict[str, str] = field(default_factory=dict)
+
+    def add(self, clone: Path) -> None:
+        """Set the remote up and commit what Git may hold."""
+        run_in(clone, "dvc", "remote", "add", "--default", "team", self.url)
+        for key, value in {"verify": "true", **self.options}.items():
+            run_in(clone, "dvc", "remote", "modify", "team", key, value)
+        commit(clone, "remote")
+
+    def let_in(self, clone: Path) -> None:
+        """Give a clone the credentials."""
+        for key, value in self.secrets.items():
+            run_in(clone, "dvc", "remote", "modify", "--local", "team", key, value)
+
+
+@contextmanager
+def s3_server() -> Iterator[tuple[str, dict[str, str]]]:
+    """A server that speaks S3 and checks signatures: its address, and the credentials of one who may do everything."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    address = f"http://{host}:{port}"
+    first = {"aws_access_key_id": "first", "aws_secret_access_key": "first", "region_name": "us-east-1"}
+    try:
+        boto3.client("s3", endpoint_url=address, **first).create_bucket(Bucket="team")
+        iam = boto3.client("iam", endpoint_url=address, **first)
+        iam.create_user(UserName="member")
+        iam.put_user_policy(UserName="member", PolicyName="all", PolicyDocument=json.dumps(POLICY))
+        made = iam.create_access_key(UserName="member")["AccessKey"]
+        with enable_iam_authentication():
+            yield address, {"access_key_id": made["AccessKeyId"], "secret_access_key": made["SecretAccessKey"]}
+    finally:
+        # What such servers hold outlives them in this process.
+        urlopen(Request(f"{address}/moto-api/reset", method="POST")).close()
+        server.stop()
+
+
+@contextmanager
+def ssh_server(folder: Path, client: asyncssh.SSHKey) -> Iterator[int]:
+    """A server that speaks SFTP, lets in one key and shows one folder: its port."""
+    known = asyncssh.import_authorized_keys(client.export_public_key().decode())
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    async def listen() -> asyncssh.SSHAcceptor:
+        return await asyncssh.listen(
+            "127.0.0.1",
+            0,
+            server_host_keys=[asyncssh.generate_private_key("ssh-ed25519")],
+            authorized_client_keys=known,
+            sftp_factory=lambda channel: asyncssh.SFTPServer(channel, chroot=os.fsencode(folder)),
+        )
+
+    acceptor = asyncio.run_coroutine_threadsafe(listen(), loop).result(30)
+    try:
+        yield acceptor.get_port()
+    finally:
+        loop.call_soon_threadsafe(acceptor.close)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(30)
+
+
+def key_file(path: Path, key: asyncssh.SSHKey) -> str:
+    path.write_bytes(key.export_private_key())
+    path.chmod(0o600)
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in LOCAL.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> Path:
+    """A committed run; the cache also holds the training and the images of another learning rate."""
+    folder = tmp_path_factory.mktemp("sharing") / "run"
+    shutil.copytree(small_run(tmp_path_factory.getbasetemp(), raw), folder, symlinks=True)
+    change(folder, {"train.lr": 0.02})
+    assert stages_run(run_in(folder, "dvc", "repro", "generate")) == ["train", "generate"]
+    run_in(folder, "git", "checkout", "--quiet", "--force", "HEAD")
+    run_in(folder, "dvc", "checkout", "--force")
+    return folder
+
+
+@dataclass(frozen=True)
+class Team:
+    """One who ran the pipeline, the Git repository they share, and their remote."""
+
+    mine: Path
+    origin: Path
+    remote: Remote
+
+    def join(self, folder: Path, *, pull: bool = True) -> Path:
+        """A teammate's clone, with the data unless told otherwise."""
+        run_in(folder.parent, "git", "clone", "--quiet", str(self.origin), str(folder))
+        self.remote.let_in(folder)
+        if pull:
+            run_in(folder, "dvc", "pull")
+        return folder
+
+
+def assemble(run: Path, folder: Path, remote: Remote) -> Team:
+    mine, origin = folder / "mine", folder / "origin.git"
+    shutil.copytree(run, mine, symlinks=True)
+    remote.add(mine)
+    remote.let_in(mine)
+    run_in(folder, "git", "clone", "--quiet", "--bare", str(mine), str(origin))
+    run_in(mine, "git", "remote", "add", "origin", str(origin))
+    run_in(mine, "dvc", "push")
+    return Team(mine, origin, remote)
+
+
+@pytest.fixture(scope="module", params=["folder", "s3", "ssh"])
+def team(request: pytest.FixtureRequest, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    """A team whose first member has pushed the run."""
+    folder = tmp_path_factory.mktemp(f"team-{request.param}")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in LOCAL.items():
+            patch.setenv(name, value)
+        if request.param == "folder":
+            yield assemble(run, folder, Remote(str(folder / "remote")))
+        elif request.param == "s3":
+            with s3_server() as (address, secrets):
+                options = {"endpointurl": address, "region": "us-east-1"}
+                yield assemble(run, folder, Remote("s3://team/ddpm-mnist", options, secrets))
+        else:
+            key, shown = asyncssh.generate_private_key("ssh-ed25519"), folder / "shown"
+            shown.mkdir()
+            with ssh_server(shown, key) as port:
+                secrets = {"keyfile": key_file(folder / "key", key)}
+                yield assemble(run, folder, Remote(f"ssh://member@127.0.0.1:{port}/ddpm-mnist", secrets=secrets))
+
+
+def test_results_go_to_a_teammate_and_their_change_comes_back(team: Team, tmp_path: Path):
+    theirs = team.join(tmp_path / "theirs")
+    assert stages_run(run_in(theirs, "dvc", "repro")) == []
+    names = sorted(path.name for path in (team.mine / "data/generated").iterdir())
+    assert len(names) == 160
+    for name in names:
+        assert (theirs / "data/generated" / name).read_bytes() == (team.mine / "data/generated" / name).read_bytes()
+
+    change(theirs, {"visualize.snapshots": 2})
+    assert stages_run(run_in(theirs, "dvc", "repro")) == ["visualize"]
+    commit(theirs, "two snapshots")
+    run_in(theirs, "dvc", "push")
+    run_in(theirs, "git", "push", "--quiet", "origin", "main")
+
+    before = (team.mine / "data/figures/reverse_process.png").read_bytes()
+    run_in(team.mine, "git", "pull", "--quiet", "origin", "main")
+    run_in(team.mine, "dvc", "pull")
+    assert stages_run(run_in(team.mine, "dvc", "repro")) == []
+    after = (team.mine / "data/figures/reverse_process.png").read_bytes()
+    assert before != after == (theirs / "data/figures/reverse_process.png").read_bytes()
+
+
+def test_git_holds_no_credentials(team: Team):
+    assert ".dvc/config.local" not in run_in(team.mine, "git", "ls-files").splitlines()
+    commits = run_in(team.origin, "git", "rev-list", "--all").split()
+    for secret in team.remote.secrets.values():
+        assert secret in (team.mine / ".dvc/config.local").read_text()
+        assert ended(team.origin, "git", "grep", "--fixed-strings", secret, *commits).returncode == 1
+
+
+def test_a_result_whose_lock_file_was_not_shared_is_not_computed_again(team: Team, tmp_path: Path):
+    change(team.mine, {"train.lr": 0.02})
+    assert stages_run(run_in(team.mine, "dvc", "repro", "generate")) == []
+    expected = outputs(team.mine)
+    run_in(team.mine, "dvc", "push", "--run-cache")
+    run_in(team.mine, "git", "checkout", "--quiet", "--force", "HEAD")
+
+    theirs = team.join(tmp_path / "theirs", pull=False)
+    assert outputs(theirs)["data/generated"] != expected["data/generated"]
+    change(theirs, {"train.lr": 0.02})
+    output = run_in(theirs, "dvc", "repro", "--pull", "--allow-missing", "generate")
+    assert stages_run(output) == []
+    for name in ("train", "generate"):
+        assert f"Stage '{name}' is cached - skipping run" in output
+    for path in ("data/model", "data/generated", "data/labels.csv", "data/trajectory.npz"):
+        assert outputs(theirs)[path] == expected[path]
+    assert len(list((theirs / "data/generated").iterdir())) == 160
+
+
+@pytest.fixture(scope="module")
+def folder_team(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Team:
+    """A team that shares a local folder."""
+    folder = tmp_path_factory.mktemp("folder")
+    return assemble(run, folder, Remote(str(folder / "remote")))
+
+
+def test_an_experiment_goes_to_a_teammate_through_git(folder_team: Team, tmp_path: Path):
+    mine, theirs = folder_team.mine, folder_team.join(tmp_path / "theirs")
+    run_in(mine, "dvc", "exp", "run", "--name", "few", "-S", "visualize.snapshots=2", "visualize")
+    run_in(mine, "dvc", "exp", "push", "origin", "few")
+    assert "few" in run_in(theirs, "dvc", "exp", "list", "origin")
+    run_in(theirs, "dvc", "exp", "pull", "origin", "few")
+    run_in(theirs, "dvc", "exp", "apply", "few")
+    assert outputs(theirs) == outputs(mine)
+    figure = "data/figures/reverse_process.png"
+    assert (theirs / figure).read_bytes() == (mine / figure).read_bytes()
+    assert hashlib.md5((theirs / figure).read_bytes()).hexdigest() == outputs(mine)[figure]
+
+
+@pytest.mark.parametrize("verified", [True, False])
+def test_a_damaged_object_of_the_remote_is_refused_if_verified(folder_team: Team, tmp_path: Path, verified: bool):
+    theirs = folder_team.join(tmp_path / "theirs", pull=False)
+    shutil.copytree(folder_team.remote.url, tmp_path / "damaged")
+    run_in(theirs, "dvc", "remote", "modify", "team", "url", str(tmp_path / "damaged"))
+    run_in(theirs, "dvc", "remote", "modify", "team", "verify", str(verified).lower())
+    md5 = outputs(theirs)["data/trajectory.npz"]
+    stored = tmp_path / "damaged/files/md5" / md5[:2] / md5[2:]
+    content = bytearray(stored.read_bytes())
+    content[100] ^= 255
+    # As a disk would do it: the file stays read-only.
+    mode = stored.stat().st_mode
+    stored.chmod(0o600)
+    stored.write_bytes(content)
+    stored.chmod(mode)
+
+    done = ended(theirs, "dvc", "pull")
+    if verified:
+        assert done.returncode == 1
+        assert "Checkout failed for following targets:\ndata/trajectory.npz" in done.stderr
+        assert not (theirs / "data/trajectory.npz").exists()
+    else:
+        assert done.returncode == 0
+        assert (theirs / "data/trajectory.npz").read_bytes() == content
+
+
+def refused(clone: Path, command: str) -> str:
+    """What dvc says when it fails."""
+    done = ended(clone, "dvc", command)
+    assert done.returncode != 0, done.stdout
+    return done.stderr
+
+
+def test_an_empty_remote_and_a_folder_that_is_not_there_are_called_so(folder_team: Team, tmp_path: Path):
+    theirs = folder_team.join(tmp_path / "theirs", pull=False)
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "not there"):
+        run_in(theirs, "dvc", "remote", "modify", "team", "url", str(tmp_path / name))
+        complaint = refused(theirs, "pull")
+        assert "Checkout failed for following targets" in complaint
+        assert MISSING in complaint
+
+
+def test_s3_that_is_down_or_forbids_is_called_so(folder_team: Team, tmp_path: Path):
+    theirs = folder_team.join(tmp_path / "theirs", pull=False)
+
+    def modify(**settings: str) -> None:
+        for key, value in settings.items():
+            run_in(theirs, "dvc", "remote", "modify", "--local", "team", key, value)
+
+    with s3_server() as (address, secrets):
+        modify(url="s3://team/ddpm-mnist", endpointurl=address, region="us-east-1", **secrets)
+        assert MISSING in refused(theirs, "pull")
+        modify(url="s3://other-team/ddpm-mnist")
+        assert "The specified bucket does not exist" in refused(theirs, "pull")
+        modify(url="s3://team/ddpm-mnist", secret_access_key="wrong")
+        assert "Forbidden" in refused(theirs, "pull")
+    assert "failed to connect to s3" in refused(theirs, "pull")
+
+
+def test_ssh_that_is_down_or_forbids_is_called_so(folder_team: Team, tmp_path: Path):
+    theirs = folder_team.join(tmp_path / "theirs", pull=False)
+
+    def modify(**settings: str) -> None:
+        for key, value in settings.items():
+            run_in(theirs, "dvc", "remote", "modify", "--local", "team", key, value)
+
+    known, other = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+    (tmp_path / "shown").mkdir()
+    with ssh_server(tmp_path / "shown", known) as port:
+        modify(url=f"ssh://member@127.0.0.1:{port}/ddpm-mnist", keyfile=key_file(tmp_path / "known", known))
+        assert MISSING in refused(theirs, "pull")
+        modify(keyfile=key_file(tmp_path / "other", other))
+        assert "Permission denied for user member" in refused(theirs, "pull")
+        modify(keyfile=str(tmp_path / "nowhere"))
+        assert "No such file or directory" in refused(theirs, "pull")
+        modify(keyfile=str(tmp_path / "known"))
+    assert "failed to connect to ssh" in refused(theirs, "pull")
