@@ -15,16 +15,18 @@ from typing import Any
 from ddpm.errors import DdpmError, MissingFile
 from ddpm.files import read_json
 
-FILES = ("fid.json", "protocol.json")
 LOWER_IS_BETTER = ("fd_", "fid_", "kd_")
 
 
-def read_run(name: str) -> tuple[dict[str, float], dict[str, Any]]:
-    """The numbers and the protocol of a run. Raises DdpmError for what is neither a revision nor a folder with them."""
+def read_run(name: str) -> dict[str, Any]:
+    """metrics/fid.json of a run. Raises DdpmError for what is neither a revision nor a folder with it."""
     if Path(name).is_dir():
-        numbers, protocol = (read_json(Path(name) / file) for file in FILES)
-        return numbers, protocol
-    return _at_revision(name, FILES[0]), _at_revision(name, FILES[1])
+        return read_json(Path(name) / "fid.json")
+    command = ["git", "show", f"{name}:metrics/fid.json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise MissingFile(f"{name} is neither a folder nor a Git revision with metrics/fid.json")
+    return dict(json.loads(done.stdout))
 
 
 def difference_interval(a: tuple[float, float, float], b: tuple[float, float, float]) -> tuple[float, float]:
@@ -53,13 +55,13 @@ def compare(name_a: str, name_b: str) -> list[tuple[str, ...]]:
 
     Raises DdpmError for runs that were not measured alike.
     """
-    (a, protocol_a), (b, protocol_b) = read_run(name_a), read_run(name_b)
+    a, b = read_run(name_a), read_run(name_b)
     for section in ("mnist", "inception", "versions"):
-        of_a, of_b = protocol_a.get(section), protocol_b.get(section)
+        of_a, of_b = (run.get("protocol", {}).get(section) for run in (a, b))
         # A network that only one run was measured by, the other saying why not, leaves nothing to compare.
         if of_a != of_b and isinstance(of_a, dict) and isinstance(of_b, dict):
             raise DdpmError(
-                f"{name_a} and {name_b} were not measured alike: protocol.json differs in {section}. "
+                f"{name_a} and {name_b} were not measured alike: they differ in protocol.{section}. "
                 "Measure both by the same code, with as many images."
             )
     rows: list[tuple[str, ...]] = []
@@ -73,14 +75,6 @@ def compare(name_a: str, name_b: str) -> list[tuple[str, ...]]:
     if not rows:
         raise DdpmError(f"{name_a} and {name_b} have no number with an interval in common: set fid.bootstrap above 0.")
     return rows
-
-
-def _at_revision(revision: str, file: str) -> dict[str, Any]:
-    command = ["git", "show", f"{revision}:metrics/{file}"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise MissingFile(f"{revision} is neither a folder nor a Git revision with metrics/{file}")
-    return dict(json.loads(done.stdout))
 
 
 def main() -> None:

@@ -12,14 +12,14 @@ import torch
 
 from ddpm.data.sources import load_mnist
 from ddpm.errors import DdpmError
-from ddpm.evaluation.classifier import classify, load_classifier
-from ddpm.evaluation.inception import find_weights, inception_features, load_inception
+from ddpm.evaluation.classifier import load_classifier
+from ddpm.evaluation.inception import find_weights
 from ddpm.evaluation.load import load_images
-from ddpm.evaluation.measure import measure_features, measure_memorisation, measure_mnist, refuse_constant, to_mnist
-from ddpm.evaluation.protocol import inception_protocol, mnist_protocol, versions
-from ddpm.evaluation.reference import MnistReference, make_inception_reference, make_mnist_reference
+from ddpm.evaluation.measure import measure_memorisation, refuse_constant
+from ddpm.evaluation.reference import MnistReference, make_mnist_reference
 from ddpm.evaluation.tables import number_table, read_labels
-from ddpm.files import sha256, write_json
+from ddpm.evaluation.yardstick import Inception, load_yardstick
+from ddpm.files import write_json
 from ddpm.runtime import worker_count
 
 
@@ -44,34 +44,25 @@ def evaluate(asked: argparse.Namespace) -> None:
     """Measure, print, and write what is asked for. Raises DdpmError, OSError."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = load_images(asked.images, worker_count("auto"))
-    count = len(images)
     refuse_constant(images, lambda i: f"number {i + 1}")
-    digits = to_mnist(images)
+    labels = read_labels(asked.labels, len(images)) if asked.labels else None
     train, test = (load_mnist(asked.reference, part) for part in ("train", "t10k"))
-    classifier = load_classifier(device)
+    inception: Inception | str = "skipped: no weights were named"
+    if asked.inception:
+        weights = find_weights(asked.inception, download=False)
+        inception = Inception.load(weights, asked.dimensions, None, (train.images, test.images), asked.seed)
     if asked.features and asked.features.exists():
         known = MnistReference.load(asked.features)
     else:
-        known = make_mnist_reference(classifier, train, test)
+        known = make_mnist_reference(load_classifier(device), train, test)
         if asked.features:
             known.save(asked.features)
-    features, probabilities = classify(classifier, digits, "images")
-    labels = read_labels(asked.labels, count) if asked.labels else None
-    numbers = measure_mnist(features, probabilities, labels, known, asked.bootstrap, asked.seed).numbers
-    numbers |= measure_memorisation(digits, features, train.images, known).numbers
-    protocol: dict[str, object] = {"mnist": mnist_protocol(images.shape[1:3], count, len(train))}
-    if asked.inception:
-        weights = find_weights(asked.inception, download=False)
-        real = make_inception_reference(weights, asked.dimensions, train.images, test.images, asked.seed, device)
-        found = inception_features(load_inception(weights, asked.dimensions, device), images, "images")
-        names = ("fid_inception", "inception")
-        numbers |= measure_features(
-            names, found, real.gaussian, real.train, real.test, float(real.floor), asked.bootstrap, asked.seed
-        )
-        protocol["inception"] = inception_protocol(asked.dimensions, sha256(weights), count, len(train))
+    yardstick = load_yardstick(known, inception, device)
+    found = yardstick.measure(images, labels, asked.bootstrap, asked.seed, "images")
+    numbers = found.numbers | measure_memorisation(found.digits, found.features, train.images, known).numbers
     print(number_table(numbers))
     if asked.json:
-        write_json(asked.json, {"numbers": numbers, "protocol": protocol | {"versions": versions()}})
+        write_json(asked.json, numbers | {"protocol": found.protocol})
 
 
 def main() -> None:

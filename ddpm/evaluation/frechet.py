@@ -10,7 +10,7 @@ from ddpm.errors import DdpmError
 from ddpm.seeds import numpy_generator
 
 CURVE_POINTS = 10
-CURVE_ORDERS = 200
+CURVE_ORDERS = 50
 
 
 @dataclass(frozen=True)

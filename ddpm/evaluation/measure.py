@@ -21,10 +21,10 @@ from ddpm.evaluation.classes import (
     sure_share,
     unsure_share,
 )
-from ddpm.evaluation.frechet import Gaussian, bootstrap_intervals, fit_gaussian, frechet_distance, frechet_limit
+from ddpm.evaluation.frechet import bootstrap_intervals, fit_gaussian, frechet_distance, frechet_limit
 from ddpm.evaluation.kernel import kernel_distances, kernel_interval
 from ddpm.evaluation.neighbours import closer_share, copied_share, manifold, nearest
-from ddpm.evaluation.reference import MnistReference, frechet_floor, pixels
+from ddpm.evaluation.reference import MnistReference, RealFeatures, pixels
 from ddpm.seeds import numpy_generator
 
 MNIST_SIZE = 28
@@ -80,31 +80,23 @@ def to_mnist(images: np.ndarray) -> np.ndarray:
 
 
 def measure_features(
-    names: tuple[str, str],
-    features: np.ndarray,
-    everything: Gaussian,
-    train: np.ndarray,
-    test: np.ndarray,
-    floor: float,
-    bootstrap: int,
-    seed: int,
+    names: tuple[str, str], features: np.ndarray, real: RealFeatures, bootstrap: int, seed: int, alone: bool = False
 ) -> dict[str, float]:
     """Fréchet and kernel distance, precision, recall, density and coverage of features [n, d], with intervals.
 
-    names: of the Fréchet distance and of the feature network. everything: of all training images. train: features of
-    some or all of them, of which n random ones are taken where single images are compared. floor: the Fréchet distance
-    of n random training images. bootstrap: resamples of the intervals, 0 for none. Raises DdpmError for too few images.
+    names: of the Fréchet distance and of the feature network. bootstrap: resamples of the intervals, 0 for none. alone:
+    leaves out what real images score. Raises DdpmError for too few images.
     """
     fd, network = names
     limit_name, kernel_name = f"{fd}_limit", f"kd_{network}"
     generator = numpy_generator(seed, f"measure {network}")
-    sample = train[generator.permutation(len(train))[: len(features)]]
-    test = test[generator.permutation(len(test))[: len(features)]]
+    sample = real.train[generator.permutation(len(real.train))[: len(features)]]
+    test = real.test[generator.permutation(len(real.test))[: len(features)]]
     numbers: dict[str, float] = {}
-    for values, suffix in ((features, ""), (test, "_real")):
+    for values, suffix in ((features, ""), (test, "_real"))[: 1 if alone else 2]:
         what = f"{network}, {'real' if suffix else 'generated'}"
-        distance = frechet_distance(everything, fit_gaussian(values, f"the {what} set"))
-        limit = frechet_limit(values, everything, seed, what)
+        distance = frechet_distance(real.everything, fit_gaussian(values, f"the {what} set"))
+        limit = frechet_limit(values, real.everything, seed, what)
         kernel = kernel_distances(values, sample, seed, what)
         shape = manifold(sample, values, what)
         means = {
@@ -116,19 +108,20 @@ def measure_features(
             numbers[limit_name + suffix] = limit
         numbers[kernel_name + suffix] = float(kernel.mean())
         numbers |= {key + suffix: float(value.mean()) for key, value in means.items()}
-        if suffix:
+        if suffix or alone:
             continue
+        floor = real.floor(len(features))
         numbers[f"{fd}_floor"] = floor
         numbers[f"{fd}_over_floor"] = distance / floor
         numbers[f"{kernel_name}_std"] = float(kernel.std(ddof=1))
         if bootstrap:
-            intervals = bootstrap_intervals(values, everything, bootstrap, seed, what, limit)
+            intervals = bootstrap_intervals(values, real.everything, bootstrap, seed, what, limit)
             found = {fd: intervals.distance, kernel_name: kernel_interval(kernel, len(values))}
             if intervals.limit:
                 found[limit_name] = intervals.limit
             found |= {key: mean_interval(value, bootstrap, seed, key) for key, value in means.items()}
             numbers |= _ends(found)
-    return _in_order(numbers)
+    return in_order(numbers)
 
 
 def measure_mnist(
@@ -138,17 +131,15 @@ def measure_mnist(
     reference: MnistReference,
     bootstrap: int,
     seed: int,
+    alone: bool = False,
 ) -> MnistMeasure:
     """Everything the shipped classifier says of images, beside what it says of real ones.
 
     features: float32 [n, 128]; probabilities: float32 [n, 10]; asked: int64 [n], the digit each image was to show, or
-    None where no digit was asked for; bootstrap: resamples of the intervals, 0 for none.
-    Raises DdpmError for too few images or values that are not finite.
+    None where no digit was asked for; bootstrap: resamples of the intervals, 0 for none; alone: leaves out what real
+    images score. Raises DdpmError for too few images or values that are not finite.
     """
-    everything = fit_gaussian(reference.train, "the training set")
-    floor = frechet_floor(reference.train, len(features), seed)
-    names = ("fd_mnist", "mnist")
-    numbers = measure_features(names, features, everything, reference.train, reference.test, floor, bootstrap, seed)
+    numbers = measure_features(("fd_mnist", "mnist"), features, reference.real(seed), bootstrap, seed, alone)
     by_class = measure_by_class(
         features,
         probabilities,
@@ -156,7 +147,8 @@ def measure_mnist(
         (reference.test, reference.test_probabilities.argmax(1)),
     )
     train_shares = np.bincount(reference.train_labels, minlength=len(by_class.shares)) / len(reference.train_labels)
-    for column, (suffix, verdict) in enumerate((("", probabilities), ("_real", reference.test_probabilities))):
+    columns = (("", probabilities, asked), ("_real", reference.test_probabilities, reference.test_labels))
+    for column, (suffix, verdict, labels) in enumerate(columns[: 1 if alone else 2]):
         numbers |= {
             f"sure_share{suffix}": sure_share(verdict),
             f"unsure_share{suffix}": unsure_share(verdict),
@@ -165,11 +157,8 @@ def measure_mnist(
             f"class_divergence{suffix}": class_divergence(by_class.shares[:, column], train_shares),
             f"fd_mnist_per_class{suffix}": float(by_class.distances[:, column].mean()),
         }
-    if asked is not None:
-        numbers |= {
-            "label_agreement": label_agreement(probabilities, asked),
-            "label_agreement_real": label_agreement(reference.test_probabilities, reference.test_labels),
-        }
+        if asked is not None and labels is not None:
+            numbers[f"label_agreement{suffix}"] = label_agreement(verdict, labels)
     if bootstrap:
         sure = {"sure_share": probabilities.max(1) >= SURE}
         if asked is not None:
@@ -179,7 +168,7 @@ def measure_mnist(
         "rarest_class_share": float(by_class.shares[:, 0].min()),
         "commonest_class_share": float(by_class.shares[:, 0].max()),
     }
-    return MnistMeasure(_in_order({key: value for key, value in numbers.items() if not np.isnan(value)}), by_class)
+    return MnistMeasure(in_order({key: value for key, value in numbers.items() if not np.isnan(value)}), by_class)
 
 
 def measure_memorisation(
@@ -206,7 +195,7 @@ def measure_memorisation(
                 f"closer_share_{name}{suffix}": closer_share(measured, beside),
                 f"copied_share_{name}{suffix}": copied_share(measured, beside),
             }
-    return Memorisation(_in_order(numbers), *found)
+    return Memorisation(in_order(numbers), *found)
 
 
 def mean_interval(values: np.ndarray, resamples: int, seed: int, label: str) -> tuple[float, float]:
@@ -221,9 +210,9 @@ def _ends(intervals: dict[str, tuple[float, float]]) -> dict[str, float]:
     return {f"{key}_{end}": pair[i] for key, pair in intervals.items() for i, end in enumerate(("low", "high"))}
 
 
-def _in_order(numbers: dict[str, float]) -> dict[str, float]:
+def in_order(numbers: dict[str, float]) -> dict[str, float]:
     """The same numbers, those of one name together: NAME, _low, _high, _real, and what else there is of it."""
-    ends = ("", "_low", "_high", "_real", "_floor", "_over_floor", "_std")
+    ends = ("", "_low", "_high", "_draws_mean", "_draws_deviation", "_real", "_floor", "_over_floor", "_std")
     stems = [key for key in numbers if not key.endswith(ends[1:])]
     ordered = [stem + end for stem in stems for end in ends if stem + end in numbers]
     return {key: numbers[key] for key in [*ordered, *(key for key in numbers if key not in ordered)]}

@@ -1,5 +1,6 @@
 """What generated images are held against: the 60,000 training digits, and what real digits score."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -21,6 +22,21 @@ INCEPTION_SAMPLE = 10_000
 
 
 @dataclass(frozen=True)
+class RealFeatures:
+    """What features of one network are held against.
+
+    everything: of all training images. train: features [m, d] of some or all of them, of which random ones are taken
+    where single images are compared. test: features [k, d]. floor: (n) -> the Fréchet distance that n random training
+    images score.
+    """
+
+    everything: Gaussian
+    train: np.ndarray
+    test: np.ndarray
+    floor: Callable[[int], float]
+
+
+@dataclass(frozen=True)
 class MnistReference:
     """Features of the shipped classifier: train float32 [60000, 128], test float32 [10000, 128].
 
@@ -36,6 +52,11 @@ class MnistReference:
     test_labels: np.ndarray
     test_nearest: np.ndarray
     test_nearest_pixel: np.ndarray
+
+    def real(self, seed: int) -> RealFeatures:
+        """What a set of images is measured against; ``seed`` decides the draws of the floor."""
+        everything = fit_gaussian(self.train, "the training set")
+        return RealFeatures(everything, self.train, self.test, lambda count: frechet_floor(self.train, count, seed))
 
     def save(self, path: Path) -> None:
         """Store as npz. Raises OSError."""
@@ -64,9 +85,10 @@ class InceptionReference:
     weights_sha256: np.ndarray
 
     @property
-    def gaussian(self) -> Gaussian:
-        """What a set of images is measured against."""
-        return Gaussian(self.mean, self.covariance, int(self.count))
+    def real(self) -> RealFeatures:
+        """What a set of images is measured against; the floor is that of `INCEPTION_SAMPLE` images, however many."""
+        everything = Gaussian(self.mean, self.covariance, int(self.count))
+        return RealFeatures(everything, self.train, self.test, lambda _: float(self.floor))
 
     def save(self, path: Path) -> None:
         """Store as npz. Raises OSError."""

@@ -1,6 +1,6 @@
 """The tables beside the images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,19 @@ def read_labels(path: Path, count: int) -> np.ndarray | None:
     if len(labels) not in (0, count):
         raise DamagedFile(f"{path} has {len(labels)} rows for {count} images")
     return labels if len(labels) else None
+
+
+def scatter(first: Mapping[str, float], others: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean and deviation over several sets of images of one model, of the numbers that all of them have.
+
+    Returns NAME_draws_mean and NAME_draws_deviation (of a single set: n − 1 below the root), nothing for no others.
+    """
+    found: dict[str, float] = {}
+    for name in first if others else ():
+        if all(name in other for other in others):
+            values = np.array([first[name], *(other[name] for other in others)])
+            found |= {f"{name}_draws_mean": float(values.mean()), f"{name}_draws_deviation": float(values.std(ddof=1))}
+    return found
 
 
 def number_table(numbers: Mapping[str, float]) -> str:
