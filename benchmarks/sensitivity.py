@@ -57,7 +57,7 @@ SPOILED: dict[str, tuple[Spoil, tuple[float, ...], str]] = {
     "blur": (blur, (0, 0.5, 0.75, 1.0, 1.5), "deviation, in pixels"),
     "rotation": (rotation, (0, 10, 20, 30, 45), "degrees, to either side"),
     "missing digits": (missing_digits, (0, 1, 3, 6, 9), "of ten"),
-    "copies": (copies, (0, 0.05, 0.1, 0.3, 1.0), "share that is one and the same image"),
+    "copies": (copies, (0, 0.05, 0.1, 0.3, 1.0), "share of copies of one image"),
 }
 
 

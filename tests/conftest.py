@@ -16,6 +16,7 @@ from ddpm.config import Config, parse_config
 from ddpm.data.sources import FILES, fetch, load_mnist
 from ddpm.data.split import ImageSet
 from ddpm.evaluation.classifier import classify, load_classifier
+from ddpm.evaluation.reference import MnistReference, make_mnist_reference
 from ddpm.files import sha256
 from ddpm.runtime import Runtime
 
@@ -108,6 +109,12 @@ def cpu() -> Runtime:
 def verdicts(test_digits: ImageSet) -> tuple[np.ndarray, np.ndarray]:
     """What the shipped classifier says of the test images: features [10000, 128], probabilities [10000, 10]."""
     return classify(load_classifier(torch.device("cpu")), test_digits.images, "test")
+
+
+@pytest.fixture(scope="session")
+def full(digits: ImageSet, test_digits: ImageSet) -> MnistReference:
+    """The real digits as the pipeline's `reference` stage has them."""
+    return make_mnist_reference(load_classifier(torch.device("cpu")), digits, test_digits)
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def test_statistics_are_those_of_the_pytorch_fid_command(
     np.testing.assert_allclose(np.cov(ours.astype(np.float64), rowvar=False), covariance, rtol=1e-3, atol=1e-4 * scale)
 
 
-@pytest.mark.parametrize("dimensions", [64, 192, 768])
+@pytest.mark.parametrize("dimensions", [64, 192, 768, 2048])
 def test_the_distance_is_the_one_that_the_pytorch_fid_command_prints(
     weights: Path, test_digits: ImageSet, tmp_path: Path, rng: np.random.Generator, dimensions: int
 ):

@@ -17,8 +17,8 @@ from ddpm.evaluation.measure import (
     to_mnist,
 )
 from ddpm.evaluation.neighbours import nearest
-from ddpm.evaluation.reference import MnistReference, make_mnist_reference, pixels
-from ddpm.evaluation.tables import number_table, read_labels
+from ddpm.evaluation.reference import MnistReference, pixels
+from ddpm.evaluation.tables import number_table, read_labels, scatter
 
 Verdicts = tuple[np.ndarray, np.ndarray]
 CPU = torch.device("cpu")
@@ -39,12 +39,6 @@ def reference(verdicts: Verdicts, test_digits: ImageSet) -> MnistReference:
         nearest(features[held_out], features[:6000], "test")[1],
         nearest(images[held_out], images[:6000], "test")[1],
     )
-
-
-@pytest.fixture(scope="module")
-def full(digits: ImageSet, test_digits: ImageSet) -> MnistReference:
-    """The reference of the pipeline."""
-    return make_mnist_reference(load_classifier(CPU), digits, test_digits)
 
 
 Numbers = dict[str, float]
@@ -154,6 +148,22 @@ def test_the_table_has_a_row_a_number():
     assert head.split() == ["value", "95", "%", "interval", "real", "floor"]
     assert first.split() == ["fd", "1.235", "1", "to", "1.5", "0.4", "0.2"]
     assert second.split() == ["share", "0.5"]
+
+
+def test_the_scatter_is_mean_and_deviation_over_the_sets_that_all_have_the_number():
+    found = scatter({"fd": 1.0, "kd": 5.0}, [{"fd": 2.0, "kd": 5.0, "more": 1.0}, {"fd": 6.0}])
+    assert found == {"fd_draws_mean": 3.0, "fd_draws_deviation": pytest.approx(7**0.5)}
+    assert scatter({"fd": 1.0}, []) == {}
+
+
+def test_numbers_alone_are_those_beside_what_real_digits_score(
+    verdicts: Verdicts, reference: MnistReference, test_digits: ImageSet
+):
+    arguments = (verdicts[0][8000:], verdicts[1][8000:], test_digits.labels[8000:].astype(np.int64), reference, 0, 1)
+    together, alone = (measure_mnist(*arguments, alone=alone).numbers for alone in (False, True))
+    assert alone.items() <= together.items()
+    assert {key for key in together if f"{key}_real" in together} <= set(alone)
+    assert not [key for key in alone if key.endswith(("_real", "_floor"))]
 
 
 def test_a_missing_digit_shows(verdicts: Verdicts, reference: MnistReference, test_digits: ImageSet):

@@ -65,13 +65,14 @@ def test_same_different_missing_and_timings_are_told_apart():
 
 def test_the_environment_is_all_that_is_no_measured_number():
     cost = json.dumps({"device": "AMD EPYC", "threads": 2, "train_seconds": 3.5, "compiled": True})
-    protocol = json.dumps({"versions": {"torch": "2.14.1"}, "mnist": {"images": 10, "accuracy": 0.5}})
-    assert environment({"metrics/cost.json": cost, "metrics/protocol.json": protocol}) == {
+    protocol = {"versions": {"torch": "2.14.1"}, "mnist": {"images": 10, "accuracy": 0.5}}
+    fid = json.dumps({"fd_mnist": 1.5, "protocol": protocol})
+    assert environment({"metrics/cost.json": cost, "metrics/fid.json": fid}) == {
         "metrics/cost.json: device": "AMD EPYC",
         "metrics/cost.json: threads": 2,
         "metrics/cost.json: compiled": True,
-        "metrics/protocol.json: versions.torch": "2.14.1",
-        "metrics/protocol.json: mnist.images": 10,
+        "metrics/fid.json: protocol.versions.torch": "2.14.1",
+        "metrics/fid.json: protocol.mnist.images": 10,
     }
 
 
@@ -132,6 +133,13 @@ def test_a_random_output_differs_and_the_environments_are_shown(repository: Path
     (threads,) = (line.split() for line in done.stdout.splitlines() if line.startswith("metrics/cost.json: threads"))
     assert threads[2:] == [str(os.cpu_count()), "-1"]
     assert list(tmp_path.glob("reproduce-*")) == []
+
+
+def test_a_run_killed_again_and_again_is_compared_at_its_end(repository: Path):
+    done = reproduce(repository, "--revision", "same", "--kills", "2", "--seconds", "0.5")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "killed: 2 of 2" in done.stdout
+    assert "1 outputs are the same, 0 differ" in done.stdout
 
 
 def test_what_cannot_be_run_again_is_one_sentence(repository: Path, tmp_path: Path):

@@ -3,12 +3,17 @@
 It clones the committed repository into a temporary folder, with an empty cache and no state of killed runs, runs
 `dvc repro` there and compares the MD5 of each output with that in the committed dvc.lock. Timings differ by nature:
 they are named and not counted. Where anything else differs, the two environments say what might explain it.
+
+With --kills N the run is killed (SIGKILL) so many times at random moments and started again: it should go on where it
+was and end with the same bits.
 """
 
 import argparse
 import json
 import os
+import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +26,7 @@ from ruamel.yaml import YAML
 from ddpm.errors import DdpmError, MissingFile
 
 TIMINGS = ("data/cost", "data/cost/train.json", "data/cost/generate.json", "metrics/cost.json")
-ENVIRONMENT = ("metrics/cost.json", "metrics/protocol.json")
+ENVIRONMENT = ("metrics/cost.json", "metrics/fid.json")
 # These would lead git, DVC or a stage out of the clone.
 FOREIGN = ("DDPM_CKPT_DIR", "DVC_ROOT", "DVC_STAGE", "GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE")
 SAME, DIFFERS, TIMING = "same", "differs", "a timing"
@@ -45,20 +50,24 @@ def compare(committed: Mapping[str, str], again: Mapping[str, str]) -> list[tupl
 
 def environment(read: Mapping[str, str]) -> dict[str, Any]:
     """What may explain a difference, from the JSON files of `ENVIRONMENT`: all that is no measured number."""
-    found = {}
+    found: dict[str, Any] = {}
+
+    def gather(name: str, values: Mapping[str, Any]) -> None:
+        for key, value in values.items():
+            if isinstance(value, dict):
+                gather(f"{name}{key}.", value)
+            elif not isinstance(value, float):
+                found[name + key] = value
+
     for file, text in read.items():
-        for key, value in json.loads(text).items():
-            parts = value.items() if isinstance(value, dict) else [(None, value)]
-            for part, inner in parts:
-                if not isinstance(inner, float):
-                    found[f"{file}: {key}" if part is None else f"{file}: {key}.{part}"] = inner
+        gather(f"{file}: ", json.loads(text))
     return found
 
 
-def run_again(top: Path, commit: str, folder: Path) -> None:
+def run_again(top: Path, commit: str, folder: Path, kills: int, seconds: float) -> None:
     """Clone a commit of the repository ``top`` into an empty folder and run its pipeline from nothing.
 
-    Raises DdpmError.
+    kills: how many times it is killed, about so many ``seconds`` after each start. Raises DdpmError.
     """
     variables = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     # The stages are to find this interpreter, and the packages that it has.
@@ -71,15 +80,30 @@ def run_again(top: Path, commit: str, folder: Path) -> None:
 
     run("git", "clone", "--quiet", "--no-checkout", str(top), ".")
     run("git", "checkout", "--quiet", "--detach", commit)
-    if not (folder / "dvc.lock").exists():
+    lock = folder / "dvc.lock"
+    if not lock.exists():
         raise MissingFile(f"{commit} has no dvc.lock to compare with: run `dvc repro` and commit it")
+    # Nothing of the committed run is left to be taken for this run's.
+    for path in outputs(lock.read_text()):
+        (folder / path).unlink(missing_ok=True)
+    lock.unlink()
     # Whatever the user's configuration says of a shared cache: what is taken from it would prove nothing.
     run("dvc", "cache", "dir", "--local", str(folder / ".dvc/cache"))
     # The original files are verified by their SHA-256, so they need not be fetched twice.
     raw = top / "data/raw"
     if raw.is_dir():
         shutil.copytree(raw, folder / "data/raw")
-    run("dvc", "repro", "--force")
+    moment = random.Random(kills)
+    for number in range(1, kills + 1):
+        with subprocess.Popen(("dvc", "repro"), cwd=folder, env=variables, start_new_session=True) as process:
+            try:
+                process.wait(moment.uniform(0.5, 1.5) * seconds)
+                print(f"It came to its end after {number - 1} kills.", flush=True)
+                break
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+        print(f"\nkilled: {number} of {kills}", flush=True)
+    run("dvc", "repro")
 
 
 def report(top: Path, commit: str, again: Path) -> bool:
@@ -103,7 +127,7 @@ def report(top: Path, commit: str, again: Path) -> bool:
     return not different
 
 
-def reproduce(revision: str, keep: Path | None) -> bool:
+def reproduce(revision: str, keep: Path | None, kills: int = 0, seconds: float = 60.0) -> bool:
     """Run a revision again and report. Raises DdpmError."""
     top = Path(_git("rev-parse", "--show-toplevel", fails="this folder is in no Git repository").strip())
     # A commit made while the pipeline runs must not become what it is compared with.
@@ -115,7 +139,7 @@ def reproduce(revision: str, keep: Path | None) -> bool:
     with tempfile.TemporaryDirectory(prefix="reproduce-", ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary).resolve() if keep is None else keep.resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        run_again(top, commit, folder)
+        run_again(top, commit, folder, kills, seconds)
         return report(top, commit, folder)
 
 
@@ -144,9 +168,11 @@ def main() -> None:
     )
     parser.add_argument("--keep", metavar="FOLDER", type=Path, help="run there and leave the clone")
     parser.add_argument("--revision", metavar="REV", default="HEAD", help="commit, branch or experiment; default: HEAD")
+    parser.add_argument("--kills", metavar="N", type=int, default=0, help="kill the run so many times (default 0)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="from a start to its kill, on average (default 60)")
     asked = parser.parse_args()
     try:
-        same = reproduce(asked.revision, asked.keep)
+        same = reproduce(asked.revision, asked.keep, asked.kills, asked.seconds)
     except (DdpmError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
