@@ -87,7 +87,7 @@ def rescue_folder(stage: str, config: Config, *computed_by: object) -> Path:
 
 def rescues() -> Path:
     """The folder of all rescue folders: $DDPM_CKPT_DIR, else .ckpt, which Git and DVC ignore."""
-    return Path(os.environ.get("DDPM_CKPT_DIR", ".ckpt"))
+    return Path(os.environ.get("DDPM_CKPT_DIR") or ".ckpt")
 
 
 def finished_facts(stage: str, **facts: Any) -> dict[str, Any]:  # noqa: ANN401

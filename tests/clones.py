@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -114,13 +115,78 @@ def commit(folder: Path, message: str) -> None:
     run_in(folder, "git", "commit", "--quiet", "--message", message)
 
 
+# Python runs this at the start of every process: what would leave this machine is noted and refused.
+HOOK = """
+import os
+import sys
+
+def refuse(event, arguments):
+    if event in ("socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg"):
+        socket, address = arguments[:2]
+        # Sockets of other families do not leave the machine; those that are connected were looked at before.
+        host = address[0] if socket.family.name in ("AF_INET", "AF_INET6") and address else "localhost"
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):
+        host = arguments[0] or "localhost"
+    else:
+        return
+    host = host.decode() if isinstance(host, bytes) else host
+    if host not in ("localhost", "::1") and not host.startswith("127."):
+        with open(os.environ["REFUSED"], "a") as log:
+            log.write(f"{event} {host} by {sys.argv}\\n")
+        raise OSError(f"no network in this test: {event} {host}")
+
+sys.addaudithook(refuse)
+"""
+
+
+class Offline:
+    """Runs commands that are refused every connection, and knows what was refused."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._log = folder, folder / "refused.log"
+        (folder / "sitecustomize.py").write_text(HOOK)
+
+    def run(self, folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+        # With CI or DVC_TEST set DVC would not look for newer versions of itself.
+        nothing = dict.fromkeys(("CI", "DVC_TEST", "DDPM_CKPT_DIR"), "")
+        return ended(folder, *command, PYTHONPATH=str(self._folder), REFUSED=str(self._log), **nothing)
+
+    @property
+    def refused(self) -> list[str]:
+        return self._log.read_text().splitlines() if self._log.exists() else []
+
+
+def without_interfaces() -> tuple[str, ...]:
+    """Runs a command where there is no network, for what is no Python; empty where this user may not do that."""
+    prefix = ("unshare", "--map-root-user", "--net")
+    if shutil.which("unshare") and subprocess.run((*prefix, "true"), capture_output=True, check=False).returncode == 0:
+        return prefix
+    return ()
+
+
+@dataclass(frozen=True)
+class SmallRun:
+    """A repository with a committed run of the SMALL settings, what `dvc repro` printed, what it was refused."""
+
+    folder: Path
+    output: str
+    refused: list[str]
+
+
 @cache
-def small_run(place: Path, raw: Path) -> Path:
-    """A repository with a committed run of the SMALL settings, made once a session: copy it before changing it."""
-    folder = place / "small-run"
+def small_run(place: Path, raw: Path) -> SmallRun:
+    """The pipeline from the original files to the figures, without a network; made once a session.
+
+    Copy its folder before changing it.
+    """
+    folder, hook = place / "small-run", place / "small-run-hook"
+    hook.mkdir()
     copy_working_tree(folder)
-    change(folder, {**SMALL, "data.source": str(raw)})
+    change(folder, SMALL)
+    shutil.copytree(raw, folder / "data/raw")
     start_history(folder, "small")
-    run_in(folder, "dvc", "repro")
+    offline = Offline(hook)
+    done = offline.run(folder, *without_interfaces(), "dvc", "repro")
+    assert done.returncode == 0, done.stdout + done.stderr
     commit(folder, "results")
-    return folder
+    return SmallRun(folder, done.stdout, offline.refused)

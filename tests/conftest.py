@@ -22,6 +22,11 @@ from ddpm.runtime import Runtime
 
 ROOT = Path(__file__).parents[1]
 
+# Tests run side by side, see pyproject.toml, and start processes of their own: with a thread for each core in every one
+# of them, they would be many times slower.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
+
 # A network and a run that train in about a second.
 TINY = {
     "model.base_channels": 8,
@@ -38,6 +43,23 @@ TINY = {
     "train.preview_every": 0,
     "train.preview_steps": 2,
 }
+
+
+# Files whose tests share what takes long to make.
+TOGETHER = {
+    "test_concurrency": "small run",
+    "test_offline": "small run",
+    "test_sharing": "small run",
+    "test_evaluation_command": "real digits",
+    "test_measure": "real digits",
+}
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests of a file, and of those in `TOGETHER`, to one process, in their order."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(TOGETHER.get(item.path.stem, item.path.stem)))
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ SECONDS = 300
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> Path:
-    return small_run(tmp_path_factory.getbasetemp(), raw)
+    return small_run(tmp_path_factory.getbasetemp(), raw).folder
 
 
 @pytest.fixture(scope="module")

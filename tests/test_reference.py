@@ -63,9 +63,9 @@ def test_an_inception_reference_is_the_gaussian_the_floor_and_a_sample(
     summarize_inception(train, test_set, "abc", 7).save(tmp_path / "inception.npz")
     found = InceptionReference.load(tmp_path / "inception.npz")
     expected = fit_gaussian(train)
-    assert np.array_equal(found.gaussian.mean, expected.mean)
-    assert np.array_equal(found.gaussian.covariance, expected.covariance)
-    assert found.gaussian.count == 6000
+    assert np.array_equal(found.real.everything.mean, expected.mean)
+    assert np.array_equal(found.real.everything.covariance, expected.covariance)
+    assert found.real.everything.count == 6000
     assert float(found.floor) == frechet_floor(train, 500, 7)
     assert found.weights_sha256 == "abc"
     assert found.train.shape == (500, 5)

@@ -110,7 +110,7 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> Path:
     """A committed run; the cache also holds the training and the images of another learning rate."""
     folder = tmp_path_factory.mktemp("sharing") / "run"
-    shutil.copytree(small_run(tmp_path_factory.getbasetemp(), raw), folder, symlinks=True)
+    shutil.copytree(small_run(tmp_path_factory.getbasetemp(), raw).folder, folder, symlinks=True)
     change(folder, {"train.lr": 0.02})
     assert stages_run(run_in(folder, "dvc", "repro", "generate")) == ["train", "generate"]
     run_in(folder, "git", "checkout", "--quiet", "--force", "HEAD")

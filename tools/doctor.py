@@ -250,7 +250,7 @@ def examine(mend: bool) -> list[Finding]:
         print("To mend what is damaged: `python -m tools.doctor --mend`, then `dvc pull` or `dvc repro`.")
     if any(finding.text.startswith("missing from the cache") for finding in stored):
         print("What is missing from the cache: `dvc fetch` brings it from a remote, `dvc commit` from the workspace.")
-    rescues = Path(os.environ.get("DDPM_CKPT_DIR", ".ckpt"))
+    rescues = Path(os.environ.get("DDPM_CKPT_DIR") or ".ckpt")
     if lines := left_over(rescues, time.time()):
         print(f"Kept in {rescues}, where the same run goes on; what is left over and not wanted may be deleted:")
         print("\n".join(f"  {line}" for line in lines))
