@@ -1,4 +1,4 @@
-"""Put the results of the benchmarks into the tables of docs/benchmarks.md: `python -m benchmarks.page`.
+"""Put the results of the benchmarks into the tables of `PAGES`: `python -m benchmarks.page`.
 
 A table stands between `<!-- NAME -->` and `<!-- end -->`, NAME being a file benchmarks/results/NAME.json and, after a
 colon, a list in it other than "rows".
@@ -13,7 +13,7 @@ from benchmarks.common import run
 from ddpm.files import atomic_path, read_json
 
 RESULTS = Path(__file__).parent / "results"
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+PAGES = tuple(Path(__file__).parents[1] / "docs" / name for name in ("benchmarks.md", "robustness.md"))
 _PLACE = re.compile(r"<!-- (\w+)(?::(\w+))? -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -44,8 +44,9 @@ def refreshed(page: str) -> str:
 
 
 def main() -> None:
-    with atomic_path(PAGE) as temporary:
-        temporary.write_text(refreshed(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        with atomic_path(page) as temporary:
+            temporary.write_text(refreshed(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from ruamel.yaml import YAML
+from xdist.scheduler import LoadScopeScheduling
 
 from ddpm.config import Config, parse_config
 from ddpm.data.sources import FILES, fetch, load_mnist
@@ -55,11 +56,16 @@ TOGETHER = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the tests of a file, and of those in `TOGETHER`, to one process, in their order."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(TOGETHER.get(item.path.stem, item.path.stem)))
+class FilesTogether(LoadScopeScheduling):
+    """Gives the tests of a file, and of those in `TOGETHER`, to one process, in their order."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = Path(nodeid.partition("::")[0]).stem
+        return TOGETHER.get(file, file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesTogether:  # noqa: ANN401
+    return FilesTogether(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,7 @@ from pathlib import Path
 Path("data").mkdir(exist_ok=True)
 Path("metrics").mkdir(exist_ok=True)
 Path("data/digits.txt").write_text(os.environ.get("DDPM_CKPT_DIR", "nothing leaks in"))
+time.sleep(1)
 Path("metrics/cost.json").write_text(json.dumps({"seconds": time.time(), "threads": THREADS}))
 """
 RANDOM = MAKE.replace('os.environ.get("DDPM_CKPT_DIR", "nothing leaks in")', "os.urandom(8).hex()")
@@ -136,7 +137,7 @@ def test_a_random_output_differs_and_the_environments_are_shown(repository: Path
 
 
 def test_a_run_killed_again_and_again_is_compared_at_its_end(repository: Path):
-    done = reproduce(repository, "--revision", "same", "--kills", "2", "--seconds", "0.5")
+    done = reproduce(repository, "--revision", "same", "--kills", "2", "--seconds", "0.6")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "killed: 2 of 2" in done.stdout
     assert "1 outputs are the same, 0 differ" in done.stdout

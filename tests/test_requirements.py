@@ -86,8 +86,7 @@ def test_every_direct_requirement_is_used():
     distributions = packages_distributions()
     used = {normal(name) for module in modules for name in distributions.get(module, [])}
     commands = set(re.findall(r"[\w-]+", (REPOSITORY / "Makefile").read_text()))
-    # dvc imports its own where a remote's address asks for it, pytest where its options do.
-    plugins = {"dvc-s3", "dvc-ssh", "pytest-xdist"}
+    plugins = {"dvc-s3", "dvc-ssh"}  # dvc imports them where a remote's address asks for it
     assert {name for name, _ in direct()} - used - commands - plugins == set()
 
 
