@@ -64,6 +64,7 @@ class FilesTogether(LoadScopeScheduling):
         return TOGETHER.get(file, file)
 
 
+@pytest.hookimpl(optionalhook=True)  # `-p no:xdist` is good for debugging
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesTogether:  # noqa: ANN401
     return FilesTogether(config, log)
 

@@ -52,3 +52,6 @@ def test_runs_that_were_not_measured_alike_are_refused(tmp_path: Path):
         compare(a, b)
     with pytest.raises(DdpmError, match="nowhere is neither a folder nor a Git revision"):
         compare(a, "nowhere")
+    (tmp_path / "b/fid.json").write_text('{"fd_mnist": 1.0}')
+    with pytest.raises(DdpmError, match="does not say how it was measured"):
+        compare(a, b)

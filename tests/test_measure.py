@@ -144,10 +144,11 @@ def test_the_interval_of_a_mean_is_the_normal_ones_for_many(rng: np.random.Gener
 
 def test_the_table_has_a_row_a_number():
     numbers = {"fd": 1.23456, "fd_low": 1.0, "fd_high": 1.5, "fd_real": 0.4, "fd_floor": 0.2, "share": 0.5}
-    head, first, second = number_table(numbers).splitlines()
+    head, first, second, third = number_table(numbers | {"images": 10_000}).splitlines()
     assert head.split() == ["value", "95", "%", "interval", "real", "floor"]
     assert first.split() == ["fd", "1.235", "1", "to", "1.5", "0.4", "0.2"]
     assert second.split() == ["share", "0.5"]
+    assert third.split() == ["images", "10000"]
 
 
 def test_the_scatter_is_mean_and_deviation_over_the_sets_that_all_have_the_number():

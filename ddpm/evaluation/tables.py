@@ -46,6 +46,7 @@ def number_table(numbers: Mapping[str, float]) -> str:
         if not key.endswith(ends):
             low, high, real, floor = (numbers.get(key + end) for end in ends)
             interval = "" if low is None or high is None else f"{low:.4g} to {high:.4g}"
-            rows.append((key, f"{value:.4g}", interval, *("" if x is None else f"{x:.4g}" for x in (real, floor))))
+            shown = str(value) if isinstance(value, int) else f"{value:.4g}"
+            rows.append((key, shown, interval, *("" if x is None else f"{x:.4g}" for x in (real, floor))))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
