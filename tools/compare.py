@@ -58,9 +58,7 @@ def compare(name_a: str, name_b: str) -> list[tuple[str, ...]]:
     a, b = read_run(name_a), read_run(name_b)
     for name, run in ((name_a, a), (name_b, b)):
         if "protocol" not in run:
-            raise DdpmError(
-                f"{name} does not say how it was measured: its fid.json has no protocol."
-            )
+            raise DdpmError(f"{name} does not say how it was measured: its fid.json has no protocol.")
     for section in ("mnist", "inception", "versions"):
         of_a, of_b = (run["protocol"].get(section) for run in (a, b))
         # A network that only one run was measured by, the other saying why not, leaves nothing to compare.
