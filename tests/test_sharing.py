@@ -223,9 +223,9 @@ def folder_team(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Team:
     return assemble(run, folder, Remote(str(folder / "remote")))
 
 
-def test_an_experiment_goes_to_a_teammate_through_git(folder_team: Team, tmp_path: Path):
-    mine, theirs = folder_team.mine, folder_team.join(tmp_path / "theirs")
-    run_in(mine, "dvc", "exp", "run", "--name", "few", "-S", "visualize.snapshots=2", "visualize")
+def test_an_experiment_goes_to_a_teammate_through_git(team: Team, tmp_path: Path):
+    mine, theirs = (team.join(tmp_path / name) for name in ("mine", "theirs"))
+    run_in(mine, "dvc", "exp", "run", "--name", "few", "-S", "visualize.snapshots=4", "visualize")
     run_in(mine, "dvc", "exp", "push", "origin", "few")
     assert "few" in run_in(theirs, "dvc", "exp", "list", "origin")
     run_in(theirs, "dvc", "exp", "pull", "origin", "few")
