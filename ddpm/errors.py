@@ -1,4 +1,8 @@
-"""The exceptions whose text is meant for the person at the keyboard."""
+"""The exceptions whose text is meant for the person at the keyboard, and how a command ends with them."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class DdpmError(Exception):
@@ -11,3 +15,14 @@ class MissingFile(DdpmError):
 
 class DamagedFile(DdpmError):
     """A file is there but cannot be what it should be. The message names it and what is wrong."""
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """End the process with one sentence and exit status 1 for what the user can mend."""
+    try:
+        yield
+    except (DdpmError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("error: interrupted.")

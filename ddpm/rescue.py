@@ -5,12 +5,13 @@ named after all that decides the run, from which the next run of the same goes o
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from ddpm.errors import DdpmError
+from ddpm.errors import DamagedFile, DdpmError
 from ddpm.files import read_json, write_json
 
 FINISHED = "finished.json"
@@ -43,16 +44,27 @@ class Rescue:
 
     @property
     def finished(self) -> dict[str, Any] | None:
-        """The facts that `finish` noted, None for a run that is not complete. Raises DamagedFile."""
+        """The facts that `finish` noted, None for a run that is not complete. Raises DdpmError for a damaged note."""
         path = self.folder / FINISHED
-        return read_json(path) if path.exists() else None
+        return _read(path) if path.exists() else None
 
 
-def forget_finished(root: Path, **facts: str) -> None:
-    """Delete the finished runs below ``root`` whose facts hold these."""
+def forget_finished(root: Path, recorded: Callable[[dict[str, Any]], bool]) -> None:
+    """Delete the finished runs below ``root`` of whose facts ``recorded`` says that they are in safe hands."""
     for path in root.glob(f"*/{FINISHED}"):
-        found = read_json(path)
-        if all(found.get(name) == value for name, value in facts.items()):
+        if recorded(_read(path)):
             # The note goes first: what a deletion cut short leaves is an unfinished run, which goes on to the same end.
             path.unlink()
             shutil.rmtree(path.parent)
+
+
+def begin_anew(error: DamagedFile, folder: Path) -> DdpmError:
+    """What is told of a damaged file in a rescue folder: nobody but the run itself can bring it back."""
+    return DdpmError(f"{error}: delete the folder {folder} to begin that run anew.")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except DamagedFile as error:
+        raise begin_anew(error, path.parent) from error

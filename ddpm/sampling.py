@@ -25,11 +25,12 @@ from ddpm.diffusion.samplers import (
     heun_sampler,
 )
 from ddpm.diffusion.schedule import Schedule, even_times, log_snr_times, respace
-from ddpm.errors import DdpmError
+from ddpm.errors import DamagedFile, DdpmError
 from ddpm.files import load_arrays, save_arrays
 from ddpm.images import to_uint8, write_rgb_pngs
 from ddpm.model.checkpoint import Checkpoint, build_schedule
 from ddpm.model.denoiser import is_guided, make_denoiser
+from ddpm.rescue import begin_anew
 from ddpm.runtime import Runtime
 
 MAX_FRAMES = 101
@@ -231,7 +232,10 @@ def draw_batches(source: Source, batch_size: int | str, kept: Path, label: str =
 def _read_batch(path: Path, first: int) -> Batch | None:
     if not path.exists():
         return None
-    arrays = load_arrays(path)
+    try:
+        arrays = load_arrays(path)
+    except DamagedFile as error:
+        raise begin_anew(error, path.parent) from error
     return Batch(first, arrays.pop("images"), seconds=float(arrays.pop("seconds")), way=arrays)
 
 

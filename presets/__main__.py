@@ -6,7 +6,6 @@ back.
 """
 
 import argparse
-import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from ddpm.config import load_config, parse_config
-from ddpm.errors import DdpmError
+from ddpm.errors import DdpmError, one_sentence
 from ddpm.files import atomic_path
 
 FOLDER = Path(__file__).parent
@@ -61,10 +60,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m presets", description="Write a preset into params.yaml.")
     parser.add_argument("name", choices=names())
     name = parser.parse_args().name
-    try:
+    with one_sentence():
         apply(name, PARAMS)
-    except DdpmError as error:
-        sys.exit(f"error: {error}")
     print(f"{PARAMS} now holds the preset {name}; `git diff {PARAMS}` shows it, `git checkout {PARAMS}` undoes it.")
 
 

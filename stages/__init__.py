@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 from ruamel.yaml import YAML
 
 from ddpm.config import Config, load_config
@@ -44,7 +45,7 @@ def run(stage: Callable[[Config], None]) -> None:
     try:
         if "DVC_STAGE" in os.environ:
             _end_with_dvc()
-            _forget_recorded(os.environ["DVC_STAGE"])
+            _forget_recorded(os.environ["DVC_STAGE"].rpartition(":")[2])
         stage(load_config(PARAMS))
     except (MissingFile, DamagedFile) as error:
         sys.exit(f"error: {error}: bring it back with `dvc pull`, `dvc repro` or `git checkout`.")
@@ -53,8 +54,10 @@ def run(stage: Callable[[Config], None]) -> None:
     except OSError as error:
         sys.exit(f"error: {_explain(error)}")
     except (MemoryError, RuntimeError) as error:
-        # torch's own are RuntimeErrors: OutOfMemoryError on CUDA, one told by its text alone on a CPU.
-        if isinstance(error, RuntimeError) and "memory" not in f"{type(error).__name__} {error}".lower():
+        # torch's own are RuntimeErrors, which their text alone tells from others: of a GPU, and of a CPU.
+        if not isinstance(error, MemoryError) and not any(
+            words in str(error) for words in ("out of memory", "can't allocate memory")
+        ):
             raise
         sys.exit(
             "error: the memory does not suffice: lower model.base_channels, train.batch_size or "
@@ -69,7 +72,7 @@ def rescue_folder(stage: str, config: Config, *computed_by: object) -> Path:
 
     That is what dvc.yaml lists, parameters, code and data, and how it is computed (``computed_by``: device, precision).
     """
-    listed = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"][stage]
+    listed = _listed()[stage]
     digest = hashlib.sha256()
     for key in listed["params"]:
         value: Any = config
@@ -96,25 +99,48 @@ def finished_facts(stage: str, **facts: Any) -> dict[str, Any]:  # noqa: ANN401
 
 
 def _forget_recorded(stage: str) -> None:
-    """Delete the finished runs of the other stages of this workspace: DVC begins one when it has recorded the last.
+    """Delete the finished runs of this workspace whose outputs ``stage`` reads: DVC begins it when they are recorded.
 
     Until then a run is kept: were DVC killed, or the disk full, before it is recorded, it would have to be done again.
     """
-    for other in ("train", "generate"):
-        if other != stage:
-            forget_finished(rescues(), stage=other, workspace=str(Path.cwd()))
+    listed, here = _listed(), str(Path.cwd())
+    read = {str(place) for path in map(Path, listed.get(stage, {}).get("deps", ())) for place in (path, *path.parents)}
+
+    def recorded(facts: dict[str, Any]) -> bool:
+        made = listed.get(str(facts.get("stage")), {}).get("outs", ())
+        return facts.get("workspace") == here and not read.isdisjoint(map(str, made))
+
+    forget_finished(rescues(), recorded)
+
+
+def _listed() -> dict[str, Any]:
+    """The stages of dvc.yaml by name."""
+    return dict(YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"])
 
 
 def _end_with_dvc() -> None:
     """Stop this process when DVC is gone: killed alone, it leaves its stage running, whose results nobody records."""
-    parent = os.getppid()
+    dvc = _dvc()
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while _dvc() == dvc:
             time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _dvc() -> int | None:
+    """The number of the process that runs this stage, None if it is gone.
+
+    DVC calls a shell, `SHELL -c "python -m stages…"`. Some are replaced by what they call, others, like dash, stay.
+    """
+    try:
+        parent = psutil.Process(os.getppid())
+        stays = any("-m stages." in argument for argument in parent.cmdline())
+        return parent.ppid() if stays else parent.pid
+    except psutil.Error:
+        return None
 
 
 def _explain(error: OSError) -> str:

@@ -4,11 +4,12 @@ import numpy as np
 
 from ddpm.config import Config
 from ddpm.data.sources import load_mnist
+from ddpm.evaluation.classifier import load_classifier
 from ddpm.evaluation.inception import choose_weights
 from ddpm.evaluation.measure import in_order, measure_memorisation, refuse_constant
 from ddpm.evaluation.reference import MnistReference
 from ddpm.evaluation.tables import read_labels, scatter
-from ddpm.evaluation.yardstick import Inception, Yardstick, load_yardstick
+from ddpm.evaluation.yardstick import Inception, Yardstick
 from ddpm.files import load_arrays, write_csv, write_json
 from ddpm.images import png_name, read_pngs
 from ddpm.runtime import choose_runtime, worker_count
@@ -43,8 +44,8 @@ def open_yardstick(config: Config) -> Yardstick:
     if weights:
         train, test = (load_mnist(RAW, part).images for part in ("train", "t10k"))
         stored = REFERENCE / "inception.npz"
-        inception = Inception.load(weights, config.fid.inception_features, stored, (train, test), config.seed)
-    return load_yardstick(MnistReference.load(REFERENCE / "mnist.npz"), inception, device)
+        inception = Inception.load(weights, config.fid.inception_features, stored, (train, test), config.seed, device)
+    return Yardstick(load_classifier(device), MnistReference.load(REFERENCE / "mnist.npz"), inception)
 
 
 if __name__ == "__main__":

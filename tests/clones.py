@@ -12,25 +12,33 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from tools import reproduce
+
 REPOSITORY = Path(__file__).parents[1]
 STAGES = ["fetch_mnist", "split", "train", "generate", "reference", "fid", "likelihood", "visualize", "summary"]
 IDENTITY = {f"GIT_{who}_{what}": "tester@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
-# The whole graph with as little work as its stages take.
-SMALL = {
+# A network and a run that train in about a second.
+TINY = {
     "model.base_channels": 8,
     "model.blocks_per_level": 1,
     "model.mid_blocks": 1,
     "model.patch_size": 4,
     "diffusion.timesteps": 100,
-    "train.epochs": 0.02,
+    "train.epochs": 1.25,
     "train.batch_size": 32,
     "train.warmup_steps": 2,
     "train.log_every": 4,
-    "train.validate_every": 20,
+    "train.validate_every": 5,
     "train.validation_images": 48,
     "train.preview_every": 0,
     "train.preview_steps": 2,
+}
+
+# The whole graph with as little work as its stages take.
+SMALL = TINY | {
+    "train.epochs": 0.02,
+    "train.validate_every": 20,
     "generate.num_images": 160,
     "generate.steps": 3,
     "generate.trajectories": 4,
@@ -75,11 +83,7 @@ def outputs(folder: Path) -> dict[str, str]:
 
 def outputs_of(lock: str) -> dict[str, str]:
     """The same for the text of a dvc.lock."""
-    stages = YAML(typ="safe", pure=True).load(lock)["stages"].values()
-    found = {out["path"]: out["md5"] for stage in stages for out in stage["outs"]}
-    return {
-        path: md5 for path, md5 in found.items() if not path.startswith("data/cost/") and path != "metrics/cost.json"
-    }
+    return {path: md5 for path, md5 in reproduce.outputs(lock).items() if path not in reproduce.TIMINGS}
 
 
 def change(folder: Path, changes: Mapping[str, Any]) -> None:
@@ -102,6 +106,13 @@ def copy_working_tree(folder: Path) -> None:
             shutil.copy(REPOSITORY / name, folder / name)
     for stale in [folder / "dvc.lock", *(folder / "metrics").glob("*.*")]:
         stale.unlink(missing_ok=True)
+
+
+def empty_repository(folder: Path) -> None:
+    """A new folder under Git and DVC."""
+    folder.mkdir()
+    for program in ("git", "dvc"):
+        run_in(folder, program, "init", "--quiet")
 
 
 def start_history(folder: Path, message: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from clones import TINY
 from ruamel.yaml import YAML
 from xdist.scheduler import LoadScopeScheduling
 
@@ -27,24 +28,6 @@ ROOT = Path(__file__).parents[1]
 # of them, they would be many times slower.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
-
-# A network and a run that train in about a second.
-TINY = {
-    "model.base_channels": 8,
-    "model.blocks_per_level": 1,
-    "model.mid_blocks": 1,
-    "model.patch_size": 4,
-    "diffusion.timesteps": 100,
-    "train.epochs": 1.25,
-    "train.batch_size": 32,
-    "train.warmup_steps": 2,
-    "train.log_every": 4,
-    "train.validate_every": 5,
-    "train.validation_images": 48,
-    "train.preview_every": 0,
-    "train.preview_steps": 2,
-}
-
 
 # Files whose tests share what takes long to make.
 TOGETHER = {

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from clones import REPOSITORY, ended, run_in
+from clones import REPOSITORY, commit, empty_repository, ended, run_in
 from filelock import FileLock
 
 from ddpm.errors import DdpmError
@@ -40,9 +40,7 @@ IGNORED = "*.tmp\n__pycache__/\n"
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with all in order: a stage's folder, file and metric, an added file, a verified remote."""
     folder = tmp_path_factory.mktemp("doctor") / "template"
-    folder.mkdir()
-    run_in(folder, "git", "init", "--quiet")
-    run_in(folder, "dvc", "init", "--quiet")
+    empty_repository(folder)
     for name, text in (("make.py", MAKE), ("dvc.yaml", PIPELINE), (".dvcignore", IGNORED), ("own.txt", "own")):
         (folder / name).write_text(text)
     run_in(folder, "dvc", "add", "--quiet", "own.txt")
@@ -50,8 +48,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_in(folder, "dvc", "remote", "add", "--default", "team", str(folder.parent / "remote"))
     run_in(folder, "dvc", "remote", "modify", "team", "verify", "true")
     run_in(folder, "dvc", "push", "--quiet")
-    run_in(folder, "git", "add", "--all")
-    run_in(folder, "git", "commit", "--quiet", "--message", "all in order")
+    commit(folder, "all in order")
     return folder
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from clones import REPOSITORY, ended, run_in
+from clones import REPOSITORY, empty_repository, ended, run_in
 
 from tools.reproduce import compare, environment, outputs
 
@@ -81,9 +81,7 @@ def test_the_environment_is_all_that_is_no_measured_number():
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline in two commits: `same` gives the same bits each time, `random` does not."""
     folder = tmp_path_factory.mktemp("reproduce") / "repository"
-    folder.mkdir()
-    run_in(folder, "git", "init", "--quiet")
-    run_in(folder, "dvc", "init", "--quiet")
+    empty_repository(folder)
     for name, code in (("same", MAKE), ("random", RANDOM)):
         (folder / "dvc.yaml").write_text(PIPELINE)
         (folder / "make.py").write_text(code.replace("THREADS", "os.cpu_count()"))

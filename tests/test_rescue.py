@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from ddpm.errors import DamagedFile
+from ddpm.errors import DdpmError
 from ddpm.rescue import FINISHED, Rescue, forget_finished
 
 
@@ -23,12 +23,12 @@ def test_only_finished_runs_of_these_facts_are_forgotten(tmp_path: Path):
             (rescue.folder / "files" / "state").write_text("1")
             if facts:
                 rescue.finish(facts)
-    forget_finished(tmp_path, stage="train", workspace="/a")
+    forget_finished(tmp_path, lambda facts: facts == runs["mine"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["drawing", "theirs", "unfinished"]
-    forget_finished(tmp_path / "nowhere", stage="train")
+    forget_finished(tmp_path / "nowhere", lambda _: True)
 
 
 def test_a_damaged_note_is_named(tmp_path: Path):
     (tmp_path / FINISHED).write_text("{")
-    with Rescue(tmp_path) as rescue, pytest.raises(DamagedFile, match=FINISHED):
+    with Rescue(tmp_path) as rescue, pytest.raises(DdpmError, match=rf"{FINISHED}.*delete the folder .* to begin"):
         _ = rescue.finished

@@ -141,6 +141,13 @@ def test_batches_that_are_all_there_are_not_drawn_again(source: Callable[..., So
     assert np.array_equal(read_pngs(tmp_path / "first", 1), read_pngs(tmp_path / "second", 1))
 
 
+def test_a_damaged_batch_names_the_folder_to_delete(source: Callable[..., Source], tmp_path: Path):
+    generate(source(), tmp_path, 5, 2, tmp_path / "kept")
+    (tmp_path / "kept" / "batch_00000006.npz").write_bytes(b"half")
+    with pytest.raises(DdpmError, match=r"batch_00000006\.npz is damaged .*delete the folder .*kept to begin"):
+        generate(source(), tmp_path, 5, 2, tmp_path / "kept")
+
+
 def test_draws_and_seeds_and_numbers_have_images_of_their_own(source: Callable[..., Source]):
     first = source()
     images = torch.cat(

@@ -279,7 +279,15 @@ def test_an_empty_remote_and_a_folder_that_is_not_there_are_called_so(folder_tea
         assert MISSING in complaint
 
 
-def test_s3_that_is_down_or_forbids_is_called_so(folder_team: Team, tmp_path: Path):
+def test_s3_that_is_down_or_forbids_is_called_so(folder_team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # A machine of this vendor's would lend its own credentials.
+    for name, value in {**LOCAL, "AWS_EC2_METADATA_DISABLED": "true"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        (tmp_path / name).touch()
+        monkeypatch.setenv(name, str(tmp_path / name))
     theirs = folder_team.join(tmp_path / "theirs", pull=False)
 
     def modify(**settings: str) -> None:
@@ -287,7 +295,9 @@ def test_s3_that_is_down_or_forbids_is_called_so(folder_team: Team, tmp_path: Pa
             run_in(theirs, "dvc", "remote", "modify", "--local", "team", key, value)
 
     with s3_server() as (address, secrets):
-        modify(url="s3://team/ddpm-mnist", endpointurl=address, region="us-east-1", **secrets)
+        modify(url="s3://team/ddpm-mnist", endpointurl=address, region="us-east-1")
+        assert "Unable to locate credentials" in refused(theirs, "pull")
+        modify(**secrets)
         assert MISSING in refused(theirs, "pull")
         modify(url="s3://other-team/ddpm-mnist")
         assert "The specified bucket does not exist" in refused(theirs, "pull")

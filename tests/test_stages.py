@@ -16,6 +16,7 @@ from ddpm.config import Config
 from ddpm.data.sources import FILES
 from ddpm.data.split import read_image_set
 from ddpm.model.checkpoint import Checkpoint, build_network, save_checkpoint
+from ddpm.rescue import Rescue
 
 # Every mistake is found within seconds; minutes would mean that the work was done first.
 TIMEOUT = 20
@@ -258,6 +259,52 @@ def test_a_folder_without_rights_is_called_so(root: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(root)
     with pytest.raises(SystemExit, match=r"^error: data/model cannot be used .*right to read and write"):
         stages.run(refuse)
+
+
+def test_a_finished_run_is_kept_until_dvc_begins_a_stage_that_reads_it(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text((root / "params.yaml").read_text())
+    monkeypatch.setenv("DDPM_CKPT_DIR", "kept")
+    runs = {"train": stages.finished_facts("train"), "generate": stages.finished_facts("generate")}
+    runs["elsewhere"] = {"stage": "train", "workspace": "/elsewhere"}
+    for name, facts in runs.items():
+        with Rescue(tmp_path / "kept" / name) as rescue:
+            rescue.finish(facts)
+
+    def kept_after(stage: str) -> list[str]:
+        monkeypatch.setenv("DVC_STAGE", stage)
+        stages.run(lambda _: None)
+        return sorted(path.name for path in (tmp_path / "kept").iterdir())
+
+    for stage in ("split", "reference", "train", "a stage of their own"):
+        assert kept_after(stage) == ["elsewhere", "generate", "train"]
+    assert kept_after("generate") == ["elsewhere", "generate"]
+    assert kept_after("dvc.yaml:fid") == ["elsewhere"]
+
+
+@pytest.mark.parametrize("lack", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), MemoryError()])
+def test_memory_that_does_not_suffice_is_called_so(root: Path, monkeypatch: pytest.MonkeyPatch, lack: Exception):
+    def ask(_: Config) -> None:
+        raise lack
+
+    def take(_: Config) -> None:
+        torch.empty(1 << 50, dtype=torch.uint8)
+
+    monkeypatch.chdir(root)
+    for greedy in (ask, take):
+        with pytest.raises(SystemExit, match=r"^error: the memory does not suffice: lower model\.base_channels"):
+            stages.run(greedy)
+
+
+def test_an_error_that_only_speaks_of_memory_keeps_its_traceback(root: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(_: Config) -> None:
+        torch.zeros(1).expand(2).add_(1)  # two elements in one place
+
+    monkeypatch.chdir(root)
+    with pytest.raises(RuntimeError, match="memory"):
+        stages.run(fail)
 
 
 def test_a_mistake_of_the_program_keeps_its_traceback(root: Path, monkeypatch: pytest.MonkeyPatch):

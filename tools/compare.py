@@ -7,13 +7,13 @@ the same settings differs by more.
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-from ddpm.errors import DdpmError, MissingFile
+from ddpm.errors import DdpmError, MissingFile, one_sentence
+from ddpm.evaluation.tables import aligned
 from ddpm.files import read_json
+from tools import committed
 
 LOWER_IS_BETTER = ("fd_", "fid_", "kd_")
 
@@ -22,11 +22,10 @@ def read_run(name: str) -> dict[str, Any]:
     """metrics/fid.json of a run. Raises DdpmError for what is neither a revision nor a folder with it."""
     if Path(name).is_dir():
         return read_json(Path(name) / "fid.json")
-    command = ["git", "show", f"{name}:metrics/fid.json"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
+    text = committed(name, "metrics/fid.json")
+    if text is None:
         raise MissingFile(f"{name} is neither a folder nor a Git revision with metrics/fid.json")
-    return dict(json.loads(done.stdout))
+    return dict(json.loads(text))
 
 
 def difference_interval(a: tuple[float, float, float], b: tuple[float, float, float]) -> tuple[float, float]:
@@ -88,12 +87,8 @@ def main() -> None:
     parser.add_argument("a", metavar="A")
     parser.add_argument("b", metavar="B")
     asked = parser.parse_args()
-    try:
-        rows = [("", "A", "B", "B − A", "95 % interval", ""), *compare(asked.a, asked.b)]
-    except (DdpmError, OSError) as error:
-        sys.exit(f"error: {error}")
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    print("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows))
+    with one_sentence():
+        print(aligned([("", "A", "B", "B − A", "95 % interval", ""), *compare(asked.a, asked.b)]))
 
 
 if __name__ == "__main__":

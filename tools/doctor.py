@@ -30,7 +30,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from tqdm import tqdm
 
-from ddpm.errors import DamagedFile, DdpmError
+from ddpm.errors import DamagedFile, DdpmError, one_sentence
+from stages import rescues
 
 NAMED = 5  # as many things of one kind are named; the rest are counted
 
@@ -250,9 +251,8 @@ def examine(mend: bool) -> list[Finding]:
         print("To mend what is damaged: `python -m tools.doctor --mend`, then `dvc pull` or `dvc repro`.")
     if any(finding.text.startswith("missing from the cache") for finding in stored):
         print("What is missing from the cache: `dvc fetch` brings it from a remote, `dvc commit` from the workspace.")
-    rescues = Path(os.environ.get("DDPM_CKPT_DIR") or ".ckpt")
-    if lines := left_over(rescues, time.time()):
-        print(f"Kept in {rescues}, where the same run goes on; what is left over and not wanted may be deleted:")
+    if lines := left_over(rescues(), time.time()):
+        print(f"Kept in {rescues()}, where the same run goes on; what is left over and not wanted may be deleted:")
         print("\n".join(f"  {line}" for line in lines))
     return found
 
@@ -323,12 +323,8 @@ def main() -> None:
     )
     parser.add_argument("--mend", action="store_true", help="move damaged objects out of the cache")
     asked = parser.parse_args()
-    try:
+    with one_sentence():
         found = examine(asked.mend)
-    except (DdpmError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("error: interrupted.")
     sys.exit(1 if found else 0)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageMetadata, distributions
 from pathlib import Path
 
-from ddpm.errors import DamagedFile, DdpmError, MissingFile
+from ddpm.errors import DamagedFile, DdpmError, MissingFile, one_sentence
 from ddpm.files import atomic_path
 
 LOCK = Path("requirements.txt")
@@ -93,12 +93,10 @@ def main() -> None:
     )
     parser.add_argument("--also", metavar="FOLDER", type=Path, nargs="*", default=[])
     asked = parser.parse_args()
-    try:
+    with one_sentence():
         page = table(locked(LOCK), {**written(PAGE), **licences(*asked.also)})
         with atomic_path(PAGE) as temporary:
             temporary.write_text(page, encoding="utf-8")
-    except (DdpmError, OSError) as error:
-        sys.exit(f"error: {error}")
     print(f"{PAGE}: {page.count(chr(10)) - HEAD.count(chr(10))} packages")
 
 

@@ -23,7 +23,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from ddpm.errors import DdpmError, MissingFile
+from ddpm.errors import DdpmError, MissingFile, one_sentence
+from ddpm.evaluation.tables import aligned
+from tools import committed
 
 TIMINGS = ("data/cost", "data/cost/train.json", "data/cost/generate.json", "metrics/cost.json")
 ENVIRONMENT = ("metrics/cost.json", "metrics/fid.json")
@@ -108,18 +110,18 @@ def run_again(top: Path, commit: str, folder: Path, kills: int, seconds: float) 
 
 def report(top: Path, commit: str, again: Path) -> bool:
     """Print the table and what may explain differences; True where all but the timings is the same."""
-    rows = compare(outputs(_at(top, commit, "dvc.lock")), outputs((again / "dvc.lock").read_text()))
-    print("\n".join(_columns([("output", "committed", "this run", ""), *rows])))
+    rows = compare(outputs(committed(commit, "dvc.lock", top) or ""), outputs((again / "dvc.lock").read_text()))
+    print(aligned([("output", "committed", "this run", ""), *rows]))
     counted = [verdict for *_, verdict in rows if verdict != TIMING]
     different = counted.count(DIFFERS)
     print(f"{counted.count(SAME)} outputs are the same, {different} differ, {len(rows) - len(counted)} are timings")
     present = [file for file in ENVIRONMENT if (again / file).exists()]
-    then = environment({file: text for file in present if (text := _at(top, commit, file))})
+    then = environment({file: text for file in present if (text := committed(commit, file, top))})
     now = environment({file: (again / file).read_text() for file in present})
     changed = [(key, str(then.get(key)), str(now.get(key))) for key in {**then, **now} if then.get(key) != now.get(key)]
     if changed:
         print("The environments differ:")
-        print("\n".join(_columns([("", "committed", "this run"), *changed])))
+        print(aligned([("", "committed", "this run"), *changed]))
     elif different:
         print(
             "The environments say nothing that would explain it: processor, threads, precision, versions are the same."
@@ -150,17 +152,6 @@ def _git(*command: str, fails: str) -> str:
     return done.stdout
 
 
-def _at(top: Path, commit: str, file: str) -> str:
-    """A file of a commit; empty if it has none."""
-    command = ("git", "-C", str(top), "show", f"{commit}:{file}")
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
-
-
-def _columns(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-
-
 def main() -> None:
     """Run; exit status 0 when all is the same, 1 when something differs or the run failed."""
     parser = argparse.ArgumentParser(
@@ -171,12 +162,8 @@ def main() -> None:
     parser.add_argument("--kills", metavar="N", type=int, default=0, help="kill the run so many times (default 0)")
     parser.add_argument("--seconds", type=float, default=60.0, help="from a start to its kill, on average (default 60)")
     asked = parser.parse_args()
-    try:
+    with one_sentence():
         same = reproduce(asked.revision, asked.keep, asked.kills, asked.seconds)
-    except (DdpmError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("error: interrupted.")
     sys.exit(0 if same else 1)
 
 

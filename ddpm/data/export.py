@@ -1,13 +1,12 @@
 """Write real digits as PNG files: `python -m ddpm.data.export RAW train|t10k FOLDER`, for tools that read folders."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
 from ddpm.data.sources import load_mnist
-from ddpm.errors import DdpmError
+from ddpm.errors import DdpmError, one_sentence
 from ddpm.files import atomic_folder
 from ddpm.images import write_rgb_pngs
 
@@ -36,10 +35,8 @@ def main() -> None:
     parser.add_argument("part", choices=("train", "t10k"))
     parser.add_argument("folder", type=Path, help="folder to make")
     arguments = parser.parse_args()
-    try:
+    with one_sentence():
         print(f"{export(arguments.raw, arguments.part, arguments.folder)} images in {arguments.folder}")
-    except (DdpmError, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -5,20 +5,19 @@ IMAGES is a folder of PNG files, an npz file ([n, h, w], [n, h, w, c] or [n, c, 
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
 
 from ddpm.data.sources import load_mnist
-from ddpm.errors import DdpmError
+from ddpm.errors import one_sentence
 from ddpm.evaluation.classifier import load_classifier
 from ddpm.evaluation.inception import find_weights
 from ddpm.evaluation.load import load_images
 from ddpm.evaluation.measure import measure_memorisation, refuse_constant
 from ddpm.evaluation.reference import MnistReference, make_mnist_reference
 from ddpm.evaluation.tables import number_table, read_labels
-from ddpm.evaluation.yardstick import Inception, load_yardstick
+from ddpm.evaluation.yardstick import Inception, Yardstick
 from ddpm.files import write_json
 from ddpm.runtime import worker_count
 
@@ -50,15 +49,15 @@ def evaluate(asked: argparse.Namespace) -> None:
     inception: Inception | str = "skipped: no weights were named"
     if asked.inception:
         weights = find_weights(asked.inception, download=False)
-        inception = Inception.load(weights, asked.dimensions, None, (train.images, test.images), asked.seed)
+        inception = Inception.load(weights, asked.dimensions, None, (train.images, test.images), asked.seed, device)
+    classifier = load_classifier(device)
     if asked.features and asked.features.exists():
         known = MnistReference.load(asked.features)
     else:
-        known = make_mnist_reference(load_classifier(device), train, test)
+        known = make_mnist_reference(classifier, train, test)
         if asked.features:
             known.save(asked.features)
-    yardstick = load_yardstick(known, inception, device)
-    found = yardstick.measure(images, labels, asked.bootstrap, asked.seed, "images")
+    found = Yardstick(classifier, known, inception).measure(images, labels, asked.bootstrap, asked.seed, "images")
     numbers = found.numbers | measure_memorisation(found.digits, found.features, train.images, known).numbers
     print(number_table(numbers))
     if asked.json:
@@ -67,10 +66,8 @@ def evaluate(asked: argparse.Namespace) -> None:
 
 def main() -> None:
     """Run; what the user can mend ends it with one sentence and exit status 1."""
-    try:
+    with one_sentence():
         evaluate(parse())
-    except (DdpmError, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

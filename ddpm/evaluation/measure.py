@@ -25,6 +25,7 @@ from ddpm.evaluation.frechet import bootstrap_intervals, fit_gaussian, frechet_d
 from ddpm.evaluation.kernel import kernel_distances, kernel_interval
 from ddpm.evaluation.neighbours import closer_share, copied_share, manifold, nearest
 from ddpm.evaluation.reference import MnistReference, RealFeatures, pixels
+from ddpm.images import resize
 from ddpm.seeds import numpy_generator
 
 MNIST_SIZE = 28
@@ -73,10 +74,7 @@ def to_mnist(images: np.ndarray) -> np.ndarray:
     grey = images[..., 0]
     if not (images == grey[..., None]).all():
         grey = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])
-    if grey.shape[1:] == (MNIST_SIZE, MNIST_SIZE):
-        return np.ascontiguousarray(grey)
-    size = (MNIST_SIZE, MNIST_SIZE)
-    return np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)) for image in grey])
+    return np.ascontiguousarray(resize(grey, MNIST_SIZE))
 
 
 def measure_features(

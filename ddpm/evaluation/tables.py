@@ -48,5 +48,10 @@ def number_table(numbers: Mapping[str, float]) -> str:
             interval = "" if low is None or high is None else f"{low:.4g} to {high:.4g}"
             shown = str(value) if isinstance(value, int) else f"{value:.4g}"
             rows.append((key, shown, interval, *("" if x is None else f"{x:.4g}" for x in (real, floor))))
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[tuple[str, ...]]) -> str:
+    """Rows of cells as text, each column as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

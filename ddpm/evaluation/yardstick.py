@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ddpm.evaluation.classes import ByClass
-from ddpm.evaluation.classifier import Classifier, classify, load_classifier
+from ddpm.evaluation.classifier import Classifier, classify
 from ddpm.evaluation.inception import inception_features, load_inception
 from ddpm.evaluation.measure import measure_features, measure_mnist, to_mnist
 from ddpm.evaluation.protocol import inception_protocol, mnist_protocol, versions
@@ -40,14 +40,19 @@ class Inception:
 
     @classmethod
     def load(
-        cls, weights: Path, dimensions: int, stored: Path | None, real: tuple[np.ndarray, np.ndarray], seed: int
+        cls,
+        weights: Path,
+        dimensions: int,
+        stored: Path | None,
+        real: tuple[np.ndarray, np.ndarray],
+        seed: int,
+        device: torch.device,
     ) -> Self:
-        """The network of ``weights`` on the fastest device, and its reference, read from ``stored`` or made anew.
+        """The network of ``weights``, on ``device``, and its reference, read from ``stored`` or made anew.
 
         It is made where ``stored`` is None, not there, or of other weights. real: training and test images, uint8
         [n, 28, 28]. Raises DdpmError for weights that do not fit, DamagedFile.
         """
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         known = InceptionReference.load(stored) if stored and stored.exists() else None
         if known is None or known.weights_sha256 != sha256(weights) or len(known.mean) != dimensions:
             known = make_inception_reference(weights, dimensions, *real, seed, device)
@@ -89,8 +94,3 @@ class Yardstick:
                 len(known.mean), str(known.weights_sha256), count, int(known.count)
             )
         return Measurement(numbers, protocol, found.by_class, digits, features)
-
-
-def load_yardstick(known: MnistReference, inception: Inception | str, device: torch.device) -> Yardstick:
-    """A yardstick with the shipped classifier on ``device``. Raises MissingFile or DamagedFile."""
-    return Yardstick(load_classifier(device), known, inception)

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ddpm.files import atomic_path
-from ddpm.images import enlarge, tile, write_png
+from ddpm.images import enlarge, resize, tile, write_png
 
 _PAPER, _INK = 255, 40
 _GAP = 2
@@ -38,8 +38,7 @@ def closest_pairs(path: Path, generated: np.ndarray, nearest: np.ndarray, column
 
     columns: pairs a row.
     """
-    nearest = np.stack([np.asarray(Image.fromarray(image).resize(generated.shape[:0:-1])) for image in nearest])
-    pairs = np.concatenate([generated, nearest], 2)
+    pairs = np.concatenate([generated, resize(nearest, generated.shape[-1])], 2)
     sheet = enlarge(tile(pairs, columns, 3 * _GAP, background=128), scale)
     write_png(path, _with_caption(sheet, "generated, and the training image nearest to it"))
 

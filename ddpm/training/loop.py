@@ -34,6 +34,7 @@ from ddpm.model.checkpoint import (
 from ddpm.model.denoiser import make_denoiser
 from ddpm.model.ema import Ema
 from ddpm.model.unet import WITHHELD
+from ddpm.rescue import begin_anew
 from ddpm.runtime import Runtime
 from ddpm.seeds import torch_generator
 from ddpm.training.optimizer import Optimizer, lr_factor
@@ -154,7 +155,7 @@ def train(
         try:
             saved = load_checkpoint(folder.state, device)
         except DamagedFile as error:
-            raise DdpmError(f"{error}: delete the folder {folder.folder} to train from the start.") from error
+            raise begin_anew(error, folder.folder) from error
         state = saved.facts
         network.load_state_dict(saved.tensors["weights"])
         ema.load_state_dict(saved.tensors["ema"], state["step"])
