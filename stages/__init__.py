@@ -103,14 +103,16 @@ def _forget_recorded(stage: str) -> None:
 
     Until then a run is kept: were DVC killed, or the disk full, before it is recorded, it would have to be done again.
     """
-    listed, here = _listed(), str(Path.cwd())
-    read = {str(place) for path in map(Path, listed.get(stage, {}).get("deps", ())) for place in (path, *path.parents)}
+    here = str(Path.cwd())
+    forget_finished(rescues(), lambda facts: facts.get("workspace") == here and _reads(stage, str(facts.get("stage"))))
 
-    def recorded(facts: dict[str, Any]) -> bool:
-        made = listed.get(str(facts.get("stage")), {}).get("outs", ())
-        return facts.get("workspace") == here and not read.isdisjoint(map(str, made))
 
-    forget_finished(rescues(), recorded)
+def _reads(stage: str, other: str) -> bool:
+    """Whether a stage reads outputs of another, by dvc.yaml. A stage that is not there reads and makes nothing."""
+    listed = _listed()
+    paths = map(Path, listed.get(stage, {}).get("deps", ()))
+    read = {str(place) for path in paths for place in (path, *path.parents)}
+    return not read.isdisjoint(map(str, listed.get(other, {}).get("outs", ())))
 
 
 def _listed() -> dict[str, Any]:

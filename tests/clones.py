@@ -53,7 +53,8 @@ def surroundings(**variables: str) -> dict[str, str]:
     """A user's environment: this environment's programs first, a Git user, and what is asked for."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, **IDENTITY, "PATH": path, "DVC_NO_ANALYTICS": "1", **variables}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    for name in ("DVC_STAGE", "PYTHONDONTWRITEBYTECODE"):
+        environment.pop(name, None)
     return environment
 
 

@@ -8,13 +8,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from clones import ended
 from PIL import Image
 
 from ddpm.config import Config
@@ -58,10 +58,7 @@ class Bench:
         """(exit status, last line of stderr) of each run."""
         command = [sys.executable, str(self.root / "tests/faulty.py"), self.stage, kind]
         command += [str(part) for fault in faults for part in fault]
-        environment = os.environ | {"PYTHONPATH": str(self.root), "OMP_NUM_THREADS": "1"}
-        environment.pop("DVC_STAGE", None)
-        environment.pop("DDPM_CKPT_DIR", None)
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+        done = ended(self.place, *command, PYTHONPATH=str(self.root), DDPM_CKPT_DIR="")
         assert done.returncode == 0, done.stderr
         return [(int(line.split(" ")[0]), line.partition(" ")[2]) for line in done.stdout.splitlines()]
 

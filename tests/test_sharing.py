@@ -281,8 +281,7 @@ def test_an_empty_remote_and_a_folder_that_is_not_there_are_called_so(folder_tea
 
 def test_s3_that_is_down_or_forbids_is_called_so(folder_team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     # A machine of this vendor's would lend its own credentials.
-    for name, value in {**LOCAL, "AWS_EC2_METADATA_DISABLED": "true"}.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
