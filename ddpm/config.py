@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
-from ddpm.errors import DamagedFile, DdpmError, MissingFile
+from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
 
 Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
 CountOrZero = Annotated[int, Field(strict=True, ge=0, le=1_000_000_000)]
@@ -54,7 +54,7 @@ class SplitConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """The U-Net: see `ddpm.model.unet.UNet`. classes: how many labels it is told apart by; 0 for none."""
+    """The U-Net: see `ddpm.models.networks.unet.UNet`. classes: how many labels it is told apart by; 0 for none."""
 
     classes: Annotated[int, Field(strict=True, ge=0, le=1000)]
     base_channels: Annotated[int, Field(strict=True, ge=2, le=4096, multiple_of=2)]

@@ -19,9 +19,9 @@ import psutil
 from ruamel.yaml import YAML
 
 from ddpm.config import Config, load_config
-from ddpm.errors import DamagedFile, DdpmError, MissingFile
-from ddpm.files import sha256
-from ddpm.rescue import forget_finished
+from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
+from ddpm.utils.files import sha256
+from ddpm.utils.resume import forget_finished
 
 ROOT = Path(__file__).parents[1]
 PARAMS = Path("params.yaml")

@@ -1,7 +1,7 @@
 """Bring the four original MNIST files into data/raw, verified."""
 
 from ddpm.config import Config
-from ddpm.data.sources import fetch
+from ddpm.data.sources.mnist import fetch
 from stages import RAW, run
 
 

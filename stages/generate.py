@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from ddpm.config import Config
-from ddpm.errors import DdpmError
-from ddpm.files import atomic_folder, save_arrays, write_csv, write_json
-from ddpm.images import resize
-from ddpm.model.checkpoint import build_schedule, flops_per_image, load_checkpoint, restore_network
-from ddpm.rescue import Rescue
-from ddpm.runtime import choose_runtime, environment, peak_memory_bytes, worker_count
-from ddpm.sampling import Source, draw_batches, evaluations, generate, make_source
+from ddpm.models.checkpoint import build_schedule, flops_per_image, load_checkpoint, restore_network
+from ddpm.sampling.generator import Source, draw_batches, evaluations, generate, make_source
+from ddpm.utils.errors import DdpmError
+from ddpm.utils.files import atomic_folder, save_arrays, write_csv, write_json
+from ddpm.utils.images import resize
+from ddpm.utils.resume import Rescue
+from ddpm.utils.runtime import choose_runtime, environment, peak_memory_bytes, worker_count
 from stages import COST, DRAWS, GENERATED, LABELS, MODEL, TRAJECTORY, finished_facts, rescue_folder, run
 
 

@@ -6,11 +6,11 @@ import torch
 
 from ddpm.config import Config
 from ddpm.data.split import read_image_set
-from ddpm.files import write_json
-from ddpm.likelihood import bits_per_dimension
-from ddpm.model.checkpoint import build_schedule, load_checkpoint, restore_network
-from ddpm.model.denoiser import EVERYWHERE, make_denoiser
-from ddpm.runtime import choose_runtime
+from ddpm.diffusion.denoiser import EVERYWHERE, make_denoiser
+from ddpm.diffusion.likelihood import bits_per_dimension
+from ddpm.models.checkpoint import build_schedule, load_checkpoint, restore_network
+from ddpm.utils.files import write_json
+from ddpm.utils.runtime import choose_runtime
 from stages import METRICS, MODEL, SPLIT, run
 
 

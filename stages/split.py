@@ -3,7 +3,7 @@
 import numpy as np
 
 from ddpm.config import Config
-from ddpm.data.sources import load_mnist
+from ddpm.data.sources.mnist import load_mnist
 from ddpm.data.split import stratified_split, write_image_set
 from stages import RAW, SPLIT, run
 

@@ -5,7 +5,7 @@ that a team shares, and training must be.
 """
 
 from ddpm.config import Config
-from ddpm.files import read_json, write_json
+from ddpm.utils.files import read_json, write_json
 from stages import COST, METRICS, MODEL, run
 
 

@@ -2,11 +2,11 @@
 
 from ddpm.config import Config
 from ddpm.data.split import read_image_set
-from ddpm.files import write_json
-from ddpm.model.checkpoint import flops_per_image
-from ddpm.runtime import choose_runtime, environment, peak_memory_bytes
+from ddpm.models.checkpoint import flops_per_image
 from ddpm.training.loop import Recipe, train
 from ddpm.training.run_folder import RunFolder
+from ddpm.utils.files import write_json
+from ddpm.utils.runtime import choose_runtime, environment, peak_memory_bytes
 from stages import COST, MODEL, SPLIT, finished_facts, rescue_folder, run
 
 

@@ -3,13 +3,13 @@
 import pandas as pd
 
 from ddpm.config import Config
-from ddpm.data.sources import load_mnist
+from ddpm.data.sources.mnist import load_mnist
 from ddpm.data.split import read_image_set
 from ddpm.figures.curves import loss_curves
-from ddpm.figures.digits import closest_pairs, reverse_gif, reverse_strip, sample_sheet, side_by_side
-from ddpm.files import load_arrays
-from ddpm.images import read_pngs
-from ddpm.runtime import worker_count
+from ddpm.figures.grids import closest_pairs, reverse_gif, reverse_strip, sample_sheet, side_by_side
+from ddpm.utils.files import load_arrays
+from ddpm.utils.images import read_pngs
+from ddpm.utils.runtime import worker_count
 from stages import FIGURES, GENERATED, MODEL, NEAREST, RAW, SPLIT, TRAJECTORY, run
 
 STRIP_ROWS = 6

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ddpm.data.sources import load_mnist
-from ddpm.errors import DdpmError, one_sentence
-from ddpm.files import atomic_folder
-from ddpm.images import write_rgb_pngs
+from ddpm.data.sources.mnist import load_mnist
+from ddpm.utils.errors import DdpmError, one_sentence
+from ddpm.utils.files import atomic_folder
+from ddpm.utils.images import write_rgb_pngs
 
 _CHUNK = 1000
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpm.errors import DamagedFile, DdpmError
-from ddpm.files import load_arrays, save_arrays
-from ddpm.seeds import numpy_generator
+from ddpm.utils.errors import DamagedFile, DdpmError
+from ddpm.utils.files import load_arrays, save_arrays
+from ddpm.utils.seeds import numpy_generator
 
 
 @dataclass(frozen=True)

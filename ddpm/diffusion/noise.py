@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm.seeds import numpy_generator
+from ddpm.utils.seeds import numpy_generator
 
 
 class ImageNoise:

@@ -9,7 +9,7 @@ matplotlib.use("Agg")
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ddpm.files import atomic_path
+from ddpm.utils.files import atomic_path
 
 
 def loss_curves(path: Path, log: pd.DataFrame, validation: pd.DataFrame) -> None:

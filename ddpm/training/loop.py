@@ -16,14 +16,13 @@ from tqdm import tqdm
 
 from ddpm.config import DiffusionConfig, ModelConfig, TrainConfig
 from ddpm.data.split import ImageSet
+from ddpm.diffusion.denoiser import make_denoiser
 from ddpm.diffusion.noise import ImageNoise
 from ddpm.diffusion.objective import loss_weights, sample_times, time_density
 from ddpm.diffusion.process import normalize, q_sample, target_of
 from ddpm.diffusion.samplers import ddpm_sampler
 from ddpm.diffusion.schedule import even_times, respace
-from ddpm.errors import DamagedFile, DdpmError
-from ddpm.images import enlarge, tile, to_uint8, write_png
-from ddpm.model.checkpoint import (
+from ddpm.models.checkpoint import (
     Checkpoint,
     build_network,
     build_schedule,
@@ -31,15 +30,16 @@ from ddpm.model.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from ddpm.model.denoiser import make_denoiser
-from ddpm.model.ema import Ema
-from ddpm.model.unet import WITHHELD
-from ddpm.rescue import begin_anew
-from ddpm.runtime import Runtime
-from ddpm.seeds import torch_generator
-from ddpm.training.optimizer import Optimizer, lr_factor
+from ddpm.models.networks.unet import WITHHELD
+from ddpm.training.ema import Ema
+from ddpm.training.optimizers import Optimizer, lr_factor
 from ddpm.training.run_folder import RunFolder
 from ddpm.training.validation import FixedGrid
+from ddpm.utils.errors import DamagedFile, DdpmError
+from ddpm.utils.images import enlarge, tile, to_uint8, write_png
+from ddpm.utils.resume import begin_anew
+from ddpm.utils.runtime import Runtime
+from ddpm.utils.seeds import torch_generator
 
 PREVIEW_COLUMNS = 8
 

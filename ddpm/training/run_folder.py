@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from ddpm.files import atomic_path, write_csv
-from ddpm.rescue import Rescue
+from ddpm.utils.files import atomic_path, write_csv
+from ddpm.utils.resume import Rescue
 
 
 class RunFolder(Rescue):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ddpm.seeds import torch_generator
+from ddpm.utils.seeds import torch_generator
 
 BUCKETS = 4
 
