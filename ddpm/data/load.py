@@ -11,7 +11,7 @@ from ddpm.utils.images import read_pngs
 
 
 def load_images(path: Path, workers: int) -> np.ndarray:
-    """Read images as uint8 [n, h, w, 3].
+    """Read images as uint8 [n, c, h, w], c = 1 where all are grey.
 
     path: a folder of PNG files; an npz file whose array ``images``, or only array, holds them as [n, h, w],
     [n, h, w, c] or [n, c, h, w] with c = 1 or 3; or an IDX file of images, gzipped or not. Floating-point values must
@@ -22,20 +22,17 @@ def load_images(path: Path, workers: int) -> np.ndarray:
     if not path.is_file():
         raise MissingFile(f"{path} is missing")
     images = _from_npz(path) if path.suffix == ".npz" else read_idx(path)
-    return as_rgb(images, str(path))
+    return as_images(images, str(path))
 
 
-def as_rgb(images: np.ndarray, name: str) -> np.ndarray:
-    """Any of the shapes and ranges of `load_images` as uint8 [n, h, w, 3]. Raises DamagedFile; ``name`` is in it."""
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim == 4 and images.shape[-1] not in (1, 3) and images.shape[1] in (1, 3):
-        images = images.transpose(0, 2, 3, 1)
-    if images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
-        raise DamagedFile(f"{name} holds an array of shape {images.shape}, not of images")
-    if images.dtype != np.uint8:
-        images = _to_uint8(images, name)
-    return np.broadcast_to(images, (*images.shape[:3], 3))
+def as_images(array: np.ndarray, name: str) -> np.ndarray:
+    """Any of the shapes and ranges of `load_images` as uint8 [n, c, h, w]. Raises DamagedFile that names ``name``."""
+    images = array[:, None] if array.ndim == 3 else array
+    if images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[-1] in (1, 3):
+        images = images.transpose(0, 3, 1, 2)
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.size:
+        raise DamagedFile(f"{name} holds an array of shape {array.shape}, not of images")
+    return images if images.dtype == np.uint8 else _to_uint8(images, name)
 
 
 def _to_uint8(images: np.ndarray, name: str) -> np.ndarray:

