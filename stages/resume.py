@@ -1,4 +1,4 @@
-"""Where a killed training or sampling is found again: by dvc.yaml, a folder named after all that decides its outcome."""
+"""Where a killed training or sampling is found again: in a folder named after all that decides its outcome."""
 
 import hashlib
 import os

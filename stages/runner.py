@@ -1,4 +1,4 @@
-"""How a stage begins and ends: settings checked first, one sentence for what the user can fix, never without its dvc."""
+"""How a stage begins and ends: settings checked first, one sentence for what the user can fix, stopped with its dvc."""
 
 import os
 import signal

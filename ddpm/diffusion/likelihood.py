@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ddpm.diffusion.process import normalize, q_sample
-from ddpm.diffusion.samplers import Denoise
+from ddpm.diffusion.process import q_sample
+from ddpm.diffusion.samplers import VARIANCES, Denoise
 from ddpm.diffusion.schedule import Schedule
+from ddpm.utils.images import normalize
 from ddpm.utils.seeds import torch_generator
 
-VARIANCES = ("small", "large")
 _HALF_STEP = 1.0 / 255.0  # half the distance of two grey values in [-1, 1]
 
 
@@ -33,23 +33,23 @@ def step_variance(schedule: Schedule, step: int, variance: str) -> Tensor:
 
     At step 0, where β̃ is 0, both take that of step 1, as DDPM's reference code does.
     """
-    small = schedule.posterior_variance
     if step == 0:
-        return small[1] if len(schedule) > 1 else schedule.beta[0]
-    return small[step] if variance == "small" else schedule.beta[step]
+        return schedule.posterior_variance[1] if len(schedule) > 1 else schedule.beta[0]
+    return VARIANCES[variance](schedule)[step]
 
 
 def step_term(x_0: Tensor, x_0_hat: Tensor, schedule: Schedule, step: int, variance: str) -> Tensor:
     """L_{t−1} = KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)) for ``step`` ≥ 1, from the prediction x̂_0: float64 [n].
 
-    Two Gaussians of variances β̃_t and σ_t² whose means differ by the posterior mean's share of x_0 − x̂_0 (DDPM, eq. 7).
+    Two Gaussians of variances β̃_t and σ_t² whose means differ by the posterior mean's coefficient times x_0 − x̂_0
+    (DDPM, eq. 7).
     """
     alpha_bar, before = schedule.alpha_bar[step], schedule.alpha_bar_prev[step]
     beta, sigma2 = schedule.beta[step], step_variance(schedule, step, variance)
-    share = before.sqrt() * beta / (1.0 - alpha_bar)
+    coefficient = before.sqrt() * beta / (1.0 - alpha_bar)
     squares = ((x_0.double() - x_0_hat.double()) ** 2).flatten(1).sum(1)
     ratio = schedule.posterior_variance[step] / sigma2
-    return 0.5 * (share**2 * squares / sigma2 + x_0[0].numel() * (ratio - 1.0 - ratio.log()))
+    return 0.5 * (coefficient**2 * squares / sigma2 + x_0[0].numel() * (ratio - 1.0 - ratio.log()))
 
 
 def decoder_term(x_0: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
@@ -74,23 +74,23 @@ def visited_times(residue: int, stride: int, steps: int) -> range:
 
 @torch.inference_mode()
 def bits_per_dimension(
-    make_denoiser: Callable[[Tensor | None], Denoise],
+    conditioned: Callable[[Tensor | None], Denoise],
     images: Tensor,
     labels: Tensor | None,
-    class_shares: Sequence[float],
+    class_frequencies: Sequence[float],
     schedule: Schedule,
     times_per_image: int,
     seed: int,
 ) -> dict[str, float]:
     """The bound on −log₂ p(x_0), per pixel, its parts, and its standard error: the mean over images.
 
-    make_denoiser: as in `ddpm.sampling.Source`. images: uint8 [n, h, w] on the device. labels: int64 [n] there for a
-    network that is told them, else None. The network then gives p(x_0 | label), and p(x_0) ≥ p(label) p(x_0 | label):
-    the bits that name the label, by ``class_shares``, are a part of the bound.
+    conditioned: `Denoiser.conditioned`. images: uint8 [n, c, h, w] on the device. labels: int64 [n] there for a
+    class-conditional network, else None. The network then gives p(x_0 | label), and p(x_0) ≥ p(label) p(x_0 | label):
+    the bits that name the label, by ``class_frequencies``, are a part of the bound.
 
-    Every image meets the decoder and about ``times_per_image`` of the other steps, a comb of them; every comb belongs
-    to as many images, chosen at random, so that the estimate is unbiased. It takes at least two images a comb: of few
-    images each meets more steps. Raises ValueError for fewer than two images.
+    Every image is evaluated at the decoder and at about ``times_per_image`` of the other steps, a comb of them; every
+    comb belongs to as many images, chosen at random, so that the estimate is unbiased. It takes at least two
+    images a comb: of few images each is evaluated at more steps. Raises ValueError for fewer than two images.
     """
     count, dimensions, steps = len(images), images[0].numel(), len(schedule)
     generator = torch_generator(seed, "likelihood")
@@ -106,12 +106,12 @@ def bits_per_dimension(
             chosen = order[residue::stride]
             place = chosen.to(images.device)
             x_0 = normalize(images[place])
-            told = None if labels is None else labels[place]
-            denoise = make_denoiser(told)
+            chosen_labels = None if labels is None else labels[place]
+            denoise = conditioned(chosen_labels)
             prior[chosen] = prior_term(x_0, schedule).cpu()
-            if told is not None:
-                shares = torch.tensor(class_shares, dtype=torch.float64)
-                label_bits[chosen] = -(shares / shares.sum()).log()[told.cpu()]
+            if chosen_labels is not None:
+                frequencies = torch.tensor(class_frequencies, dtype=torch.float64)
+                label_bits[chosen] = -(frequencies / frequencies.sum()).log()[chosen_labels.cpu()]
             for step in (0, *visited_times(residue, stride, steps)):
                 eps = torch.randn(x_0.shape, generator=generator).to(x_0.device)
                 x_t = q_sample(x_0, schedule.alpha_bar[step].float().to(x_0.device), eps)
@@ -135,7 +135,7 @@ def bits_per_dimension(
         found |= {
             f"bpd_steps_{variance}": total[variance].mean().item() / unit,
             f"bpd_{variance}": bound.mean().item(),
-            f"bpd_{variance}_error": _standard_error([bound[order[residue::stride]] for residue in range(stride)]),
+            f"bpd_{variance}_se": _standard_error([bound[order[residue::stride]] for residue in range(stride)]),
         }
     return found
 

@@ -1,1 +1,1 @@
-"""The network, the moving average of its weights, and the file it is kept in."""
+"""The networks behind one interface, how they are built, and the file that a trained one is kept in."""

@@ -1,7 +1,7 @@
 """One file for a trained network: tensors and plain settings in safetensors, nothing that executes on loading.
 
 The file carries what built the network, so that sampling rebuilds it and never asks. Tensors are grouped by a prefix:
-``ema`` (the average, which samples are drawn with), ``weights``, ``optimizer`` and ``rng`` (what resuming needs).
+``ema`` (the average, which sampling uses), ``weights``, ``optimizer`` and ``rng`` (what resuming needs).
 
 It also carries its own SHA-256, as safetensors has no checksum: that of all its bytes, with zeros where the digest
 stands. So no byte can change unnoticed, be it of a tensor or of a setting.
@@ -9,7 +9,7 @@ stands. So no byte can change unnoticed, be it of a tensor or of a setting.
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,11 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
 from ddpm.config import DiffusionConfig, ModelConfig, describe
-from ddpm.diffusion.schedule import Schedule, cosine_schedule, linear_schedule
-from ddpm.models.networks.unet import UNet
+from ddpm.data.image_set import ImageSpec
+from ddpm.models.build import build_network
 from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
 from ddpm.utils.files import atomic_path
 
@@ -33,17 +32,17 @@ _NO_DIGEST = "0" * 64
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """model, diffusion: what built the network. image_size: pixels a side. facts: plain JSON values (step, losses, …).
+    """model, diffusion, spec: what built the network. metadata: plain JSON values (step, losses, …).
 
-    class_shares: how often each label occurs among the training images, empty for a network that is told none.
+    class_frequencies: of each class label among the training images, empty for an unconditional network.
     tensors: groups of named tensors, "ema" at least.
     """
 
     model: ModelConfig
     diffusion: DiffusionConfig
-    image_size: int
-    class_shares: list[float]
-    facts: dict[str, Any]
+    spec: ImageSpec
+    class_frequencies: list[float]
+    metadata: dict[str, Any]
     tensors: dict[str, dict[str, Tensor]] = field(repr=False)
 
 
@@ -53,9 +52,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "sha256": _NO_DIGEST,
         "model": checkpoint.model.model_dump(mode="json"),
         "diffusion": checkpoint.diffusion.model_dump(mode="json"),
-        "image_size": checkpoint.image_size,
-        "class_shares": checkpoint.class_shares,
-        "facts": checkpoint.facts,
+        "spec": asdict(checkpoint.spec),
+        "class_frequencies": checkpoint.class_frequencies,
+        "metadata": checkpoint.metadata,
     }
     tensors = {
         f"{group}/{name}": tensor.detach().cpu().contiguous()
@@ -90,9 +89,9 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
         return Checkpoint(
             ModelConfig.model_validate(header["model"]),
             DiffusionConfig.model_validate(header["diffusion"]),
-            int(header["image_size"]),
-            [float(share) for share in header["class_shares"]],
-            header["facts"],
+            ImageSpec(**header["spec"]),
+            [float(frequency) for frequency in header["class_frequencies"]],
+            header["metadata"],
             tensors,
         )
     except ValidationError as error:
@@ -116,34 +115,13 @@ def _digest_but_for(content: bytes, digest: bytes) -> str:
     return found.hexdigest()
 
 
-def build_network(model: ModelConfig) -> UNet:
-    """An untrained network for single-channel images."""
-    return UNet(image_channels=1, **model.model_dump())
-
-
-def flops_per_image(model: ModelConfig, image_size: int) -> int:
-    """Floating-point operations (a multiply-add counts two) of one forward pass of one image."""
-    with torch.device("meta"):
-        network = build_network(model)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network(torch.empty(1, 1, image_size, image_size), torch.zeros(1, dtype=torch.int64))
-    return counter.get_total_flops()
-
-
-def build_schedule(diffusion: DiffusionConfig) -> Schedule:
-    """The schedule the network is trained on."""
-    if diffusion.schedule == "linear":
-        return linear_schedule(diffusion.timesteps, diffusion.beta_start, diffusion.beta_end)
-    return cosine_schedule(diffusion.timesteps)
-
-
-def restore_network(checkpoint: Checkpoint, name: str) -> UNet:
+def restore_network(checkpoint: Checkpoint, name: str) -> nn.Module:
     """The network with its averaged weights, in evaluation mode.
 
     Raises DamagedFile when the weights are of another architecture than the settings beside them, DdpmError when they
     are not finite.
     """
-    network = build_network(checkpoint.model)
+    network = build_network(checkpoint.model, checkpoint.spec)
     weights = checkpoint.tensors.get("ema", {})
     expected = {key: value.shape for key, value in network.state_dict().items()}
     if expected != {key: value.shape for key, value in weights.items()}:

@@ -26,7 +26,7 @@ class Ema:
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Exchange the network's weights with the average; a second call brings them back."""
+        """Exchange the network's weights with the average; a second call restores them."""
         held = [weight.clone() for weight in self._weights]
         torch._foreach_copy_(self._weights, self.average)
         torch._foreach_copy_(self.average, held)

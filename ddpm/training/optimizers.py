@@ -1,53 +1,66 @@
-"""AdamW, alone or with Muon on the hidden matrices."""
+"""The optimizers by name, the learning rate over a run, and one step over all weights."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from ddpm.config import TrainConfig
 from ddpm.training.muon import Muon
+from ddpm.utils.registry import Registry
+
+OPTIMIZERS: Registry[Callable[..., list[torch.optim.Optimizer]]] = Registry("optimizer")
+LR_DECAYS: Registry[Callable[[float], float]] = Registry("learning rate decay")
+LR_DECAYS.register("cosine")(lambda progress: 0.5 * (1 + math.cos(math.pi * progress)))
+LR_DECAYS.register("linear")(lambda progress: 1 - progress)
+LR_DECAYS.register("none")(lambda progress: 1.0)
 
 # Layers that touch the image or the label rather than hidden features: Muon's premise does not hold there.
 _EDGES = ("conv_in.", "conv_out.", "label_embedding.")
 
 
-def lr_factor(step: int, total: int, warmup: int, decay: str) -> float:
-    """The learning rate at ``step`` (from 0) as a share of its peak, in (0, 1].
+@OPTIMIZERS.register("adamw")
+def adamw(network: nn.Module, lr: float, weight_decay: float, adam_beta2: float) -> list[torch.optim.Optimizer]:
+    """AdamW on all weights: Loshchilov & Hutter 2019."""
+    return [_adamw(list(network.parameters()), lr, weight_decay, adam_beta2)]
 
-    Linear warm-up over ``warmup`` steps, then "cosine" or "linear" decay towards 0 at ``total``, or "none".
+
+@OPTIMIZERS.register("muon")
+def muon(network: nn.Module, lr: float, weight_decay: float, adam_beta2: float) -> list[torch.optim.Optimizer]:
+    """`Muon` on the weights of hidden layers; AdamW on first and last layers, label embedding, biases and norms."""
+    hidden: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    for name, weight in network.named_parameters():
+        (hidden if weight.ndim >= 2 and not name.startswith(_EDGES) else rest).append(weight)
+    return [_adamw(rest, lr, weight_decay, adam_beta2), Muon(hidden, lr, weight_decay)]
+
+
+def _adamw(weights: list[nn.Parameter], lr: float, weight_decay: float, adam_beta2: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(weights, lr, betas=(0.9, adam_beta2), weight_decay=weight_decay, fused=True)
+
+
+def lr_factor(step: int, total: int, warmup: int, decay: str) -> float:
+    """The learning rate at ``step`` (from 0) as a fraction of its peak, in (0, 1].
+
+    Linear warm-up over ``warmup`` steps, then the decay of that name in `LR_DECAYS`, towards its end at ``total``.
     """
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    progress = (step - warmup) / max(1, total - warmup)
-    return {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "none": 1.0}[decay]
+    return LR_DECAYS[decay]((step - warmup) / max(1, total - warmup))
 
 
 class Optimizer:
-    """One step over all weights, whichever optimizers they are divided among.
+    """One step over all weights, whichever optimizers of torch they are divided among."""
 
-    "adamw": Loshchilov & Hutter 2019, on everything. "muon": `Muon` on the weights of hidden layers, AdamW on first and
-    last layers, the labels' embedding, biases and norms; one ``lr`` serves both.
-    """
-
-    def __init__(self, network: nn.Module, config: TrainConfig) -> None:
-        self._lr = config.lr
-        hidden: list[nn.Parameter] = []
-        rest: list[nn.Parameter] = []
-        for name, weight in network.named_parameters():
-            matrix = weight.ndim >= 2 and not name.startswith(_EDGES)
-            (hidden if matrix and config.optimizer == "muon" else rest).append(weight)
-        self._parts: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(rest, betas=(0.9, config.adam_beta2), weight_decay=config.weight_decay, fused=True)
-        ]
-        if hidden:
-            self._parts.append(Muon(hidden, config.lr, config.weight_decay))
+    def __init__(self, name: str, network: nn.Module, settings: object) -> None:
+        self._parts: list[torch.optim.Optimizer] = OPTIMIZERS.build(name, settings, network=network)
+        self._peaks = [[group["lr"] for group in part.param_groups] for part in self._parts]
 
     def step(self, factor: float) -> None:
-        """Update the weights from their gradients at ``factor`` · ``lr``, then drop the gradients."""
-        for part in self._parts:
-            for group in part.param_groups:
-                group["lr"] = self._lr * factor
+        """Update the weights from their gradients at ``factor`` times the peak rates, then drop the gradients."""
+        for part, peaks in zip(self._parts, self._peaks, strict=True):
+            for group, peak in zip(part.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
             part.step()
             part.zero_grad(set_to_none=True)
 

@@ -53,12 +53,14 @@ class Registry(Generic[T]):
     def build(self, name: str, settings: object, **given: Any) -> Any:  # noqa: ANN401
         """Call the entry: each of its parameters is one of ``given``, or else the setting of the same name.
 
-        ``ddim(eta)`` is so called with ``settings.eta``: a parameter names the key of params.yaml that it reads.
+        ``ddim(eta)`` is so called with ``settings.eta``: a parameter names the key of params.yaml that it reads. One
+        that is neither keeps its default value. Raises TypeError where it has none.
         """
         entry = self[name]
         assert callable(entry)
-        parameters = inspect.signature(entry).parameters
-        return entry(**{key: given[key] if key in given else getattr(settings, key) for key in parameters})
+        keys = inspect.signature(entry).parameters
+        known = {key: getattr(settings, key) for key in keys if key not in given and hasattr(settings, key)}
+        return entry(**{key: given[key] for key in keys if key in given} | known)
 
     def _discover(self) -> None:
         if self._package:

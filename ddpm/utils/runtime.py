@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
+from torch import Tensor
 
 from ddpm.config import RuntimeConfig
 from ddpm.utils.errors import DdpmError
@@ -42,6 +43,15 @@ class Runtime:
         slow = norms_suffer and not self.compiled and self.device.type == "cpu"
         fastest = torch.contiguous_format if slow else torch.channels_last
         return network.to(self.device).to(memory_format=fastest)
+
+    def predictor(self, network: torch.nn.Module) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+        """The network as a function (x_t, t, labels) -> prediction, its matrix products in the chosen format."""
+
+        def predict(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+            with self.autocast():
+                return cast(Tensor, network(x_t, t, labels))
+
+        return predict
 
     def compile(self, function: F) -> F:
         """``function`` compiled for fixed shapes, or itself.

@@ -1,0 +1,7 @@
+"""The feature networks by name."""
+
+from typing import Any
+
+from ddpm.utils.registry import Registry
+
+EXTRACTORS: Registry[Any] = Registry("feature extractor", __name__)

@@ -7,17 +7,19 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import Tensor, nn
 
-WITHHELD = -1  # in place of the label of an image that the network is to be told nothing of
+from ddpm.models.networks import NETWORKS, NULL_LABEL
+from ddpm.utils.errors import DdpmError
 
 
 def timestep_embedding(t: Tensor, size: int) -> Tensor:
-    """Sinusoidal embedding of integer times t [n] with periods from 2π to 20,000π. Vaswani et al. 2017, §3.5.
+    """Sinusoidal embedding of integer times t [n] with periods from 2π to 20,000π, as in DDPM's reference code.
 
-    Returns float32 [n, size]: cosines, then sines. ``size`` is even.
+    Returns float32 [n, size]: sines, then cosines. ``size`` is even.
     """
-    frequencies = torch.exp(torch.arange(size // 2, device=t.device) * (-math.log(10_000) / (size // 2)))
+    half = size // 2
+    frequencies = torch.exp(torch.arange(half, device=t.device) * (-math.log(10_000) / max(1, half - 1)))
     angles = t.float()[:, None] * frequencies
-    return torch.cat([angles.cos(), angles.sin()], 1)
+    return torch.cat([angles.sin(), angles.cos()], 1)
 
 
 def zero_init(module: nn.Conv2d | nn.Linear) -> nn.Module:
@@ -40,10 +42,10 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.film = time_conditioning == "film"
-        self.norm1 = nn.GroupNorm(math.gcd(groups, channels_in), channels_in)
+        self.norm1 = nn.GroupNorm(groups, channels_in)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.time = nn.Linear(time_size, channels_out * (2 if self.film else 1))
-        self.norm2 = nn.GroupNorm(math.gcd(groups, channels_out), channels_out)
+        self.norm2 = nn.GroupNorm(groups, channels_out)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.conv2 = zero_init(nn.Conv2d(channels_out, channels_out, 3, padding=1))
         self.shortcut = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
@@ -61,7 +63,7 @@ class ResidualBlock(nn.Module):
 
 
 class Blocks(nn.ModuleList):
-    """Residual blocks one after the other, all told the same time."""
+    """Residual blocks one after the other, conditioned on the same embedding."""
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """x: [n, channels_in, h, w]; time: [n, time_size]. Returns the last block's output."""
@@ -77,7 +79,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         wanted = max(1, channels // head_channels)
         self.heads = next(heads for heads in range(wanted, 0, -1) if channels % heads == 0)
-        self.norm = nn.GroupNorm(math.gcd(groups, channels), channels)
+        self.norm = nn.GroupNorm(groups, channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zero_init(nn.Conv2d(channels, channels, 1))
 
@@ -90,22 +92,28 @@ class SelfAttention(nn.Module):
         return x + self.out(attended.reshape(n, channels, height, width))
 
 
+@NETWORKS.register("unet")
 class UNet(nn.Module):
     """Residual blocks over levels of halving resolution, with a skip from every level down to its twin up.
 
-    image_channels: of x_t and of the prediction. classes: labels that the network may be told of an image, by an
-    embedding added to the time's; 0: none. base_channels: of the first level, which ``channel_multipliers`` multiply
-    level by level. blocks_per_level, mid_blocks: residual blocks. patch_size: p × p pixels are folded into channels
-    before the first convolution and unfolded after the last, so that the network works at 1/p of the resolution.
-    attention: self-attention after the first mid block. norm_groups: of every GroupNorm (the greatest common divisor
-    with the channels). Image sides must be multiples of patch_size; odd sides further down are aligned bilinearly on
-    the way up.
+    image_channels: of x_t and of the prediction. image_size: pixels a side, a multiple of patch_size. classes: class
+    labels, whose embedding is added to the time's; 0: none. base_channels: of the first level, which
+    ``channel_multipliers`` multiply level by level. blocks_per_level, mid_blocks: residual blocks. patch_size: p × p
+    pixels are folded into channels before the first convolution and unfolded after the last, so that the network works
+    at 1/p of the resolution. attention: self-attention after the first mid block. time_multiplier: size of the
+    sinusoidal embedding and a fourth of the hidden layer behind it, in base_channels. upsampling: "nearest" and a 3 × 3
+    convolution, or a "transposed" 2 × 2 one of stride 2; odd sides are aligned bilinearly. initialization: "zero" for
+    the last convolution of every branch and of the network (torch's defaults elsewhere), or "xavier" uniform weights
+    and zero biases everywhere. norm_groups: of every GroupNorm.
+
+    Raises DdpmError where image_size and patch_size, or image_size and norm_groups, do not fit together.
     """
 
     def __init__(
         self,
         *,
         image_channels: int,
+        image_size: int,
         classes: int,
         base_channels: int,
         channel_multipliers: Sequence[int],
@@ -114,14 +122,21 @@ class UNet(nn.Module):
         patch_size: int,
         attention: bool,
         time_conditioning: str,
+        time_multiplier: int,
+        upsampling: str,
+        initialization: str,
         norm_groups: int,
         dropout: float,
     ) -> None:
         super().__init__()
+        widths = [base_channels * multiplier for multiplier in channel_multipliers]
+        _check_sizes(image_size, patch_size, norm_groups, [base_channels, *widths])
         self.classes = classes
-        self.base_channels = base_channels
-        time_size = 4 * base_channels
-        self.time_mlp = nn.Sequential(nn.Linear(base_channels, time_size), nn.SiLU(), nn.Linear(time_size, time_size))
+        self.sinusoid_channels = time_multiplier * base_channels
+        time_size, hidden = 4 * base_channels, 4 * self.sinusoid_channels
+        self.time_mlp = nn.Sequential(
+            nn.Linear(self.sinusoid_channels, hidden), nn.SiLU(), nn.Linear(hidden, time_size)
+        )
         self.label_embedding = nn.Embedding(classes + 1, time_size) if classes else None
         if self.label_embedding:
             nn.init.normal_(self.label_embedding.weight, std=0.5)
@@ -135,7 +150,6 @@ class UNet(nn.Module):
             )
 
         folded = image_channels * patch_size**2
-        widths = [base_channels * multiplier for multiplier in channel_multipliers]
         self.conv_in = nn.Conv2d(folded, base_channels, 3, padding=1)
         self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
         self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
@@ -143,25 +157,27 @@ class UNet(nn.Module):
         for level, width in enumerate(widths):
             if level > 0:
                 self.downsample.append(nn.Conv2d(above, above, 3, stride=2, padding=1))
-                self.upsample.append(nn.Conv2d(above, above, 3, padding=1))
+                self.upsample.append(UPSAMPLINGS[upsampling](above))
             self.down.append(blocks(blocks_per_level, above, width))
             self.up.append(blocks(blocks_per_level, 2 * width, above))
             above = width
         self.mid_in = blocks(1, above, above)
         self.attention = SelfAttention(above, norm_groups) if attention else nn.Identity()
         self.mid = blocks(mid_blocks - 1, above, above)
-        self.norm_out = nn.GroupNorm(math.gcd(norm_groups, base_channels), base_channels)
+        self.norm_out = nn.GroupNorm(norm_groups, base_channels)
         self.conv_out = zero_init(nn.Conv2d(base_channels, folded, 3, padding=1))
+        if initialization == "xavier":
+            self.apply(_xavier)
 
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """x_t: float [n, image_channels, h, w]; t: int64 [n] in 0 … T−1. Returns the prediction, shaped like x_t.
 
-        labels: int64 [n] in 0 … classes−1, or `WITHHELD`, as None stands for in all images. A network without classes
-        takes None alone.
+        labels: int64 [n] in 0 … classes−1, or `NULL_LABEL`; None is the null label for all images. An unconditional
+        network takes None alone.
         """
-        time = self.time_mlp(timestep_embedding(t, self.base_channels))
+        time = self.time_mlp(timestep_embedding(t, self.sinusoid_channels))
         if self.label_embedding is not None:
-            labels = torch.full_like(t, WITHHELD) if labels is None else labels
+            labels = torch.full_like(t, NULL_LABEL) if labels is None else labels
             time = time + self.label_embedding(labels.remainder(self.classes + 1))
         time = F.silu(time)
         h = self.conv_in(self.fold(x_t))
@@ -178,12 +194,53 @@ class UNet(nn.Module):
             h = torch.cat([h, skips[level]], 1)
             h = self.up[level](h, time)
             if level > 0:
-                h = self.upsample[level - 1](_enlarge(h, skips[level - 1].shape[-2:]))
+                h = self.upsample[level - 1](h, skips[level - 1].shape[-2:])
         return self.unfold(self.conv_out(F.silu(self.norm_out(h))))
 
 
-def _enlarge(h: Tensor, size: torch.Size) -> Tensor:
-    """Double the resolution; bilinear alignment where ``size`` is odd and so not the double."""
-    if size == (2 * h.shape[-2], 2 * h.shape[-1]):
-        return F.interpolate(h, scale_factor=2.0, mode="nearest")
-    return F.interpolate(h, size=size, mode="bilinear")
+class NearestUpsample(nn.Module):
+    """Twice the resolution by repeating pixels, then a 3 × 3 convolution; bilinear where ``size`` is odd."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, h: Tensor, size: torch.Size) -> Tensor:
+        """h: [n, channels, h, w]. Returns [n, channels, *size]."""
+        if size == (2 * h.shape[-2], 2 * h.shape[-1]):
+            return self.conv(F.interpolate(h, scale_factor=2.0, mode="nearest"))
+        return self.conv(F.interpolate(h, size=size, mode="bilinear"))
+
+
+class TransposedUpsample(nn.ConvTranspose2d):
+    """Twice the resolution by a transposed 2 × 2 convolution; then bilinear where ``size`` is odd."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 2, stride=2)
+
+    def forward(self, h: Tensor, size: torch.Size) -> Tensor:  # type: ignore[override]
+        """h: [n, channels, h, w]. Returns [n, channels, *size]."""
+        h = super().forward(h)
+        return h if h.shape[-2:] == size else F.interpolate(h, size=size, mode="bilinear")
+
+
+UPSAMPLINGS: dict[str, type[nn.Module]] = {"nearest": NearestUpsample, "transposed": TransposedUpsample}
+
+
+def _xavier(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _check_sizes(image_size: int, patch_size: int, norm_groups: int, widths: Sequence[int]) -> None:
+    if image_size % patch_size:
+        raise DdpmError(f"model.patch_size={patch_size} does not divide the images' {image_size} pixels: lower it.")
+    for level, width in enumerate(widths[1:]):
+        one_pixel = patch_size * 2**level >= image_size
+        if one_pixel and norm_groups in (width, widths[level]):
+            raise DdpmError(
+                f"model.norm_groups={norm_groups} leaves each value alone in its group where the {len(widths) - 1} "
+                "levels of model.channel_multipliers lead down to one pixel: lower it, or name fewer levels."
+            )
