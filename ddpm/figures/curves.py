@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ddpm.utils.files import atomic_path
 
@@ -23,27 +23,21 @@ def loss_curves(log: pd.DataFrame, validation: pd.DataFrame) -> Figure:
     log: columns step, loss (the mean since the row before). validation: columns step, val_loss, val_mse_t1of4, ….
     """
     figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
-    left, right = figure.subfigures(1, 2)
+    left, right = figure.subfigures(1, 2, squeeze=False)[0]
     # A row's loss belongs to the middle of its steps, not to their end.
     middle = (log["step"] + log["step"].shift(fill_value=0)) / 2
     axes = left.subplots()
-    axes.plot(middle, log["loss"], color="0.75", linewidth=0.8, label="training")
+    axes.plot(middle, log["loss"], color="0.6", linewidth=0.8, label="training")
     smooth = centred_mean(log["loss"].to_numpy(), len(log) // 40)
     axes.plot(middle, smooth, color="tab:blue", label="training, running mean")
-    axes.plot(
-        validation["step"],
-        validation["val_loss"],
-        "o-",
-        color="tab:orange",
-        markersize=3,
-        label="validation, EMA weights",
-    )
+    step = validation["step"]
+    axes.plot(step, validation["val_loss"], "o-", color="tab:orange", markersize=3, label="validation, EMA weights")
     _finish(axes, "Loss", "weighted squared error")
     axes = right.subplots()
     for quarter in (column for column in validation if column.startswith("val_mse_t")):
         number, _, count = quarter.removeprefix("val_mse_t").partition("of")
         noise = {"1": " (least noise)", count: " (most noise)"}.get(number, "")
-        axes.plot(validation["step"], validation[quarter], "o-", markersize=3, label=f"t in quarter {number}{noise}")
+        axes.plot(step, validation[quarter], "o-", markersize=3, label=f"t in quarter {number}{noise}")
     _finish(axes, "Validation error by noise level", "squared error")
     return figure
 
@@ -63,7 +57,8 @@ def _finish(axes: Axes, title: str, unit: str) -> None:
     axes.set(title=title, xlabel="step", ylabel=unit, yscale="log")
     low, high = axes.get_ylim()
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6, 8) if high < 20 * low else (1, 2, 5)))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    decimal = FuncFormatter(lambda value, _: np.format_float_positional(value, 4, fractional=False, trim="-"))
+    axes.yaxis.set_major_formatter(decimal)
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3, which="both")
     axes.figure.legend(fontsize=8, loc="outside lower center", ncols=2, frameon=False)

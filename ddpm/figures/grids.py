@@ -15,9 +15,9 @@ from ddpm.utils.images import enlarge, resize, tile, to_pil, to_rgb, write_png
 _GAP, _GRID = 2, 64  # between images: pixels of theirs, and their grey
 _EMPTY = 235  # the grey of a cell without images
 _FONT = ImageFont.load_default(15)
-_LINE, _MARGIN = 23, 8  # pixels a line of text takes; between row labels and images
+_LINE, _MARGIN = 23, 8  # pixels a line of text takes; beside texts
 _HOLD_SECONDS, _FRAME_SECONDS = 1.5, 0.04
-_GREYS, _COLOURS = 16, 32  # of the animation: noise does not compress, and the eye needs no more
+_GREYS, _COLOURS = 16, 128  # of the animation: noise does not compress, and the eye needs no more
 
 
 def sample_grid(path: Path, images: np.ndarray, columns: int, scale: int) -> None:
@@ -41,16 +41,18 @@ def closest_pairs(
     is, for the caption. Raises OSError.
     """
     pairs = nearest.sort_values("feature_distance", kind="stable")
-    label = pd.Series(training.labels[pairs["feature_index"]], pairs.index)
-    column = label.groupby(label).cumcount()
-    pairs, cell = pairs[column < columns], (label * columns + column)[column < columns]
-    left, right = _alike(training.images[pairs["feature_index"]], generated[pairs["image"] - 1])[::-1]
-    shown = np.concatenate([left, np.full_like(left[..., :1], 255), right], 3)
+    row = pd.Series(training.labels[pairs["feature_index"]], pairs.index)
+    column = row.groupby(row).cumcount()
+    pairs, cell = pairs[column < columns], (row * columns + column)[column < columns]
+    real, sampled = _alike(training.images[pairs["feature_index"]], generated[pairs["image"] - 1])
+    shown = np.concatenate([sampled, np.full_like(sampled[..., :1], 255), real], 3)
     cells = np.full((max(1, training.classes) * columns, *shown.shape[1:]), _EMPTY, np.uint8)
     cells[cell] = shown
     grid = enlarge(tile(cells, columns, 3 * _GAP, background=255), scale)
-    caption = f"smallest {measure}\nleft: generated, right: nearest training image"
-    _write_page(path, [grid], [caption], labels=[str(row) for row in range(training.classes)], label_gap=6 * scale)
+    labels = [str(label) for label in range(training.classes)]
+    rows = "; rows: its class label" if labels else ""
+    caption = f"closest pairs by {measure}\nleft: generated, right: nearest training image{rows}"
+    _write_page(path, [grid], [caption], labels=labels, label_gap=3 * _GAP * scale)
 
 
 def reverse_strip(path: Path, x_t: np.ndarray, t: Sequence[int], snapshots: int, rows: int, scale: int) -> None:
@@ -112,7 +114,9 @@ def _write_page(
     """
     top = _LINE * max(caption.count("\n") + 1 for caption in captions)
     left = _MARGIN + _text_width(*labels) + _MARGIN if labels else 0
-    widths = [max(panel.shape[2], _text_width(caption)) for panel, caption in zip(panels, captions, strict=True)]
+    widths = [
+        max(panel.shape[2], _text_width(caption) + _MARGIN) for panel, caption in zip(panels, captions, strict=True)
+    ]
     size = left + sum(widths) + gap * (len(panels) - 1), top + max(panel.shape[1] for panel in panels)
     page = Image.new("L" if len(panels[0]) == 1 else "RGB", size, "white")
     draw = ImageDraw.Draw(page)

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from ddpm.utils.errors import DamagedFile, MissingFile
-from ddpm.utils.files import atomic_folder, atomic_path, load_arrays, save_arrays, sha256, write_json
+from ddpm.utils.files import (
+    atomic_folder,
+    atomic_path,
+    load_arrays,
+    read_json,
+    save_arrays,
+    sha256,
+    significant,
+    write_csv,
+    write_json,
+)
 
 
 class Interruption(BaseException):
@@ -93,6 +103,53 @@ def test_json_refuses_what_is_no_number_and_leaves_the_old_file(tmp_path: Path, 
         write_json(path, {"x": value})
     assert json.loads(path.read_text()) == {"x": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_is_read_as_written_and_anything_else_is_named(tmp_path: Path):
+    path = tmp_path / "a.json"
+    with pytest.raises(MissingFile, match=r"a\.json is missing"):
+        read_json(path)
+    write_json(path, {"a": 0.1, "b": [1, None, "x"]})
+    assert read_json(path) == {"a": 0.1, "b": [1, None, "x"]}
+    for damage in (b"", b"{", b"[1]", b"\xff", b"3"):
+        path.write_bytes(damage)
+        with pytest.raises(DamagedFile, match=r"a\.json is no JSON object"):
+            read_json(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "rounded"),
+    [
+        (1.23456789, 1.23457),
+        (-0.000123456789, -0.000123457),
+        (123456789.0, 123457000.0),
+        (1 / 3, 0.333333),
+        (0.0, 0.0),
+        (123456789, 123456789),
+        (True, True),
+        ("1.23456789", "1.23456789"),
+        (None, None),
+    ],
+)
+def test_floats_and_only_they_keep_six_significant_digits(value: object, rounded: object):
+    found = significant({"a": value, "b": [{"c": value}], "d": (value,)})
+    assert found == {"a": rounded, "b": [{"c": rounded}], "d": [rounded]}
+    assert type(found["a"]) is type(rounded)
+    assert significant(found) == found
+
+
+def test_sums_that_differ_in_their_last_bits_make_equal_files(tmp_path: Path):
+    for name, value in (("a.json", sum([0.1] * 10)), ("b.json", 1.0)):
+        write_json(tmp_path / name, significant({"value": value, "numpy": np.float64(value)}))
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def test_a_table_has_a_header_and_replaces_the_old_one(tmp_path: Path):
+    path = tmp_path / "a.csv"
+    write_csv(path, ("image", "label"), [(1, 7), (2, "a,b")])
+    assert path.read_bytes() == b'image,label\n1,7\n2,"a,b"\n'
+    write_csv(path, ("image",), [])
+    assert path.read_bytes() == b"image\n"
 
 
 def test_sha256_is_that_of_the_contents_in_a_row(tmp_path: Path):

