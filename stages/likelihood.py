@@ -1,16 +1,17 @@
-"""Bits per dimension of the test images under the model."""
+"""How likely the model holds the test digits to be."""
+
+from functools import partial
 
 import torch
 
 from ddpm.config import Config
-from ddpm.data.image_set import read_image_set
-from ddpm.diffusion.likelihood import bits_per_dimension
-from ddpm.models.checkpoint import load_checkpoint, restore_network
-from ddpm.sampling.generator import make_denoiser
-from ddpm.utils.files import significant, write_json
-from ddpm.utils.runtime import choose_runtime
-from stages.paths import EVALUATION, MODEL, SPLIT
-from stages.runner import run
+from ddpm.data.split import read_image_set
+from ddpm.files import write_json
+from ddpm.likelihood import bits_per_dimension
+from ddpm.model.checkpoint import build_schedule, load_checkpoint, restore_network
+from ddpm.model.denoiser import EVERYWHERE, make_denoiser
+from ddpm.runtime import choose_runtime
+from stages import METRICS, MODEL, SPLIT, run
 
 
 def likelihood(config: Config) -> None:
@@ -18,21 +19,21 @@ def likelihood(config: Config) -> None:
     checkpoint = load_checkpoint(path)
     runtime = choose_runtime(config.runtime, 0.0)
     network = runtime.prepare(restore_network(checkpoint, str(path)), trains=False)
-    denoiser = make_denoiser(checkpoint, network, runtime, clip=True)
+    schedule = build_schedule(checkpoint.diffusion)
     test = read_image_set(SPLIT / "test.npz")
-    images, labels = (
-        torch.from_numpy(part[: config.likelihood.images]).to(runtime.device) for part in (test.images, test.labels)
-    )
+    count = config.likelihood.images
+    images, labels = (torch.from_numpy(part[:count]).to(runtime.device) for part in (test.images, test.labels))
+    denoiser = partial(make_denoiser, network, checkpoint.diffusion, schedule, runtime, True, 1.0, EVERYWHERE)
     found = bits_per_dimension(
-        denoiser.conditioned,
+        denoiser,
         images,
-        labels if checkpoint.class_frequencies else None,
-        checkpoint.class_frequencies,
-        denoiser.schedule,
+        labels.long() if checkpoint.model.classes else None,
+        checkpoint.class_shares,
+        schedule,
         config.likelihood.times_per_image,
         config.seed,
     )
-    write_json(EVALUATION / "likelihood.json", significant({"likelihood_images": len(images), **found}))
+    write_json(METRICS / "likelihood.json", {"likelihood_images": len(images), **found})
 
 
 if __name__ == "__main__":

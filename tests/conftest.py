@@ -15,12 +15,12 @@ from ruamel.yaml import YAML
 from xdist.scheduler import LoadScopeScheduling
 
 from ddpm.config import Config, parse_config
-from ddpm.data.sources.mnist import FILES, fetch, load_mnist
+from ddpm.data.sources import FILES, fetch, load_mnist
 from ddpm.data.split import ImageSet
-from ddpm.evaluation.features.classifier import classify, load_classifier
+from ddpm.evaluation.classifier import classify, load_classifier
 from ddpm.evaluation.reference import MnistReference, make_mnist_reference
-from ddpm.utils.files import sha256
-from ddpm.utils.runtime import Runtime
+from ddpm.files import sha256
+from ddpm.runtime import Runtime
 
 ROOT = Path(__file__).parents[1]
 

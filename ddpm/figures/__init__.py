@@ -1,1 +1,1 @@
-"""Figures of results: arrays and tables in, files out."""
+"""Pictures of what was measured and drawn: arrays and tables in, files out."""

@@ -1,0 +1,117 @@
+"""Inception features, by the network and the weights of the pytorch-fid package.
+
+The distance of these features is the FID of the literature, and equal to what ``python -m pytorch_fid`` prints.
+"""
+
+import http.client
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from ddpm.errors import DdpmError
+from ddpm.files import sha256
+
+_BATCH = {"cuda": 500, "cpu": 50}
+
+
+def choose_weights(mode: str, path: Path | None, device: torch.device) -> tuple[Path | None, str]:
+    """The weights to measure with and why none: (path, "") or (None, reason).
+
+    mode "off" never measures; "auto" measures where there is a CUDA device (a CPU takes a quarter of an hour for every
+    10,000 images) and the weights can be had; "required" raises DdpmError where they cannot.
+    """
+    if mode == "off":
+        return None, "skipped: fid.inception is off"
+    if mode == "auto" and device.type != "cuda":
+        return None, "skipped: no CUDA device (fid.inception: required measures on a CPU too)"
+    try:
+        return find_weights(path, download=True), ""
+    except DdpmError as error:
+        if mode == "required":
+            raise
+        return None, f"skipped: {error}"
+
+
+def find_weights(path: Path | None, download: bool) -> Path:
+    """The weights file: ``path`` where given, else in torch's hub cache, else downloaded into it where allowed.
+
+    A file's name ends in -XXXXXXXX.pth, the beginning of the SHA-256 of its content, which is checked.
+    Raises DdpmError with what is missing and how to mend it.
+    """
+    from pytorch_fid.inception import FID_WEIGHTS_URL
+
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / FID_WEIGHTS_URL.rsplit("/", 1)[1]
+    found = path or cached
+    if not found.is_file():
+        if path is not None or not download:
+            raise DdpmError(
+                f"the Inception weights {found} are missing: put the file {cached.name} of pytorch-fid there, name "
+                "it in fid.inception_weights, or set fid.inception to off."
+            )
+        _download(FID_WEIGHTS_URL, cached)
+    prefix = re.fullmatch(r".*-([0-9a-f]{8,64})\.pth", found.name)
+    if prefix is None or not sha256(found).startswith(prefix[1]):
+        raise DdpmError(f"{found} does not have the SHA-256 that its name should end in: fetch it again.")
+    return found
+
+
+def _download(url: str, destination: Path) -> None:
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    prefix = destination.stem.rsplit("-", 1)[1]
+    try:
+        torch.hub.download_url_to_file(url, str(destination), hash_prefix=prefix)
+    except (OSError, http.client.HTTPException, RuntimeError) as error:
+        raise DdpmError(
+            f"the Inception weights could not be downloaded ({error}): name a copy of {destination.name} in "
+            "fid.inception_weights, or set fid.inception to off."
+        ) from error
+
+
+def load_inception(weights: Path, dimensions: int, device: torch.device) -> nn.Module:
+    """pytorch-fid's network up to the layer of 64, 192, 768 or 2048 features, the last pooling, for evaluation.
+
+    Raises DdpmError for a file that does not fit.
+    """
+    from pytorch_fid.inception import FID_WEIGHTS_URL, InceptionV3
+
+    hub = torch.hub.get_dir()
+    with tempfile.TemporaryDirectory() as folder:
+        # pytorch-fid reads its weights from torch's hub folder only: show it one that holds just this file.
+        shown = Path(folder) / "checkpoints" / FID_WEIGHTS_URL.rsplit("/", 1)[1]
+        shown.parent.mkdir()
+        try:
+            shown.symlink_to(weights.resolve())
+        except OSError:
+            shutil.copyfile(weights, shown)
+        torch.hub.set_dir(folder)
+        try:
+            network = InceptionV3([InceptionV3.BLOCK_INDEX_BY_DIM[dimensions]])
+        except Exception as error:  # unpickling, missing keys and shapes fail in many ways, all meaning the same
+            raise DdpmError(f"{weights} does not hold pytorch-fid's Inception weights ({error}).") from error
+        finally:
+            torch.hub.set_dir(hub)
+    return network.eval().to(device)
+
+
+@torch.inference_mode()
+def inception_features(network: nn.Module, images: np.ndarray, label: str) -> np.ndarray:
+    """Features of uint8 images [n, h, w] (grey, repeated to RGB) or [n, h, w, 3]: float32 [n, d].
+
+    The network resizes to 299 × 299 bilinearly; maps are averaged over their pixels, both as pytorch-fid does.
+    ``label`` names the progress bar.
+    """
+    device = next(network.parameters()).device
+    features = []
+    with tqdm(total=len(images), desc=f"Inception, {label}", unit="image") as progress:
+        for part in np.array_split(images, -(-len(images) // _BATCH[device.type])):
+            batch = torch.from_numpy(part).to(device).float() / 255
+            batch = batch[:, None].expand(-1, 3, -1, -1) if batch.ndim == 3 else batch.permute(0, 3, 1, 2)
+            features.append(network(batch)[0].mean((2, 3)).cpu().numpy())
+            progress.update(len(part))
+    return np.concatenate(features)
