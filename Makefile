@@ -1,11 +1,12 @@
 # make repro: from nothing to digits, a Fréchet distance and pictures. make test: the checks. Both set themselves up.
+# make release-check: do README and pictures say what the committed run says? For a clean clone.
 # make doctor: is what is stored sound? make reproduce: does the commit give the same bits from nothing?
 VENV ?= .venv
 PYTHON ?= python3
 ACTIVATE := . $(VENV)/bin/activate
 READY := $(VENV)/.ready
 
-.PHONY: setup repro test lint doctor reproduce pictures lock clean
+.PHONY: setup repro test release-check lint doctor reproduce pictures lock clean
 .DEFAULT_GOAL := repro
 
 $(READY): requirements.txt
@@ -23,6 +24,9 @@ lint: $(READY)
 
 test: lint
 	$(ACTIVATE) && pytest
+
+release-check: $(READY)
+	$(ACTIVATE) && pytest --numprocesses=0 tests/release
 
 doctor: $(READY)
 	$(ACTIVATE) && python -m tools.doctor

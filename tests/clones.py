@@ -105,6 +105,8 @@ def copy_working_tree(folder: Path) -> None:
         if (REPOSITORY / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / name, folder / name)
+    # The settings are those of the tests, whatever the user is trying in the working tree.
+    shutil.copy(REPOSITORY / "tests" / "params.yaml", folder / "params.yaml")
     for stale in [folder / "dvc.lock", *(folder / "metrics").glob("*.*")]:
         stale.unlink(missing_ok=True)
 

@@ -83,8 +83,8 @@ def test_digits(raw: Path) -> ImageSet:
 
 @pytest.fixture(scope="session")
 def parameters() -> Callable[..., dict[str, Any]]:
-    """params.yaml as nested dictionaries, changed by a mapping of dotted keys."""
-    defaults = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
+    """The tests' own copy of params.yaml as nested dictionaries, changed by mappings of dotted keys."""
+    defaults = YAML(typ="safe", pure=True).load(ROOT / "tests" / "params.yaml")
 
     def change(*changes: dict[str, Any]) -> dict[str, Any]:
         values = copy.deepcopy(defaults)

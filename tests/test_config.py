@@ -58,7 +58,8 @@ def edited(root: Path, tmp_path: Path) -> Callable[[str, str], Path]:
     """A copy of params.yaml with the value of one key (by its line) written otherwise."""
 
     def edit(key: str, text: str) -> Path:
-        content, count = re.subn(rf"(?m)^(\s*{key}:)\s*\S+", rf"\1 {text}", (root / "params.yaml").read_text(), count=1)
+        settings = (root / "tests" / "params.yaml").read_text()
+        content, count = re.subn(rf"(?m)^(\s*{key}:)\s*\S+", rf"\1 {text}", settings, count=1)
         assert count == 1
         path = tmp_path / "params.yaml"
         path.write_text(content)

@@ -15,7 +15,7 @@ from ddpm.model.checkpoint import build_network, flops_per_image
 def params(root: Path, tmp_path: Path) -> Path:
     """A copy of params.yaml."""
     path = tmp_path / "params.yaml"
-    path.write_text((root / "params.yaml").read_text())
+    path.write_text((root / "tests" / "params.yaml").read_text())
     return path
 
 

@@ -223,7 +223,7 @@ def test_a_mirror_that_breaks_off_never_answers_or_talks_nonsense_leaves_nothing
     monkeypatch.setattr(sources, "TIMEOUT_SECONDS", 0.3)
     (tmp_path / "data").mkdir()
     destination.rename(tmp_path / "data" / "raw")
-    params = (root / "params.yaml").read_text()
+    params = (root / "tests" / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(re.sub(r"source: \S+", "source: mirror", params, count=1))
     monkeypatch.chdir(tmp_path)
     for name, answer in answers.items():

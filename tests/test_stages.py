@@ -27,7 +27,7 @@ class Place:
 
     def __init__(self, folder: Path, root: Path) -> None:
         self.folder, self.root = folder, root
-        shutil.copy(root / "params.yaml", folder)
+        shutil.copy(root / "tests" / "params.yaml", folder)
 
     def set(self, key: str, text: str) -> None:
         """Write another value behind a key of params.yaml, by its line."""
@@ -265,7 +265,7 @@ def test_a_finished_run_is_kept_until_dvc_begins_a_stage_that_reads_it(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "params.yaml").write_text((root / "params.yaml").read_text())
+    (tmp_path / "params.yaml").write_text((root / "tests" / "params.yaml").read_text())
     monkeypatch.setenv("DDPM_CKPT_DIR", "kept")
     runs = {"train": stages.finished_facts("train"), "generate": stages.finished_facts("generate")}
     runs["elsewhere"] = {"stage": "train", "workspace": "/elsewhere"}

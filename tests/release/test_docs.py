@@ -1,4 +1,4 @@
-"""What the documents say of the committed run is what the committed run says."""
+"""What the documents say of the committed run is what the committed run says: `make release-check`, a clean clone."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text()
 
 
@@ -71,3 +71,7 @@ def test_every_file_the_readme_names_exists_or_is_an_output():
     assert len(names) > 5
     for name in names:
         assert name.startswith(outputs) or (REPOSITORY / name).exists(), name
+
+
+def test_the_settings_of_the_tests_are_the_committed_ones():
+    assert (REPOSITORY / "tests/params.yaml").read_text() == (REPOSITORY / "params.yaml").read_text()
