@@ -15,6 +15,8 @@ from ruamel.yaml import YAML
 from tools import reproduce
 
 REPOSITORY = Path(__file__).parents[1]
+# The settings of the tests: what a user tries in params.yaml is not what they are about.
+SETTINGS = Path(__file__).with_name("params.yaml")
 STAGES = ["fetch_mnist", "split", "train", "generate", "reference", "fid", "likelihood", "visualize", "summary"]
 IDENTITY = {f"GIT_{who}_{what}": "tester@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
@@ -105,8 +107,9 @@ def copy_working_tree(folder: Path) -> None:
         if (REPOSITORY / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / name, folder / name)
-    # The settings are those of the tests, whatever the user is trying in the working tree.
-    shutil.copy(REPOSITORY / "tests" / "params.yaml", folder / "params.yaml")
+    shutil.copy(SETTINGS, folder)
+    # The user's remotes and shared cache are theirs.
+    (folder / ".dvc/config").write_text("[core]\n    analytics = false\n    autostage = false\n")
     for stale in [folder / "dvc.lock", *(folder / "metrics").glob("*.*")]:
         stale.unlink(missing_ok=True)
 

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clones import TINY
+from clones import SETTINGS, TINY
 from ruamel.yaml import YAML
 from xdist.scheduler import LoadScopeScheduling
 
@@ -84,7 +85,7 @@ def test_digits(raw: Path) -> ImageSet:
 @pytest.fixture(scope="session")
 def parameters() -> Callable[..., dict[str, Any]]:
     """The tests' own copy of params.yaml as nested dictionaries, changed by mappings of dotted keys."""
-    defaults = YAML(typ="safe", pure=True).load(ROOT / "tests" / "params.yaml")
+    defaults = YAML(typ="safe", pure=True).load(SETTINGS)
 
     def change(*changes: dict[str, Any]) -> dict[str, Any]:
         values = copy.deepcopy(defaults)
@@ -97,6 +98,14 @@ def parameters() -> Callable[..., dict[str, Any]]:
         return values
 
     return change
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the tests' own params.yaml, in which this process is."""
+    shutil.copy(SETTINGS, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

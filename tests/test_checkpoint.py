@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from clones import SETTINGS
 from safetensors.torch import load_file, save_file
 
 from ddpm.config import Config, ModelConfig
@@ -244,7 +245,7 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(saved: Path, checkpoint: C
 
 
 def test_a_full_disk_is_called_so_by_a_stage(saved: Path, root: Path, tmp_path: Path):
-    shutil.copy(root / "tests" / "params.yaml", tmp_path)
+    shutil.copy(SETTINGS, tmp_path)
     (tmp_path / "disk").mkdir()
     (tmp_path / "stage.py").write_text(
         "from pathlib import Path\n"

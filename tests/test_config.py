@@ -5,15 +5,13 @@ from typing import Any
 
 import pytest
 import yaml
+from clones import REPOSITORY, SETTINGS
 from ruamel.yaml import YAML
 
 from ddpm.config import Config, load_config, parse_config
 from ddpm.errors import DamagedFile, DdpmError, MissingFile
 
-COMMITTED = [
-    "params.yaml",
-    *sorted(f"presets/{path.name}" for path in (Path(__file__).parents[1] / "presets").glob("*.yaml")),
-]
+COMMITTED = [SETTINGS, *sorted((REPOSITORY / "presets").glob("*.yaml"))]
 
 MISTAKES = {
     "seed": 2**63,
@@ -54,12 +52,11 @@ MISTAKES = {
 
 
 @pytest.fixture
-def edited(root: Path, tmp_path: Path) -> Callable[[str, str], Path]:
+def edited(tmp_path: Path) -> Callable[[str, str], Path]:
     """A copy of params.yaml with the value of one key (by its line) written otherwise."""
 
     def edit(key: str, text: str) -> Path:
-        settings = (root / "tests" / "params.yaml").read_text()
-        content, count = re.subn(rf"(?m)^(\s*{key}:)\s*\S+", rf"\1 {text}", settings, count=1)
+        content, count = re.subn(rf"(?m)^(\s*{key}:)\s*\S+", rf"\1 {text}", SETTINGS.read_text(), count=1)
         assert count == 1
         path = tmp_path / "params.yaml"
         path.write_text(content)
@@ -68,9 +65,9 @@ def edited(root: Path, tmp_path: Path) -> Callable[[str, str], Path]:
     return edit
 
 
-def test_the_settings_are_what_params_yaml_says(root: Path):
-    config = load_config(root / "params.yaml")
-    assert config.model_dump(mode="json") == YAML(typ="safe", pure=True).load(root / "params.yaml")
+def test_the_settings_are_what_params_yaml_says():
+    config = load_config(SETTINGS)
+    assert config.model_dump(mode="json") == YAML(typ="safe", pure=True).load(SETTINGS)
     assert config.fid.weights_path is None
 
 
@@ -184,10 +181,10 @@ def test_true_is_no_number(edited: Callable[[str, str], Path], key: str):
         load_config(edited(key, "true"))
 
 
-@pytest.mark.parametrize("name", COMMITTED)
-def test_old_and_new_yaml_readers_agree_on_the_committed_files(root: Path, name: str):
-    new = YAML(typ="safe", pure=True).load(root / name)
-    old = yaml.safe_load((root / name).read_text())
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.name)
+def test_old_and_new_yaml_readers_agree_on_the_committed_files(path: Path):
+    new = YAML(typ="safe", pure=True).load(path)
+    old = yaml.safe_load(path.read_text())
     assert old == new
     assert typed(old) == typed(new)
 

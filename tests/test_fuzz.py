@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from clones import SETTINGS
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -243,8 +244,8 @@ YAML_PARTS = [
 @pytest.mark.filterwarnings("ignore:[^a]*found duplicate anchor")
 @fuzz(200)
 @given(data=st.data())
-def test_any_text_in_the_parameter_file_is_taken_or_told(root: Path, tmp_path: Path, data: st.DataObject):
-    lines = (root / "tests" / "params.yaml").read_text().splitlines()[: data.draw(st.sampled_from([12, 1000]))]
+def test_any_text_in_the_parameter_file_is_taken_or_told(tmp_path: Path, data: st.DataObject):
+    lines = SETTINGS.read_text().splitlines()[: data.draw(st.sampled_from([12, 1000]))]
     for _ in range(data.draw(st.integers(1, 3))):
         place, text = data.draw(st.integers(0, len(lines) - 1)), data.draw(st.sampled_from(YAML_PARTS))
         within = data.draw(st.booleans())
@@ -258,11 +259,9 @@ def test_any_text_in_the_parameter_file_is_taken_or_told(root: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("part", YAML_PARTS, ids=[part[:20] for part in YAML_PARTS])
-def test_one_piece_of_odd_yaml_as_a_value_is_taken_or_told(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
-):
+def test_one_piece_of_odd_yaml_as_a_value_is_taken_or_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str):
     monkeypatch.chdir(tmp_path)
-    content = (root / "tests" / "params.yaml").read_text()
+    content = SETTINGS.read_text()
     for number, odd in enumerate((content.replace("3407", part, 1), content + "\nsurplus: " + part, part)):
         path = tmp_path / f"{number}.yaml"
         path.write_text(odd)
@@ -275,8 +274,8 @@ def test_one_piece_of_odd_yaml_as_a_value_is_taken_or_told(
 
 @fuzz(100)
 @given(content=st.binary(max_size=40), place=st.floats(0, 1))
-def test_any_bytes_in_the_parameter_file_are_taken_or_told(root: Path, tmp_path: Path, content: bytes, place: float):
-    whole = (root / "tests" / "params.yaml").read_bytes()[:400]
+def test_any_bytes_in_the_parameter_file_are_taken_or_told(tmp_path: Path, content: bytes, place: float):
+    whole = SETTINGS.read_bytes()[:400]
     path = tmp_path / "params.yaml"
     path.write_bytes(whole[: int(place * len(whole))] + content)
     try:
@@ -285,10 +284,10 @@ def test_any_bytes_in_the_parameter_file_are_taken_or_told(root: Path, tmp_path:
         told_in_one_line(error, str(path))
 
 
-def test_aliases_that_stand_for_billions_of_values_are_told_at_once(root: Path, tmp_path: Path):
+def test_aliases_that_stand_for_billions_of_values_are_told_at_once(tmp_path: Path):
     bomb = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     bomb += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
-    content = (root / "tests" / "params.yaml").read_text().replace("3407", "*a11", 1)
+    content = SETTINGS.read_text().replace("3407", "*a11", 1)
     path = tmp_path / "params.yaml"
     path.write_text("\n".join([*bomb, content]))
     started = time.perf_counter()

@@ -1,8 +1,10 @@
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from clones import SETTINGS
 from ruamel.yaml import YAML
 
 import presets.__main__ as presets
@@ -12,11 +14,9 @@ from ddpm.model.checkpoint import build_network, flops_per_image
 
 
 @pytest.fixture
-def params(root: Path, tmp_path: Path) -> Path:
+def params(tmp_path: Path) -> Path:
     """A copy of params.yaml."""
-    path = tmp_path / "params.yaml"
-    path.write_text((root / "tests" / "params.yaml").read_text())
-    return path
+    return Path(shutil.copy(SETTINGS, tmp_path))
 
 
 def flat(section: dict[str, object], prefix: str = "") -> dict[str, object]:

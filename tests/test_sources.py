@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torchvision.datasets
+from clones import SETTINGS
 
 import stages
 from ddpm.data import sources
@@ -200,7 +201,7 @@ def head(length: int, status: str = "200 OK") -> bytes:
 
 
 def test_a_mirror_that_breaks_off_never_answers_or_talks_nonsense_leaves_nothing(
-    packed: Path, destination: Path, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+    packed: Path, destination: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     content = (packed / f"{LABELS}.gz").read_bytes()
     done = threading.Event()
@@ -223,8 +224,8 @@ def test_a_mirror_that_breaks_off_never_answers_or_talks_nonsense_leaves_nothing
     monkeypatch.setattr(sources, "TIMEOUT_SECONDS", 0.3)
     (tmp_path / "data").mkdir()
     destination.rename(tmp_path / "data" / "raw")
-    params = (root / "tests" / "params.yaml").read_text()
-    (tmp_path / "params.yaml").write_text(re.sub(r"source: \S+", "source: mirror", params, count=1))
+    params = re.sub(r"source: \S+", "source: mirror", SETTINGS.read_text(), count=1)
+    (tmp_path / "params.yaml").write_text(params)
     monkeypatch.chdir(tmp_path)
     for name, answer in answers.items():
         started = time.perf_counter()

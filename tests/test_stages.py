@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from clones import SETTINGS
 
 import stages
 from ddpm.config import Config
@@ -27,7 +28,7 @@ class Place:
 
     def __init__(self, folder: Path, root: Path) -> None:
         self.folder, self.root = folder, root
-        shutil.copy(root / "tests" / "params.yaml", folder)
+        shutil.copy(SETTINGS, folder)
 
     def set(self, key: str, text: str) -> None:
         """Write another value behind a key of params.yaml, by its line."""
@@ -241,42 +242,38 @@ def test_inception_that_is_required_and_not_there_ends_the_reference_before_it_i
     assert "fid.inception" in complaint
 
 
-def test_a_disk_that_is_full_is_called_so(root: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_disk_that_is_full_is_called_so(workspace: Path):
     def fill(_: Config) -> None:
         Path("/dev/full").write_text("x")
 
-    monkeypatch.chdir(root)
     with pytest.raises(SystemExit, match=r"^error: .*the disk is full.*free some space") as caught:
         stages.run(fill)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EPERM])
-def test_a_folder_without_rights_is_called_so(root: Path, monkeypatch: pytest.MonkeyPatch, number: int):
+def test_a_folder_without_rights_is_called_so(workspace: Path, number: int):
     def refuse(_: Config) -> None:
         raise OSError(number, os.strerror(number), "data/model")
 
-    monkeypatch.chdir(root)
     with pytest.raises(SystemExit, match=r"^error: data/model cannot be used .*right to read and write"):
         stages.run(refuse)
 
 
 def test_a_finished_run_is_kept_until_dvc_begins_a_stage_that_reads_it(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "params.yaml").write_text((root / "tests" / "params.yaml").read_text())
     monkeypatch.setenv("DDPM_CKPT_DIR", "kept")
     runs = {"train": stages.finished_facts("train"), "generate": stages.finished_facts("generate")}
     runs["elsewhere"] = {"stage": "train", "workspace": "/elsewhere"}
     for name, facts in runs.items():
-        with Rescue(tmp_path / "kept" / name) as rescue:
+        with Rescue(workspace / "kept" / name) as rescue:
             rescue.finish(facts)
 
     def kept_after(stage: str) -> list[str]:
         monkeypatch.setenv("DVC_STAGE", stage)
         stages.run(lambda _: None)
-        return sorted(path.name for path in (tmp_path / "kept").iterdir())
+        return sorted(path.name for path in (workspace / "kept").iterdir())
 
     for stage in ("split", "reference", "train", "a stage of their own"):
         assert kept_after(stage) == ["elsewhere", "generate", "train"]
@@ -285,32 +282,29 @@ def test_a_finished_run_is_kept_until_dvc_begins_a_stage_that_reads_it(
 
 
 @pytest.mark.parametrize("lack", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), MemoryError()])
-def test_memory_that_does_not_suffice_is_called_so(root: Path, monkeypatch: pytest.MonkeyPatch, lack: Exception):
+def test_memory_that_does_not_suffice_is_called_so(workspace: Path, lack: Exception):
     def ask(_: Config) -> None:
         raise lack
 
     def take(_: Config) -> None:
         torch.empty(1 << 50, dtype=torch.uint8)
 
-    monkeypatch.chdir(root)
     for greedy in (ask, take):
         with pytest.raises(SystemExit, match=r"^error: the memory does not suffice: lower model\.base_channels"):
             stages.run(greedy)
 
 
-def test_an_error_that_only_speaks_of_memory_keeps_its_traceback(root: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_error_that_only_speaks_of_memory_keeps_its_traceback(workspace: Path):
     def fail(_: Config) -> None:
         torch.zeros(1).expand(2).add_(1)  # two elements in one place
 
-    monkeypatch.chdir(root)
     with pytest.raises(RuntimeError, match="memory"):
         stages.run(fail)
 
 
-def test_a_mistake_of_the_program_keeps_its_traceback(root: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_mistake_of_the_program_keeps_its_traceback(workspace: Path):
     def fail(_: Config) -> None:
         torch.zeros(2).view(3)
 
-    monkeypatch.chdir(root)
     with pytest.raises(RuntimeError):
         stages.run(fail)
