@@ -1,5 +1,5 @@
 # make repro: from nothing to digits, a Fréchet distance and pictures. make test: the checks. Both set themselves up.
-# make release-check: do README and pictures say what the committed run says? For a clean clone.
+# make release-check: do README, docs and pictures say what the committed run says? In a clean clone of the commit.
 # make doctor: is what is stored sound? make reproduce: does the commit give the same bits from nothing?
 VENV ?= .venv
 PYTHON ?= python3
@@ -26,7 +26,8 @@ test: lint
 	$(ACTIVATE) && pytest
 
 release-check: $(READY)
-	$(ACTIVATE) && pytest --numprocesses=0 tests/release
+	$(ACTIVATE) && folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT \
+		&& git clone --quiet . "$$folder" && cd "$$folder" && pytest --numprocesses=0 tests/release
 
 doctor: $(READY)
 	$(ACTIVATE) && python -m tools.doctor

@@ -1,4 +1,4 @@
-"""The figures and pictures of the documents are those of the committed run. For a clean clone: `make release-check`."""
+"""The figures and pictures of the documents are those of the committed run: `make release-check`."""
 
 import hashlib
 import json
