@@ -9,9 +9,9 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.common import arguments, draw, prepare, run, save, settings, show
-from ddpm.model.checkpoint import load_checkpoint
-from ddpm.runtime import choose_runtime
-from ddpm.sampling import fitting_batch, make_source
+from ddpm.models.checkpoint import load_checkpoint
+from ddpm.sampling.generator import fitting_batch, make_source
+from ddpm.utils.runtime import choose_runtime
 from stages import MODEL
 
 BATCHES = (1, 7, 64, 1000)

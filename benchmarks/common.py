@@ -18,16 +18,16 @@ from ruamel.yaml import YAML
 
 from ddpm.config import Config, parse_config
 from ddpm.data.split import ImageSet, read_image_set
-from ddpm.errors import DdpmError, MissingFile
 from ddpm.evaluation.classes import sure_share
-from ddpm.evaluation.classifier import FEATURES, Classifier, classify, load_classifier
+from ddpm.evaluation.features.classifier import FEATURES, Classifier, classify, load_classifier
 from ddpm.evaluation.frechet import fit_gaussian, frechet_distance
 from ddpm.evaluation.reference import MnistReference, frechet_floor
-from ddpm.files import read_json, write_json
-from ddpm.images import to_uint8
-from ddpm.model.checkpoint import Checkpoint, restore_network
-from ddpm.runtime import Runtime
-from ddpm.sampling import Source
+from ddpm.models.checkpoint import Checkpoint, restore_network
+from ddpm.sampling.generator import Source
+from ddpm.utils.errors import DdpmError, MissingFile
+from ddpm.utils.files import read_json, write_json
+from ddpm.utils.images import to_uint8
+from ddpm.utils.runtime import Runtime
 from presets.__main__ import FOLDER, PARAMS, merge
 from stages import REFERENCE, SPLIT
 

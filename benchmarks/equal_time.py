@@ -31,12 +31,12 @@ from benchmarks.common import (
 )
 from ddpm.config import Config
 from ddpm.data.split import ImageSet
-from ddpm.images import enlarge, tile, write_png
-from ddpm.model.checkpoint import Checkpoint, flops_per_image, load_checkpoint
-from ddpm.runtime import Runtime, choose_runtime
-from ddpm.sampling import Source, evaluations, fitting_batch, make_source
+from ddpm.models.checkpoint import Checkpoint, flops_per_image, load_checkpoint
+from ddpm.sampling.generator import Source, evaluations, fitting_batch, make_source
 from ddpm.training.loop import Recipe, train
 from ddpm.training.run_folder import RunFolder
+from ddpm.utils.images import enlarge, tile, write_png
+from ddpm.utils.runtime import Runtime, choose_runtime
 
 TEXTBOOK: dict[str, Any] = {
     "diffusion.schedule": "linear",

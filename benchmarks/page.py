@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import run
-from ddpm.files import atomic_path, read_json
+from ddpm.utils.files import atomic_path, read_json
 
 RESULTS = Path(__file__).parent / "results"
 PAGES = tuple(Path(__file__).parents[1] / "docs" / name for name in ("benchmarks.md", "robustness.md"))

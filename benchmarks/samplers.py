@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from benchmarks.common import arguments, check, defaults, draw, earlier, prepare, quality, run, save, settings, show
 from ddpm.config import load_config
-from ddpm.files import atomic_path, sha256
-from ddpm.model.checkpoint import load_checkpoint
-from ddpm.runtime import choose_runtime
-from ddpm.sampling import evaluations, fitting_batch, make_source
+from ddpm.models.checkpoint import load_checkpoint
+from ddpm.sampling.generator import evaluations, fitting_batch, make_source
+from ddpm.utils.files import atomic_path, sha256
+from ddpm.utils.runtime import choose_runtime
 from stages import MODEL, PARAMS
 
 STEPS = (5, 10, 15, 25, 50, 100, 1000)

@@ -19,11 +19,11 @@ from tqdm import tqdm
 
 from benchmarks.common import arguments, prepare, run, save, settings, show
 from ddpm.data.split import ImageSet
-from ddpm.model.checkpoint import Checkpoint, build_network
-from ddpm.runtime import choose_runtime, peak_memory_bytes, worker_count
-from ddpm.sampling import generate, make_source
+from ddpm.models.checkpoint import Checkpoint, build_network
+from ddpm.sampling.generator import generate, make_source
 from ddpm.training.loop import Recipe, train
 from ddpm.training.run_folder import RunFolder
+from ddpm.utils.runtime import choose_runtime, peak_memory_bytes, worker_count
 
 # (axis, what is measured, values, what else is set)
 AXES: list[tuple[str, str, list[int], dict[str, Any]]] = [

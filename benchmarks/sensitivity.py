@@ -13,10 +13,10 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from benchmarks.common import arguments, check, quality, run, save, settings, show
-from ddpm.data.sources import load_mnist
+from ddpm.data.sources.mnist import load_mnist
 from ddpm.data.split import ImageSet
-from ddpm.files import atomic_path
-from ddpm.seeds import numpy_generator
+from ddpm.utils.files import atomic_path
+from ddpm.utils.seeds import numpy_generator
 from stages import RAW
 
 Spoil = Callable[[ImageSet, float, np.random.Generator], np.ndarray]

@@ -20,9 +20,9 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.common import arguments, run, save, show
-from ddpm.data.sources import load_mnist
-from ddpm.errors import DdpmError
-from ddpm.images import write_rgb_pngs
+from ddpm.data.sources.mnist import load_mnist
+from ddpm.utils.errors import DdpmError
+from ddpm.utils.images import write_rgb_pngs
 from stages import RAW
 
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from benchmarks.common import arguments, run, save, settings, show
 from ddpm.config import Config
 from ddpm.diffusion.process import normalize, q_sample, target_of
-from ddpm.model.checkpoint import build_network, build_schedule, flops_per_image
-from ddpm.model.ema import Ema
-from ddpm.runtime import Runtime, choose_runtime
-from ddpm.training.optimizer import Optimizer
+from ddpm.models.checkpoint import build_network, build_schedule, flops_per_image
+from ddpm.training.ema import Ema
+from ddpm.training.optimizers import Optimizer
+from ddpm.utils.runtime import Runtime, choose_runtime
 
 Batch = tuple[Tensor, Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]

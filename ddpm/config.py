@@ -1,19 +1,41 @@
 """The typed settings. No default stands here: those are in ``params.yaml``; here stand the types and the bounds.
 
+The names of a choice are those of its registry.
+
 An upper bound lies far above what is of use, and below what ends in overflow or in files that no program reads.
 """
 
-import math
+import json
+import re
 import reprlib
-from collections.abc import Mapping
-from itertools import pairwise
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
-from ddpm.errors import DamagedFile, DdpmError, MissingFile
+from ddpm.data.sources import SOURCES
+from ddpm.diffusion.objective import TIME_DENSITIES, TIME_SAMPLINGS, WEIGHTINGS
+from ddpm.diffusion.process import TARGETS
+from ddpm.diffusion.samplers import SAMPLERS, VARIANCES
+from ddpm.diffusion.schedule import SCHEDULES, SPACINGS, build_schedule
+from ddpm.evaluation.features import EXTRACTORS
+from ddpm.models.networks import NETWORKS
+from ddpm.training.optimizers import LR_DECAYS, OPTIMIZERS
+from ddpm.utils.errors import DdpmError
+
+
+def _name_in(names: Iterable[str]) -> AfterValidator:
+    """A validator that a value is one of the names of a registry, asked when a value is checked."""
+
+    def check(name: str) -> str:
+        if name not in names:
+            raise ValueError(f"{name} is not one of {', '.join(names)}")
+        return name
+
+    return AfterValidator(check)
+
 
 Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
 CountOrZero = Annotated[int, Field(strict=True, ge=0, le=1_000_000_000)]
@@ -24,13 +46,9 @@ BelowOne = Annotated[float, Field(strict=True, ge=0, lt=1)]
 AutoOrCount = Annotated[Literal["auto"] | Count, Field(union_mode="left_to_right")]
 Blocks = Annotated[int, Field(strict=True, ge=1, le=64)]
 Beta = Annotated[float, Field(strict=True, ge=1e-6, lt=1)]
-Digit = Annotated[int, Field(strict=True, ge=0, le=9)]
+ClassLabel = Annotated[int, Field(strict=True, ge=0, le=9_999)]
 Name = Annotated[str, Field(min_length=1, pattern=r"^[^\p{Cc}\p{Zl}\p{Zp}]*$")]  # on one line
-
-_IMAGE_SIZE = 28
-# Below it the last ᾱ counts as 0 in float32, and what divides by it is no number.
-_LEAST_ALPHA_BAR = 1e-30
-
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel = 2
@@ -42,21 +60,23 @@ class _Section(BaseModel):
 
 
 class DataConfig(_Section):
-    """source: auto, mirror, npm, or a folder with the four IDX files."""
+    """name: the data set. source: where it comes from, see the module of that name in ddpm/data/sources."""
 
+    name: Annotated[str, _name_in(SOURCES)]
     source: Name
 
 
 class SplitConfig(_Section):
-    """train_fraction: share of the 60,000 training images to train on, the rest being for validation."""
+    """train_fraction: fraction of the training images to train on, the rest being for validation."""
 
     train_fraction: InsideUnit
 
 
 class ModelConfig(_Section):
-    """The U-Net: see `ddpm.model.unet.UNet`. classes: how many labels it is told apart by; 0 for none."""
+    """The network: see `ddpm.models.networks.unet.UNet`. classes: auto (as many as the data has), 0: unconditional."""
 
-    classes: Annotated[int, Field(strict=True, ge=0, le=1000)]
+    network: Annotated[str, _name_in(NETWORKS)]
+    classes: Literal["auto", 0]
     base_channels: Annotated[int, Field(strict=True, ge=2, le=4096, multiple_of=2)]
     channel_multipliers: Annotated[
         tuple[Annotated[int, Field(strict=True, ge=1, le=64)], ...], Field(min_length=1, max_length=8)
@@ -66,30 +86,28 @@ class ModelConfig(_Section):
     patch_size: Literal[1, 2, 4]
     attention: Annotated[bool, Field(strict=True)]
     time_conditioning: Literal["film", "shift"]
+    time_multiplier: Annotated[int, Field(strict=True, ge=1, le=16)]
+    upsampling: Literal["nearest", "transposed"]
+    initialization: Literal["zero", "xavier"]
     norm_groups: Count
     dropout: BelowOne
 
     @model_validator(mode="after")
-    def _several_values_a_group(self) -> Self:
-        widths = [self.base_channels * multiplier for multiplier in (1, *self.channel_multipliers)]
-        for level, pair in enumerate(pairwise(widths)):
-            one_pixel = self.patch_size * 2**level >= _IMAGE_SIZE
-            if one_pixel and any(self.norm_groups % width == 0 for width in pair):
-                raise ValueError(
-                    f"norm_groups ({self.norm_groups}) leaves each value alone in its group where channel_multipliers "
-                    f"({list(self.channel_multipliers)}) lead down to one pixel: lower it, or name fewer levels"
-                )
+    def _groups_divide(self) -> Self:
+        for width in {self.base_channels * multiplier for multiplier in (1, *self.channel_multipliers)}:
+            if width % self.norm_groups:
+                raise ValueError(f"norm_groups ({self.norm_groups}) must divide the {width} channels of every level")
         return self
 
 
 class DiffusionConfig(_Section):
     """The forward process and what the network predicts. beta_start and beta_end belong to the linear schedule."""
 
-    schedule: Literal["linear", "cosine"]
+    schedule: Annotated[str, _name_in(SCHEDULES)]
     timesteps: Annotated[int, Field(strict=True, ge=1, le=10_000)]
     beta_start: Beta
     beta_end: Beta
-    target: Literal["eps", "v", "x_0"]
+    target: Annotated[str, _name_in(TARGETS)]
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
@@ -99,13 +117,10 @@ class DiffusionConfig(_Section):
 
     @model_validator(mode="after")
     def _some_signal_left(self) -> Self:
-        rise = (self.beta_end - self.beta_start) / max(1, self.timesteps - 1)
-        log_alpha_bar = sum(math.log1p(-self.beta_start - t * rise) for t in range(self.timesteps))
-        if self.schedule == "linear" and log_alpha_bar < math.log(_LEAST_ALPHA_BAR):
-            raise ValueError(
-                f"beta_start ({self.beta_start}) to beta_end ({self.beta_end}) in {self.timesteps} timesteps leaves "
-                "nothing of the image: lower beta_end or timesteps"
-            )
+        try:
+            build_schedule(self)
+        except DdpmError as error:
+            raise ValueError(str(error).rstrip(".")) from error
         return self
 
 
@@ -114,21 +129,21 @@ class TrainConfig(_Section):
 
     epochs: Annotated[float, Field(strict=True, gt=0, le=1_000_000)]
     batch_size: Count
-    optimizer: Literal["muon", "adamw"]
+    optimizer: Annotated[str, _name_in(OPTIMIZERS)]
     lr: Positive
     weight_decay: NotNegative
     adam_beta2: InsideUnit
     warmup_steps: CountOrZero
-    lr_decay: Literal["cosine", "linear", "none"]
+    lr_decay: Annotated[str, _name_in(LR_DECAYS)]
     grad_clip: Positive
     ema_decay: BelowOne
-    weighting: Literal["none", "min_snr"]
+    weighting: Annotated[str, _name_in(WEIGHTINGS)]
     min_snr_gamma: Positive
     label_dropout: BelowOne
-    time_density: Literal["uniform", "log_normal"]
+    time_density: Annotated[str, _name_in(TIME_DENSITIES)]
     log_sigma_mean: Annotated[float, Field(strict=True, ge=-5, le=5)]
     log_sigma_std: Positive
-    time_sampling: Literal["uniform", "stratified"]
+    time_sampling: Annotated[str, _name_in(TIME_SAMPLINGS)]
     log_every: Count
     validate_every: Count
     validation_images: Count
@@ -138,22 +153,22 @@ class TrainConfig(_Section):
 
 
 class GenerateConfig(_Section):
-    """The sampling run. draw numbers the set of images, repeats further sets.
+    """The sampling run. checkpoint: a file of data/model. replicate: which set of images; replicates: further sets.
 
-    digits and guidance are for a network that is told labels.
+    classes and guidance are for a class-conditional network.
     """
 
-    checkpoint: Literal["best", "last"]
+    checkpoint: FileName
     num_images: Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
-    draw: CountOrZero
-    repeats: Annotated[int, Field(strict=True, ge=0, le=1000)]
-    digits: Literal["all"] | Annotated[tuple[Digit, ...], Field(min_length=1)]
+    replicate: CountOrZero
+    replicates: Annotated[int, Field(strict=True, ge=0, le=1000)]
+    classes: Literal["all"] | Annotated[tuple[ClassLabel, ...], Field(min_length=1)]
     guidance: Annotated[float, Field(strict=True, ge=0, le=100)]
     guidance_interval: tuple[NotNegative, NotNegative]
-    sampler: Literal["ddpm", "ddim", "dpmpp_2m", "heun"]
+    sampler: Annotated[str, _name_in(SAMPLERS)]
     steps: Count
-    spacing: Literal["even", "log_snr"]
-    variance: Literal["small", "large"]
+    spacing: Annotated[str, _name_in(SPACINGS)]
+    variance: Annotated[str, _name_in(VARIANCES)]
     eta: Annotated[float, Field(strict=True, ge=0, le=1)]
     clip: Annotated[bool, Field(strict=True)]
     output_size: Annotated[int, Field(strict=True, ge=8, le=1024)]
@@ -174,17 +189,13 @@ class GenerateConfig(_Section):
 
 
 class FidConfig(_Section):
-    """The evaluation. inception_weights: a file of pytorch-fid's weights; null for torch's hub cache or download."""
+    """The evaluation. extractors: the feature networks; those whose name begins with inception are that one's."""
 
+    extractors: Annotated[tuple[Annotated[str, _name_in(EXTRACTORS)], ...], Field(min_length=1)]
     bootstrap: Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
-    inception: Literal["auto", "required", "off"]
+    inception: Literal["auto", "required"]
     inception_weights: Name | None
     inception_features: Literal[64, 192, 768, 2048]
-
-    @property
-    def weights_path(self) -> Path | None:
-        """inception_weights as a path."""
-        return Path(self.inception_weights) if self.inception_weights else None
 
 
 class LikelihoodConfig(_Section):
@@ -203,10 +214,16 @@ class VisualizeConfig(_Section):
     scale: Annotated[int, Field(strict=True, ge=1, le=16)]
 
 
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]?))?", name):
+        raise ValueError(f"{name} is not one of auto, cpu, cuda, cuda:0, cuda:1, …")
+    return name
+
+
 class RuntimeConfig(_Section):
     """Where and how fast, never what: nothing here is a dependency of a stage."""
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:(0|[1-9][0-9]?))?)$")]
+    device: Annotated[str, AfterValidator(_device)]
     precision: Literal["auto", "float32", "bfloat16"]
     compile: Literal["auto", "on", "off"]
     deterministic: Annotated[bool, Field(strict=True)]
@@ -239,13 +256,13 @@ class Config(_Section):
                 raise ValueError(f"{key} ({steps}) must not exceed diffusion.timesteps ({self.diffusion.timesteps})")
         if self.model.classes and not self.train.label_dropout and self.generate.guidance != 1.0:
             raise ValueError(
-                f"generate.guidance ({self.generate.guidance}) needs a network that was at times told no label: "
+                f"generate.guidance ({self.generate.guidance}) needs a network trained with the null label too: "
                 "raise train.label_dropout above 0, or set generate.guidance to 1"
             )
-        if self.generate.digits != "all" and max(self.generate.digits) >= self.model.classes:
+        if self.generate.classes != "all" and not self.model.classes:
             raise ValueError(
-                f"generate.digits ({list(self.generate.digits)}) needs a network that is told these labels: "
-                f"raise model.classes ({self.model.classes}) to 10, or set generate.digits to all"
+                f"generate.classes ({list(self.generate.classes)}) needs a class-conditional network: set "
+                "model.classes to auto, or generate.classes to all"
             )
         return self
 
@@ -264,20 +281,20 @@ def describe(error: ValidationError) -> str:
     for problem in error.errors(include_url=False):
         # The first two parts name a key; what follows is a place in a list, or a member of a union that did not fit.
         key = ".".join(_shown_key(part) for part in problem["loc"][:2])
-        told = problems.setdefault(key, [])
+        reasons = problems.setdefault(key, [])
         if problem["type"] == "extra_forbidden":
-            told.append(f"unknown key {key}")
+            reasons.append(f"unknown key {key}")
         elif problem["type"] == "missing":
-            told.append(f"missing key {key}")
+            reasons.append(f"missing key {key}")
         elif problem["type"] == "value_error":
-            told.append(": ".join(filter(None, (key, str(problem["ctx"]["error"])))))
+            reasons.append(": ".join(filter(None, (key, str(problem["ctx"]["error"])))))
         else:
             reason = f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
-            if not told:
-                told.append(f"{key} = {_shown(problem['input'])}: {reason}")
-            elif problem["type"] != "too_short" and not any(reason in earlier for earlier in told):
-                told.append(reason)
-    return "; ".join(", or ".join(told) for told in problems.values())
+            if not reasons:
+                reasons.append(f"{key} = {_shown(problem['input'])}: {reason}")
+            elif problem["type"] != "too_short" and not any(reason in earlier for earlier in reasons):
+                reasons.append(reason)
+    return "; ".join(", or ".join(reasons) for reasons in problems.values())
 
 
 def _shown_key(part: int | str) -> str:
@@ -285,9 +302,11 @@ def _shown_key(part: int | str) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value as Python writes it, shortened where it is long: some lines of YAML can stand for billions of values."""
+    """A value as YAML writes it, shortened where it is long: some lines of YAML can stand for billions of values."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
     try:
-        return _SHORT.repr(value)
+        return _SHORT.repr(list(value) if isinstance(value, tuple) else value)
     except ValueError:  # an integer of more digits than Python writes
         return "an immense number"
 
@@ -295,16 +314,16 @@ def _shown(value: object) -> str:
 def load_config(path: Path) -> Config:
     """Read a complete parameter file as YAML 1.2, in which ``1e-05`` is a number, as DVC does.
 
-    Raises MissingFile, DamagedFile for what is no YAML, DdpmError naming each wrong key.
+    Raises DdpmError for a missing file, what is no YAML, and naming each wrong key.
     """
     try:
         values = YAML(typ="safe", pure=True).load(path)
     except FileNotFoundError as error:
-        raise MissingFile(f"{path} is missing") from error
+        raise DdpmError(f"{path} is missing: run this in the folder that holds params.yaml and dvc.yaml.") from error
     except OSError:
         raise
     except Exception as error:  # ruamel lets pass what the conversion of a date, a number or a tag raises
-        raise DamagedFile(f"{path} is not valid YAML ({' '.join(str(error).split())})") from error
+        raise DdpmError(f"{path} is not valid YAML ({' '.join(str(error).split())}): correct it.") from error
     if not isinstance(values, dict):
-        raise DamagedFile(f"{path} holds no keys")
+        raise DdpmError(f"{path} holds no keys: correct it, or restore it with `git checkout {path}`.")
     return parse_config(values, str(path))

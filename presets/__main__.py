@@ -13,8 +13,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from ddpm.config import load_config, parse_config
-from ddpm.errors import DdpmError, one_sentence
-from ddpm.files import atomic_path
+from ddpm.utils.errors import DdpmError, one_sentence
+from ddpm.utils.files import atomic_path
 
 FOLDER = Path(__file__).parent
 PARAMS = Path("params.yaml")

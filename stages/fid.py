@@ -3,16 +3,16 @@
 import numpy as np
 
 from ddpm.config import Config
-from ddpm.data.sources import load_mnist
-from ddpm.evaluation.classifier import load_classifier
-from ddpm.evaluation.inception import choose_weights
+from ddpm.data.sources.mnist import load_mnist
+from ddpm.evaluation.evaluator import Inception, Yardstick
+from ddpm.evaluation.features.classifier import load_classifier
+from ddpm.evaluation.features.inception import choose_weights
 from ddpm.evaluation.measure import in_order, measure_memorisation, refuse_constant
 from ddpm.evaluation.reference import MnistReference
 from ddpm.evaluation.tables import read_labels, scatter
-from ddpm.evaluation.yardstick import Inception, Yardstick
-from ddpm.files import load_arrays, write_csv, write_json
-from ddpm.images import png_name, read_pngs
-from ddpm.runtime import choose_runtime, worker_count
+from ddpm.utils.files import load_arrays, write_csv, write_json
+from ddpm.utils.images import png_name, read_pngs
+from ddpm.utils.runtime import choose_runtime, worker_count
 from stages import DRAWS, GENERATED, LABELS, METRICS, NEAREST, RAW, REFERENCE, run
 
 

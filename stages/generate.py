@@ -1,58 +1,42 @@
-"""Draw the images, from the checkpoint alone; a killed run goes on where it stopped."""
-
-from dataclasses import replace
-from pathlib import Path
-
-import numpy as np
+"""Sample the images, from the checkpoint alone; a killed run resumes where it stopped."""
 
 from ddpm.config import Config
-from ddpm.errors import DdpmError
-from ddpm.files import atomic_folder, save_arrays, write_csv, write_json
-from ddpm.images import resize
-from ddpm.model.checkpoint import build_schedule, flops_per_image, load_checkpoint, restore_network
-from ddpm.rescue import Rescue
-from ddpm.runtime import choose_runtime, environment, peak_memory_bytes, worker_count
-from ddpm.sampling import Source, draw_batches, evaluations, generate, make_source
-from stages import COST, DRAWS, GENERATED, LABELS, MODEL, TRAJECTORY, finished_facts, rescue_folder, run
+from ddpm.models.build import flops_per_image
+from ddpm.models.checkpoint import load_checkpoint, restore_network
+from ddpm.sampling.batches import sample_replicates, write_images
+from ddpm.sampling.generator import make_generator
+from ddpm.utils.files import atomic_folder, save_arrays, write_csv, write_json
+from ddpm.utils.resume import KeptRun
+from ddpm.utils.runtime import choose_runtime, environment, peak_memory_bytes, worker_count
+from stages.paths import COST, GENERATED, LABELS, MODEL, REPLICATES, TRAJECTORY
+from stages.resume import finished_run, resume_folder
+from stages.runner import run
 
 
-def generate_stage(config: Config) -> None:
-    path = MODEL / f"{config.generate.checkpoint}.safetensors"
+def generate(config: Config) -> None:
+    settings, batch_size = config.generate, config.runtime.generate_batch_size
+    path = MODEL / f"{settings.checkpoint}.safetensors"
     checkpoint = load_checkpoint(path)
-    restored = restore_network(checkpoint, str(path))
-    schedule = build_schedule(checkpoint.diffusion)
-    if config.generate.steps > len(schedule):
-        raise DdpmError(f"generate.steps={config.generate.steps} exceeds the {len(schedule)} timesteps of {path}.")
-    nfe = evaluations(config.generate, schedule, checkpoint.model.classes)
-    total = config.generate.num_images * (1 + config.generate.repeats)
-    runtime = choose_runtime(config.runtime, flops_per_image(checkpoint.model, checkpoint.image_size) * nfe * total)
-    network = runtime.compile(runtime.prepare(restored, trains=False))
-    source = make_source(checkpoint, network, config.generate, config.seed, runtime)
-    numbers = range(1, config.generate.num_images + 1)
-    labels = source.labels(numbers)
-    with Rescue(rescue_folder("generate", config, *runtime.arithmetic())) as rescue:
+    network = restore_network(checkpoint, str(path))
+    nfe = make_generator(checkpoint, network, settings, config.seed, choose_runtime(config.runtime, 0.0)).nfe
+    work = nfe * settings.num_images * (1 + settings.replicates)
+    runtime = choose_runtime(config.runtime, work * flops_per_image(checkpoint.model, checkpoint.spec))
+    network = runtime.compile(runtime.prepare(network, trains=False))
+    generator = make_generator(checkpoint, network, settings, config.seed, runtime)
+    numbers = range(1, settings.num_images + 1)
+    labels = generator.labels(numbers)
+    with KeptRun(resume_folder("generate", config, *runtime.arithmetic())) as kept:
         with atomic_folder(GENERATED) as folder:
             workers = worker_count(config.runtime.workers)
-            cost, way = generate(source, folder, config.runtime.generate_batch_size, workers, rescue.folder)
-        again = repeat(source, config, rescue.folder)
-        save_arrays(TRAJECTORY, **way)
-        save_arrays(DRAWS, **again)
-        write_csv(LABELS, ("image", "digit"), [] if labels is None else zip(numbers, labels.tolist(), strict=True))
+            cost, trajectory = write_images(generator, folder, batch_size, workers, kept.folder)
+        save_arrays(REPLICATES, **sample_replicates(generator, settings.replicates, batch_size, kept.folder))
+        save_arrays(TRAJECTORY, **trajectory)
+        write_csv(LABELS, ("image", "label"), [] if labels is None else zip(numbers, labels.tolist(), strict=True))
         cost |= {"generate_nfe": nfe, "generate_peak_memory_mib": peak_memory_bytes(runtime) / 2**20}
         described = (runtime.describe() | environment()).items()
         write_json(COST / "generate.json", cost | {f"generate_{key}": value for key, value in described})
-        rescue.finish(finished_facts("generate"))
-
-
-def repeat(source: Source, config: Config, kept: Path) -> dict[str, np.ndarray]:
-    """Further sets of as many images, by other noise: uint8 [n, h, w] each, by the name of its draw."""
-    sets = {}
-    for draw in range(config.generate.draw + 1, config.generate.draw + 1 + config.generate.repeats):
-        other = replace(source, config=config.generate.model_copy(update={"draw": draw, "trajectories": 1}))
-        batches = draw_batches(other, config.runtime.generate_batch_size, kept / f"draw_{draw}", f"draw {draw}")
-        sets[f"draw_{draw}"] = np.concatenate([resize(batch.images, config.generate.output_size) for batch in batches])
-    return sets
+        kept.finish(finished_run("generate"))
 
 
 if __name__ == "__main__":
-    run(generate_stage)
+    run(generate)

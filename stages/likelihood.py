@@ -1,17 +1,16 @@
-"""How likely the model holds the test digits to be."""
-
-from functools import partial
+"""Bits per dimension of the test images under the model."""
 
 import torch
 
 from ddpm.config import Config
-from ddpm.data.split import read_image_set
-from ddpm.files import write_json
-from ddpm.likelihood import bits_per_dimension
-from ddpm.model.checkpoint import build_schedule, load_checkpoint, restore_network
-from ddpm.model.denoiser import EVERYWHERE, make_denoiser
-from ddpm.runtime import choose_runtime
-from stages import METRICS, MODEL, SPLIT, run
+from ddpm.data.image_set import read_image_set
+from ddpm.diffusion.likelihood import bits_per_dimension
+from ddpm.models.checkpoint import load_checkpoint, restore_network
+from ddpm.sampling.generator import make_denoiser
+from ddpm.utils.files import significant, write_json
+from ddpm.utils.runtime import choose_runtime
+from stages.paths import EVALUATION, MODEL, SPLIT
+from stages.runner import run
 
 
 def likelihood(config: Config) -> None:
@@ -19,21 +18,21 @@ def likelihood(config: Config) -> None:
     checkpoint = load_checkpoint(path)
     runtime = choose_runtime(config.runtime, 0.0)
     network = runtime.prepare(restore_network(checkpoint, str(path)), trains=False)
-    schedule = build_schedule(checkpoint.diffusion)
+    denoiser = make_denoiser(checkpoint, network, runtime, clip=True)
     test = read_image_set(SPLIT / "test.npz")
-    count = config.likelihood.images
-    images, labels = (torch.from_numpy(part[:count]).to(runtime.device) for part in (test.images, test.labels))
-    denoiser = partial(make_denoiser, network, checkpoint.diffusion, schedule, runtime, True, 1.0, EVERYWHERE)
+    images, labels = (
+        torch.from_numpy(part[: config.likelihood.images]).to(runtime.device) for part in (test.images, test.labels)
+    )
     found = bits_per_dimension(
-        denoiser,
+        denoiser.conditioned,
         images,
-        labels.long() if checkpoint.model.classes else None,
-        checkpoint.class_shares,
-        schedule,
+        labels if checkpoint.class_frequencies else None,
+        checkpoint.class_frequencies,
+        denoiser.schedule,
         config.likelihood.times_per_image,
         config.seed,
     )
-    write_json(METRICS / "likelihood.json", {"likelihood_images": len(images), **found})
+    write_json(EVALUATION / "likelihood.json", significant({"likelihood_images": len(images), **found}))
 
 
 if __name__ == "__main__":

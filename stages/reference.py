@@ -1,11 +1,11 @@
 """Embed the real digits once, so that no model's evaluation has to."""
 
 from ddpm.config import Config
-from ddpm.data.sources import load_mnist
-from ddpm.evaluation.classifier import load_classifier
-from ddpm.evaluation.inception import choose_weights
+from ddpm.data.sources.mnist import load_mnist
+from ddpm.evaluation.features.classifier import load_classifier
+from ddpm.evaluation.features.inception import choose_weights
 from ddpm.evaluation.reference import make_inception_reference, make_mnist_reference
-from ddpm.runtime import choose_runtime
+from ddpm.utils.runtime import choose_runtime
 from stages import RAW, REFERENCE, run
 
 

@@ -3,22 +3,21 @@
 import numpy as np
 
 from ddpm.config import Config
-from ddpm.data.sources import load_mnist
-from ddpm.data.split import stratified_split, write_image_set
-from stages import RAW, SPLIT, run
+from ddpm.data.image_set import write_image_set
+from ddpm.data.sources import SOURCES
+from ddpm.data.split import stratified_split
+from stages.paths import RAW, SPLIT
+from stages.runner import run
 
 
 def split(config: Config) -> None:
-    everything = load_mnist(RAW, "train")
-    train, validation = stratified_split(everything.labels, config.split.train_fraction, config.seed)
-    parts = {
-        "train": everything.take(train),
-        "validation": everything.take(validation),
-        "test": load_mnist(RAW, "t10k"),
-    }
+    source = SOURCES[config.data.name]
+    images = source.load(RAW, "train")
+    train, validation = stratified_split(images.labels, config.split.train_fraction, config.seed)
+    parts = {"train": images.take(train), "validation": images.take(validation), "test": source.load(RAW, "test")}
     for name, part in parts.items():
         write_image_set(SPLIT / f"{name}.npz", part)
-        print(f"{name}: {len(part)} images, of each digit {np.bincount(part.labels).tolist()}")
+        print(f"{name}: {len(part)} images, of each class {np.bincount(part.labels).tolist()}")
 
 
 if __name__ == "__main__":

@@ -1,47 +1,37 @@
-"""Draw the figures from what the other stages wrote."""
+"""Make the figures from what the other stages wrote."""
 
 import pandas as pd
 
 from ddpm.config import Config
-from ddpm.data.sources import load_mnist
-from ddpm.data.split import read_image_set
-from ddpm.figures.curves import loss_curves
-from ddpm.figures.digits import closest_pairs, reverse_gif, reverse_strip, sample_sheet, side_by_side
-from ddpm.files import load_arrays
-from ddpm.images import read_pngs
-from ddpm.runtime import worker_count
-from stages import FIGURES, GENERATED, MODEL, NEAREST, RAW, SPLIT, TRAJECTORY, run
+from ddpm.data.image_set import read_image_set
+from ddpm.data.sources import SOURCES
+from ddpm.figures.curves import write_loss_curves
+from ddpm.figures.grids import closest_pairs, real_and_generated, reverse_gif, reverse_strip, sample_grid
+from ddpm.utils.files import load_arrays
+from ddpm.utils.images import read_pngs
+from ddpm.utils.runtime import worker_count
+from stages.paths import EVALUATION, FIGURES, GENERATED, MODEL, RAW, SPLIT, TRAJECTORY
+from stages.runner import run
 
 STRIP_ROWS = 6
-PAIRS = 5  # of each digit
+PAIRS = 5  # of each class
+MEASURE = "feature distance of the MNIST classifier"  # in nearest.csv
 
 
 def visualize(config: Config) -> None:
     settings = config.visualize
-    generated = read_pngs(GENERATED, worker_count(config.runtime.workers))[..., 0]
-    real = read_image_set(SPLIT / "test.npz").images
-    way = load_arrays(TRAJECTORY)
-    sample_sheet(FIGURES / "samples.png", generated, settings.grid_columns, settings.scale)
-    side_by_side(
-        FIGURES / "real_and_generated.png", real, generated, max(1, settings.grid_columns // 2), settings.scale
-    )
-    strip_scale = 2 * settings.scale
-    reverse_strip(
-        FIGURES / "reverse_process.png", way["x_t"], way["t"].tolist(), settings.snapshots, STRIP_ROWS, strip_scale
-    )
-    reverse_gif(FIGURES / "reverse_process.gif", way["x_t"], settings.gif_seconds, settings.scale)
-    loss_curves(FIGURES / "loss.png", pd.read_csv(MODEL / "log.csv"), pd.read_csv(MODEL / "validation.csv"))
-    training = load_mnist(RAW, "train")
-    nearest = pd.read_csv(NEAREST).sort_values("feature_distance")
-    nearest["digit"] = training.labels[nearest["feature_index"]]
-    pairs = nearest.groupby("digit").head(PAIRS).sort_values("digit", kind="stable")
-    closest_pairs(
-        FIGURES / "closest_pairs.png",
-        generated[pairs["image"] - 1],
-        training.images[pairs["feature_index"]],
-        PAIRS,
-        settings.scale,
-    )
+    columns, scale = settings.grid_columns, settings.scale
+    generated = read_pngs(GENERATED, worker_count(config.runtime.workers))
+    test, training = read_image_set(SPLIT / "test.npz"), SOURCES[config.data.name].load(RAW, "train")
+    nearest = pd.read_csv(EVALUATION / "nearest.csv")
+    sample_grid(FIGURES / "samples.png", generated, columns, scale)
+    real_and_generated(FIGURES / "real_and_generated.png", test.images, generated, max(1, columns // 2), scale)
+    closest_pairs(FIGURES / "closest_pairs.png", generated, training, nearest, PAIRS, scale, MEASURE)
+    trajectory = load_arrays(TRAJECTORY)
+    x_t, t = trajectory["x_t"], trajectory["t"].tolist()
+    reverse_strip(FIGURES / "reverse_process.png", x_t, t, settings.snapshots, STRIP_ROWS, 2 * scale)
+    reverse_gif(FIGURES / "reverse_process.gif", x_t, settings.gif_seconds, scale)
+    write_loss_curves(FIGURES / "loss.png", pd.read_csv(MODEL / "log.csv"), pd.read_csv(MODEL / "validation.csv"))
     print("\n".join(str(path) for path in sorted(FIGURES.iterdir())))
 
 

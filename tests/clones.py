@@ -45,7 +45,7 @@ SMALL = TINY | {
     "generate.steps": 3,
     "generate.trajectories": 4,
     "fid.bootstrap": 0,
-    "fid.inception": "off",
+    "fid.extractors": ["mnist"],
     "likelihood.images": 50,
     "likelihood.times_per_image": 1,
 }

@@ -16,12 +16,10 @@ from ruamel.yaml import YAML
 from xdist.scheduler import LoadScopeScheduling
 
 from ddpm.config import Config, parse_config
-from ddpm.data.sources import FILES, fetch, load_mnist
-from ddpm.data.split import ImageSet
-from ddpm.evaluation.classifier import classify, load_classifier
-from ddpm.evaluation.reference import MnistReference, make_mnist_reference
-from ddpm.files import sha256
-from ddpm.runtime import Runtime
+from ddpm.data.image_set import ImageSet
+from ddpm.data.sources.mnist import FILES, MNIST
+from ddpm.utils.files import sha256
+from ddpm.utils.runtime import Runtime
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,20 +64,20 @@ def raw() -> Path:
     if all((folder / name).is_file() and sha256(folder / name) == digest for name, digest in FILES.items()):
         return folder
     cache = Path(tempfile.gettempdir()) / f"mnist-for-tests-{os.getuid()}"
-    fetch("auto", cache)
+    MNIST.fetch("auto", cache)
     return cache
 
 
 @pytest.fixture(scope="session")
 def digits(raw: Path) -> ImageSet:
     """The 60,000 training images."""
-    return load_mnist(raw, "train")
+    return MNIST.load(raw, "train")
 
 
 @pytest.fixture(scope="session")
 def test_digits(raw: Path) -> ImageSet:
     """The 10,000 test images."""
-    return load_mnist(raw, "t10k")
+    return MNIST.load(raw, "test")
 
 
 @pytest.fixture(scope="session")
@@ -124,18 +122,6 @@ def tiny(configure: Callable[..., Config]) -> Callable[..., Config]:
 def cpu() -> Runtime:
     """Plain float32 on the processor."""
     return Runtime(torch.device("cpu"), torch.float32, False)
-
-
-@pytest.fixture(scope="session")
-def verdicts(test_digits: ImageSet) -> tuple[np.ndarray, np.ndarray]:
-    """What the shipped classifier says of the test images: features [10000, 128], probabilities [10000, 10]."""
-    return classify(load_classifier(torch.device("cpu")), test_digits.images, "test")
-
-
-@pytest.fixture(scope="session")
-def full(digits: ImageSet, test_digits: ImageSet) -> MnistReference:
-    """The real digits as the pipeline's `reference` stage has them."""
-    return make_mnist_reference(load_classifier(torch.device("cpu")), digits, test_digits)
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ddpm.errors import DdpmError, MissingFile, one_sentence
 from ddpm.evaluation.tables import aligned
-from ddpm.files import read_json
+from ddpm.utils.errors import DdpmError, MissingFile, one_sentence
+from ddpm.utils.files import read_json
 from tools import committed
 
 LOWER_IS_BETTER = ("fd_", "fid_", "kd_")

@@ -30,7 +30,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from tqdm import tqdm
 
-from ddpm.errors import DamagedFile, DdpmError, one_sentence
+from ddpm.utils.errors import DamagedFile, DdpmError, one_sentence
 from stages import rescues
 
 NAMED = 5  # as many things of one kind are named; the rest are counted

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from importlib.metadata import PackageMetadata, distributions
 from pathlib import Path
 
-from ddpm.errors import DamagedFile, DdpmError, MissingFile, one_sentence
-from ddpm.files import atomic_path
+from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile, one_sentence
+from ddpm.utils.files import atomic_path
 
 LOCK = Path("requirements.txt")
 PAGE = Path("docs/licences.md")

@@ -23,8 +23,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from ddpm.errors import DdpmError, MissingFile, one_sentence
 from ddpm.evaluation.tables import aligned
+from ddpm.utils.errors import DdpmError, MissingFile, one_sentence
 from tools import committed
 
 TIMINGS = ("data/cost", "data/cost/train.json", "data/cost/generate.json", "metrics/cost.json")

@@ -1,1 +1,1 @@
-"""MNIST from its original bytes to uint8 arrays."""
+"""From a data set's original bytes to uint8 arrays: sources, the split, images from anywhere."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpm.errors import DamagedFile, MissingFile
+from ddpm.utils.errors import DamagedFile, MissingFile
 
 _UNSIGNED_BYTE = 0x08
 _GZIP_MAGIC = b"\x1f\x8b"

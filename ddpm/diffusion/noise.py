@@ -6,21 +6,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm.seeds import numpy_generator
+from ddpm.utils.seeds import numpy_generator
 
 
 class ImageNoise:
-    """One random stream per image, so that an image does not depend on which others are drawn beside it.
+    """One random stream per image, so that an image does not depend on which others are sampled beside it.
 
-    seed: the run's. draw: which set of images (another number gives other images of the same model).
-    indices: the images' numbers. shape: (channels, height, width).
+    seed: the run's. replicate: which set of images (another number gives other images of the same model).
+    numbers: the images' numbers. shape: (channels, height, width).
     """
 
     def __init__(
-        self, seed: int, draw: int, indices: Sequence[int], shape: tuple[int, int, int], device: torch.device
+        self, seed: int, replicate: int, numbers: Sequence[int], shape: tuple[int, int, int], device: torch.device
     ) -> None:
-        self._streams = [numpy_generator(seed, "generate", draw, index) for index in indices]
-        self._shape = (len(indices), *shape)
+        self._streams = [numpy_generator(seed, "generate", replicate, number) for number in numbers]
+        self._shape = (len(numbers), *shape)
         self._device = device
 
     def __call__(self) -> Tensor:

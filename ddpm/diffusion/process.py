@@ -3,12 +3,13 @@
 ``alpha_bar`` is always ᾱ_t shaped to broadcast against the images, that is [n, 1, 1, 1] or a scalar tensor.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor
 
-
-def normalize(images: Tensor) -> Tensor:
-    """uint8 pixels [n, height, width] to x_0: float32 [n, 1, height, width] in [-1, 1]."""
-    return images[:, None].float() / 127.5 - 1.0
+from ddpm.utils.registry import Registry
 
 
 def q_sample(x_0: Tensor, alpha_bar: Tensor, eps: Tensor) -> Tensor:
@@ -36,18 +37,23 @@ def x_0_from_v(x_t: Tensor, alpha_bar: Tensor, v: Tensor) -> Tensor:
     return alpha_bar.sqrt() * x_t - (1.0 - alpha_bar).sqrt() * v
 
 
-def target_of(name: str, x_0: Tensor, alpha_bar: Tensor, eps: Tensor) -> Tensor:
-    """What the network is to predict: ``name`` is "eps", "v" or "x_0"."""
-    if name == "eps":
-        return eps
-    return v_from(x_0, alpha_bar, eps) if name == "v" else x_0
+@dataclass(frozen=True)
+class Target:
+    """What a network may predict, by three formulas of (…, ᾱ_t).
+
+    of: (x_0, alpha_bar, eps) -> the target. to_x_0: (x_t, alpha_bar, prediction) -> the x_0 it stands for.
+    x_0_error: (snr) -> the squared error of x_0 per squared error of the target, with SNR_t = ᾱ_t / (1−ᾱ_t).
+    """
+
+    of: Callable[[Tensor, Tensor, Tensor], Tensor]
+    to_x_0: Callable[[Tensor, Tensor, Tensor], Tensor]
+    x_0_error: Callable[[Tensor], Tensor]
 
 
-def x_0_from(name: str, x_t: Tensor, alpha_bar: Tensor, prediction: Tensor) -> Tensor:
-    """The x_0 that a prediction of the target ``name`` ("eps", "v" or "x_0") stands for."""
-    if name == "eps":
-        return x_0_from_eps(x_t, alpha_bar, prediction)
-    return x_0_from_v(x_t, alpha_bar, prediction) if name == "v" else prediction
+TARGETS: Registry[Target] = Registry("target")
+EPS = TARGETS.register("eps")(Target(lambda x_0, alpha_bar, eps: eps, x_0_from_eps, lambda snr: 1.0 / snr))
+V = TARGETS.register("v")(Target(v_from, x_0_from_v, lambda snr: 1.0 / (snr + 1.0)))
+X_0 = TARGETS.register("x_0")(Target(lambda x_0, alpha_bar, eps: x_0, lambda x_t, alpha_bar, x_0: x_0, torch.ones_like))
 
 
 def q_posterior_mean(x_0: Tensor, x_t: Tensor, alpha_bar: Tensor, alpha_bar_prev: Tensor) -> Tensor:

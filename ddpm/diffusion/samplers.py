@@ -1,12 +1,14 @@
 """The reverse process.
 
-Every sampler is one function of the same signature and sees only what the network says of x_0:
+Every sampler is one function of the same signature and sees only the network's prediction of x_0:
 
     sampler(denoise, x_T, schedule, noise, on_step=None) -> x_0
 
 denoise: (x_t [n, c, h, w], t) -> x̂_0 of the same shape, t a training time. x_T: float32 standard normal.
 schedule: the steps to take, from `respace`. noise: () -> fresh standard normal of x_T's shape.
 on_step: called as on_step(step, x_t, x̂_0) before each step is taken, step 0 first, and once more with the result.
+
+An entry of `SAMPLERS` is a function that returns one; its parameters name the settings that it reads (`generate.eta`).
 """
 
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from ddpm.diffusion.process import eps_from_x_0, q_posterior_mean
 from ddpm.diffusion.schedule import Schedule
+from ddpm.utils.registry import Registry
 
 Denoise = Callable[[Tensor, int], Tensor]
 Noise = Callable[[], Tensor]
@@ -29,6 +32,27 @@ class Sampler(Protocol):
     def __call__(  # noqa: D102 (see the module)
         self, denoise: Denoise, x_T: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep | None = None
     ) -> Tensor: ...
+
+
+# σ_t² of the reverse steps by name: β̃_t and β_t, the two ends between which the best lies (DDPM, §3.2).
+VARIANCES: dict[str, Callable[[Schedule], Tensor]] = {
+    "small": lambda schedule: schedule.posterior_variance,
+    "large": lambda schedule: schedule.beta,
+}
+SAMPLERS: Registry[Callable[..., Sampler]] = Registry("sampler")
+
+
+def evaluated_times(sampler: Sampler, steps: Schedule) -> list[int]:
+    """The training times at which a sampler asks for x̂_0, in order: their number is its NFE without guidance."""
+    times: list[int] = []
+
+    def denoise(x_t: Tensor, t: int) -> Tensor:
+        times.append(t)
+        return torch.zeros_like(x_t)
+
+    x_T = torch.zeros(1, 1, 1, 1)
+    sampler(denoise, x_T, steps, lambda: x_T)
+    return times
 
 
 def _reverse(
@@ -50,14 +74,18 @@ def _reverse(
     return x_t
 
 
-def ddpm_sampler(variance: str = "small") -> Sampler:
-    """Ancestral sampling (DDPM, algorithm 2), with σ_t² = β̃_t for "small" and β_t for "large" variance (§3.2)."""
+@SAMPLERS.register("ddpm")
+def ddpm(variance: str = "small") -> Sampler:
+    """Ancestral sampling (DDPM, algorithm 2), with σ_t² = β̃_t for "small" and β_t for "large" variance (§3.2).
+
+    Raises KeyError for another ``variance``.
+    """
 
     def sample(
         denoise: Denoise, x_T: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep | None = None
     ) -> Tensor:
         alpha_bar, alpha_bar_prev = schedule.alpha_bar, schedule.alpha_bar_prev
-        sigma = (schedule.posterior_variance if variance == "small" else schedule.beta).sqrt().tolist()
+        sigma = VARIANCES[variance](schedule).sqrt().tolist()
 
         def step_back(step: int, x_t: Tensor, x_0: Tensor) -> Tensor:
             mean = q_posterior_mean(x_0, x_t, alpha_bar[step], alpha_bar_prev[step])
@@ -68,7 +96,8 @@ def ddpm_sampler(variance: str = "small") -> Sampler:
     return sample
 
 
-def ddim_sampler(eta: float = 0.0) -> Sampler:
+@SAMPLERS.register("ddim")
+def ddim(eta: float = 0.0) -> Sampler:
     """DDIM (Song et al. 2021, eq. 12 and 16). ``eta`` ≥ 0: 0 is deterministic, 1 has the ancestral variance β̃_t."""
 
     def sample(
@@ -88,7 +117,8 @@ def ddim_sampler(eta: float = 0.0) -> Sampler:
     return sample
 
 
-def dpmpp_2m_sampler(eta: float = 0.0) -> Sampler:
+@SAMPLERS.register("dpmpp_2m")
+def dpmpp_2m(eta: float = 0.0) -> Sampler:
     """DPM-Solver++(2M): second order from one evaluation a step, by looking back at the step before.
 
     ``eta`` 0 is the solver of the ODE (Lu et al. 2022, "DPM-Solver++", algorithm 2), 1 that of the SDE (§5, whose first
@@ -121,11 +151,12 @@ def dpmpp_2m_sampler(eta: float = 0.0) -> Sampler:
     return sample
 
 
-def heun_sampler() -> Sampler:
+@SAMPLERS.register("heun")
+def heun() -> Sampler:
     """Heun's second-order method on the probability-flow ODE, two evaluations a step but the last.
 
-    Between two times x_0 is taken to run straight in λ = log(α/σ), from its prediction at the one to that at the
-    other, and what is left is integrated exactly (Hochbruck and Ostermann 2005, the exponential Heun method; Zhang et
+    Between two times x_0 is taken to be linear in λ = log(α/σ), from its prediction at the one to that at the
+    other, and the rest is integrated exactly (Hochbruck and Ostermann 2005, the exponential Heun method; Zhang et
     al. 2023, "Improved order analysis and design of exponential integrator for diffusion models", c₂ = 1). Karras's
     form of 2022, which averages slopes in σ/α, diverges where that spans thousands or nearly vanishes, as on a cosine
     schedule.

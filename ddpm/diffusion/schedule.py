@@ -1,11 +1,24 @@
-"""Noise schedules as float64 arrays, and respacing: fewer steps are just another schedule."""
+"""Noise schedules as float64 arrays, and respacing: fewer steps are just another schedule.
+
+A schedule of `SCHEDULES` is a function that returns the β of every step; its parameters name the settings that it reads
+(`diffusion.timesteps`, `diffusion.beta_start`, …).
+"""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ddpm.utils.errors import DdpmError
+from ddpm.utils.registry import Registry
+
+SCHEDULES: Registry[Callable[..., Tensor]] = Registry("schedule")
+SPACINGS: Registry[Callable[["Schedule", int], Tensor]] = Registry("spacing")
+
+# Below it the last ᾱ counts as 0 in float32, and what divides by it is no number.
+_MIN_ALPHA_BAR = 1e-30
 _MAX_BETA = 0.999  # Nichol & Dhariwal 2021, §3.2: keeps the last steps of the cosine schedule from being singular
 
 
@@ -38,16 +51,37 @@ class Schedule:
         return (1.0 - self.alpha_bar_prev) / (1.0 - self.alpha_bar) * self.beta
 
 
-def linear_schedule(steps: int, beta_start: float, beta_end: float) -> Schedule:
-    """β_t rising linearly from ``beta_start`` to ``beta_end``, both in (0, 1). DDPM, §4."""
-    return Schedule(torch.linspace(beta_start, beta_end, steps, dtype=torch.float64), torch.arange(steps))
+@SCHEDULES.register("linear")
+def linear(timesteps: int, beta_start: float, beta_end: float) -> Tensor:
+    """β_t rising linearly from ``beta_start`` to ``beta_end``, both in (0, 1): float64 [timesteps]. DDPM, §4."""
+    return torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64)
 
 
-def cosine_schedule(steps: int, offset: float = 0.008) -> Schedule:
-    """ᾱ following a squared cosine; ``offset`` keeps β small near t = 0. Nichol & Dhariwal 2021, eq. 17."""
-    u = torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64)
+@SCHEDULES.register("cosine")
+def cosine(timesteps: int, offset: float = 0.008) -> Tensor:
+    """β_t whose ᾱ_t follows a squared cosine; ``offset`` keeps β small near t = 0. Nichol & Dhariwal 2021, eq. 17.
+
+    Returns float64 [timesteps].
+    """
+    u = torch.linspace(0.0, 1.0, timesteps + 1, dtype=torch.float64)
     f = torch.cos((u + offset) / (1.0 + offset) * math.pi / 2) ** 2
-    return Schedule((1.0 - f[1:] / f[:-1]).clamp(max=_MAX_BETA), torch.arange(steps))
+    return (1.0 - f[1:] / f[:-1]).clamp(max=_MAX_BETA)
+
+
+def build_schedule(diffusion: object) -> Schedule:
+    """The schedule that the settings (``schedule``: its name, and its parameters) describe, over all training times.
+
+    Raises DdpmError for an unknown name, and where nothing of the image is left at the last time.
+    """
+    name = str(getattr(diffusion, "schedule"))  # noqa: B009 (any object with these attributes)
+    beta = SCHEDULES.build(name, diffusion)
+    schedule = Schedule(beta, torch.arange(len(beta)))
+    if not schedule.alpha_bar[-1] > _MIN_ALPHA_BAR:
+        raise DdpmError(
+            f"the {name} schedule leaves nothing of the image after {len(beta)} timesteps: lower "
+            "diffusion.beta_end or diffusion.timesteps."
+        )
+    return schedule
 
 
 def respace(schedule: Schedule, times: Tensor) -> Schedule:
@@ -60,6 +94,7 @@ def respace(schedule: Schedule, times: Tensor) -> Schedule:
     return Schedule(1.0 - alpha_bar / previous, schedule.times[times])
 
 
+@SPACINGS.register("even")
 def even_times(schedule: Schedule, steps: int) -> Tensor:
     """``steps`` times spread evenly over those of ``schedule``, both ends among them (the last alone for one step).
 
@@ -71,6 +106,7 @@ def even_times(schedule: Schedule, steps: int) -> Tensor:
     return torch.linspace(0, total - 1, steps, dtype=torch.float64).round().long()
 
 
+@SPACINGS.register("log_snr")
 def log_snr_times(schedule: Schedule, steps: int) -> Tensor:
     """``steps`` different times of ``schedule`` spread evenly in log-SNR as far as its times allow, both ends included.
 

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import torch
 
-from ddpm.data.sources import load_mnist
-from ddpm.errors import one_sentence
-from ddpm.evaluation.classifier import load_classifier
-from ddpm.evaluation.inception import find_weights
-from ddpm.evaluation.load import load_images
+from ddpm.data.load import load_images
+from ddpm.data.sources.mnist import load_mnist
+from ddpm.evaluation.evaluator import Inception, Yardstick
+from ddpm.evaluation.features.classifier import load_classifier
+from ddpm.evaluation.features.inception import find_weights
 from ddpm.evaluation.measure import measure_memorisation, refuse_constant
 from ddpm.evaluation.reference import MnistReference, make_mnist_reference
 from ddpm.evaluation.tables import number_table, read_labels
-from ddpm.evaluation.yardstick import Inception, Yardstick
-from ddpm.files import write_json
-from ddpm.runtime import worker_count
+from ddpm.utils.errors import one_sentence
+from ddpm.utils.files import write_json
+from ddpm.utils.runtime import worker_count
 
 
 def parse() -> argparse.Namespace:

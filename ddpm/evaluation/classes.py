@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ddpm.evaluation.classifier import CLASSES
+from ddpm.evaluation.features.classifier import CLASSES
 from ddpm.evaluation.frechet import fit_gaussian, frechet_distance
 
 SURE = 0.9  # a digit counts as sure where the classifier gives one class at least this probability

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from ddpm.errors import DdpmError
-from ddpm.seeds import numpy_generator
+from ddpm.utils.errors import DdpmError
+from ddpm.utils.seeds import numpy_generator
 
 CURVE_POINTS = 10
 CURVE_ORDERS = 50

@@ -3,7 +3,7 @@
 import numpy as np
 from tqdm import tqdm
 
-from ddpm.seeds import numpy_generator
+from ddpm.utils.seeds import numpy_generator
 
 SUBSETS = 100
 SUBSET_SIZE = 1000

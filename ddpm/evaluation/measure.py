@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from ddpm.errors import DdpmError
 from ddpm.evaluation.classes import (
     SURE,
     ByClass,
@@ -25,8 +24,9 @@ from ddpm.evaluation.frechet import bootstrap_intervals, fit_gaussian, frechet_d
 from ddpm.evaluation.kernel import kernel_distances, kernel_interval
 from ddpm.evaluation.neighbours import closer_share, copied_share, manifold, nearest
 from ddpm.evaluation.reference import MnistReference, RealFeatures, pixels
-from ddpm.images import resize
-from ddpm.seeds import numpy_generator
+from ddpm.utils.errors import DdpmError
+from ddpm.utils.images import resize
+from ddpm.utils.seeds import numpy_generator
 
 MNIST_SIZE = 28
 

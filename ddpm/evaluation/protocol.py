@@ -3,7 +3,7 @@
 from importlib.metadata import version
 
 from ddpm.evaluation.classes import SURE, UNSURE
-from ddpm.evaluation.classifier import FEATURES, WEIGHTS_SHA256
+from ddpm.evaluation.features.classifier import FEATURES, WEIGHTS_SHA256
 from ddpm.evaluation.frechet import CURVE_ORDERS, CURVE_POINTS
 from ddpm.evaluation.kernel import SUBSET_SIZE, SUBSETS
 from ddpm.evaluation.neighbours import COVERAGE_NEIGHBOURS, PRECISION_NEIGHBOURS

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from ddpm.data.split import ImageSet
-from ddpm.errors import DamagedFile
-from ddpm.evaluation.classifier import Classifier, classify
+from ddpm.evaluation.features.classifier import Classifier, classify
+from ddpm.evaluation.features.inception import inception_features, load_inception
 from ddpm.evaluation.frechet import Gaussian, fit_gaussian, frechet_distance
-from ddpm.evaluation.inception import inception_features, load_inception
 from ddpm.evaluation.neighbours import nearest
-from ddpm.files import load_arrays, save_arrays, sha256
-from ddpm.seeds import numpy_generator
+from ddpm.utils.errors import DamagedFile
+from ddpm.utils.files import load_arrays, save_arrays, sha256
+from ddpm.utils.seeds import numpy_generator
 
 # A single draw of 10,000 training digits varies by a third; the mean of this many is steady.
 FLOOR_DRAWS = 10

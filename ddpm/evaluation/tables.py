@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ddpm.errors import DamagedFile, MissingFile
+from ddpm.utils.errors import DamagedFile, MissingFile
 
 
 def read_labels(path: Path, count: int) -> np.ndarray | None:

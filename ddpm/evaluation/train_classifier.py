@@ -15,9 +15,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ddpm.data.idx import read_idx
-from ddpm.evaluation.classifier import Classifier
-from ddpm.files import atomic_path, sha256
-from ddpm.seeds import torch_generator
+from ddpm.evaluation.features.classifier import Classifier
+from ddpm.utils.files import atomic_path, sha256
+from ddpm.utils.seeds import torch_generator
 
 SEED = 3407
 EPOCHS = 16

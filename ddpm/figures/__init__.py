@@ -1,1 +1,1 @@
-"""Pictures of what was measured and drawn: arrays and tables in, files out."""
+"""Figures of results: arrays and tables in, files out."""

@@ -2,37 +2,63 @@
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from ddpm.files import atomic_path
+from ddpm.utils.files import atomic_path
 
 
-def loss_curves(path: Path, log: pd.DataFrame, validation: pd.DataFrame) -> None:
+def write_loss_curves(path: Path, log: pd.DataFrame, validation: pd.DataFrame) -> None:
+    """Write `loss_curves` as a PNG of 1200 × 480 pixels: equal tables give equal bytes. Raises OSError."""
+    with atomic_path(path) as temporary:
+        loss_curves(log, validation).savefig(temporary, format="png", metadata={"Software": None})
+
+
+def loss_curves(log: pd.DataFrame, validation: pd.DataFrame) -> Figure:
     """Training loss with its running mean beside the validation loss, and validation error by quarter of the times.
 
-    log: columns step, loss. validation: columns step, val_loss, val_mse_t1of4, …. Raises OSError.
+    log: columns step, loss (the mean since the row before). validation: columns step, val_loss, val_mse_t1of4, ….
     """
     figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot(log["step"], log["loss"], color="0.75", linewidth=0.8, label="training, mean of the last steps")
-    smooth = log["loss"].rolling(max(1, len(log) // 20), min_periods=1).mean()
-    left.plot(log["step"], smooth, color="tab:blue", label="training, smoothed")
-    left.plot(validation["step"], validation["val_loss"], "o-", color="tab:orange", markersize=3, label="validation")
-    left.set(title="Loss", xlabel="step", ylabel="weighted squared error", yscale="log")
-    quarters = [column for column in validation if column.startswith("val_mse_t")]
-    for quarter in quarters:
+    left, right = figure.subfigures(1, 2, squeeze=False)[0]
+    # A row's loss belongs to the middle of its steps, not to their end.
+    middle = (log["step"] + log["step"].shift(fill_value=0)) / 2
+    axes = left.subplots()
+    axes.plot(middle, log["loss"], color="0.6", linewidth=0.8, label="training")
+    smooth = centred_mean(log["loss"].to_numpy(), len(log) // 40)
+    axes.plot(middle, smooth, color="tab:blue", label="training, running mean")
+    step = validation["step"]
+    axes.plot(step, validation["val_loss"], "o-", color="tab:orange", markersize=3, label="validation, EMA weights")
+    _finish(axes, "Loss", "weighted squared error")
+    axes = right.subplots()
+    for quarter in (column for column in validation if column.startswith("val_mse_t")):
         number, _, count = quarter.removeprefix("val_mse_t").partition("of")
-        name = {"1": " (least noise)", count: " (most noise)"}.get(number, "")
-        label = f"t in quarter {number}{name}"
-        right.plot(validation["step"], validation[quarter], "o-", markersize=3, label=label)
-    right.set(title="Validation error by noise level", xlabel="step", ylabel="squared error", yscale="log")
-    for axes in (left, right):
-        axes.grid(alpha=0.3, which="both")
-        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+        noise = {"1": " (least noise)", count: " (most noise)"}.get(number, "")
+        axes.plot(step, validation[quarter], "o-", markersize=3, label=f"t in quarter {number}{noise}")
+    _finish(axes, "Validation error by noise level", "squared error")
+    return figure
+
+
+def centred_mean(values: np.ndarray, reach: int) -> np.ndarray:
+    """Mean over ``reach`` values before and after each one [n], fewer near the ends but as many on both sides.
+
+    A window that is never lopsided does not lag: what rises or falls evenly stays as it is.
+    """
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    place = np.arange(len(values))
+    reaches = np.minimum(reach, np.minimum(place, len(values) - 1 - place))
+    return (sums[place + reaches + 1] - sums[place - reaches]) / (2 * reaches + 1)
+
+
+def _finish(axes: Axes, title: str, unit: str) -> None:
+    axes.set(title=title, xlabel="step", ylabel=unit, yscale="log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6, 8) if high < 20 * low else (1, 2, 5)))
+    decimal = FuncFormatter(lambda value, _: np.format_float_positional(value, 4, fractional=False, trim="-"))
+    axes.yaxis.set_major_formatter(decimal)
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.3, which="both")
+    axes.figure.legend(fontsize=8, loc="outside lower center", ncols=2, frameon=False)

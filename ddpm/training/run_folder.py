@@ -1,22 +1,22 @@
-"""The files of a training run, which appear as it goes and are there again when a killed run goes on."""
+"""The files of a training run, which appear as it goes and are there again when a killed run resumes."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from ddpm.files import atomic_path, write_csv
-from ddpm.rescue import Rescue
+from ddpm.utils.files import atomic_path, write_csv
+from ddpm.utils.resume import KeptRun
 
 
-class RunFolder(Rescue):
-    """Each file is kept in the rescue folder, and shown in the output folder as soon as it is written."""
+class RunFolder(KeptRun):
+    """Each file is kept in the folder of the run, and shown in the output folder as soon as it is written."""
 
-    def __init__(self, output: Path, rescue: Path) -> None:
-        super().__init__(rescue)
+    def __init__(self, output: Path, kept: Path) -> None:
+        super().__init__(kept)
         self.output = output
-        self.state = rescue / "state.safetensors"
-        self._kept = rescue / "files"
+        self.state = kept / "state.safetensors"
+        self._kept = kept / "files"
 
     def __enter__(self) -> Self:
         super().__enter__()

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from ddpm.seeds import torch_generator
+from ddpm.utils.errors import DdpmError
+from ddpm.utils.seeds import torch_generator
 
 BUCKETS = 4
 
@@ -11,18 +12,19 @@ BUCKETS = 4
 class FixedGrid:
     """``count`` held-out images, each with one time and one noise that never change.
 
-    images: uint8 [n, h, w] on the device. labels: int64 [n] there, or None.
-    The times are spread evenly over 0 … timesteps−1.
+    images: uint8 [n, c, h, w] on the device. labels: int64 [n] there, or None. The times are spread evenly over
+    0 … timesteps−1. Raises DdpmError where there are fewer images.
     """
 
     def __init__(self, images: Tensor, labels: Tensor | None, timesteps: int, count: int, seed: int) -> None:
-        count = min(count, len(images))
+        if count > len(images):
+            raise DdpmError(f"train.validation_images={count} exceeds the {len(images)} validation images: lower it.")
         generator = torch_generator(seed, "validation")
         chosen = torch.randperm(len(images), generator=generator)[:count].to(images.device)
         self.images = images[chosen]
         self.labels = None if labels is None else labels[chosen]
         self.t = (torch.arange(count, device=images.device) * timesteps) // count
-        self.eps = torch.randn(count, 1, *images.shape[1:], generator=generator).to(images.device)
+        self.eps = torch.randn(count, *images.shape[1:], generator=generator).to(images.device)
         self.timesteps = timesteps
 
     def batches(self, size: int) -> list[tuple[Tensor, Tensor, Tensor, Tensor | None]]:

@@ -1,0 +1,76 @@
+"""Images with their labels, what they have in common, and the one file they are stored in."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ddpm.utils.errors import DamagedFile
+from ddpm.utils.files import load_arrays, save_arrays
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """What all images of a data set share. size: pixels a side. channels: 1 grey, 3 RGB. classes: 0 if unlabelled."""
+
+    size: int
+    channels: int
+    classes: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one image: (channels, height, width)."""
+        return self.channels, self.size, self.size
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """images: uint8 [n, c, h, w], 0 is black. labels: int64 [n] in 0 … classes−1, all 0 for an unlabelled data set.
+
+    indices: int64 [n], the place in the original file. classes: how many class labels the data set has, 0 for none.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    indices: np.ndarray
+    classes: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def spec(self) -> ImageSpec:
+        """What the images share."""
+        return ImageSpec(self.images.shape[-1], self.images.shape[1], self.classes)
+
+    def take(self, positions: np.ndarray) -> "ImageSet":
+        """The images at ``positions`` (int64 [k]), in that order."""
+        return ImageSet(self.images[positions], self.labels[positions], self.indices[positions], self.classes)
+
+    def class_frequencies(self) -> list[float]:
+        """How often each class occurs, summing to 1; empty for an unlabelled data set."""
+        counts = np.bincount(self.labels, minlength=self.classes)[: self.classes]
+        return [float(count) / len(self) for count in counts]
+
+
+def write_image_set(path: Path, image_set: ImageSet) -> None:
+    """Store as an npz, atomically. Raises OSError."""
+    parts = {"images": image_set.images, "labels": image_set.labels, "indices": image_set.indices}
+    save_arrays(path, **parts, classes=image_set.classes)
+
+
+def read_image_set(path: Path) -> ImageSet:
+    """Read what `write_image_set` wrote. Raises MissingFile or DamagedFile."""
+    arrays = load_arrays(path)
+    try:
+        images, labels, indices, classes = (arrays[name] for name in ("images", "labels", "indices", "classes"))
+    except KeyError as error:
+        raise DamagedFile(f"{path} holds no {error}") from error
+    kinds = [(part.dtype, part.ndim) for part in (images, labels, indices, classes)]
+    if kinds != [(np.uint8, 4), (np.int64, 1), (np.int64, 1), (np.int64, 0)]:
+        raise DamagedFile(f"{path} holds arrays of other types or shapes than an image set")
+    if not 0 < len(images) == len(labels) == len(indices) or images.shape[2] != images.shape[3]:
+        raise DamagedFile(f"{path} holds arrays of lengths or sides that do not agree")
+    if labels.min() < 0 or labels.max() >= max(1, int(classes)):
+        raise DamagedFile(f"{path} holds labels outside of its {classes} classes")
+    return ImageSet(images, labels, indices, int(classes))

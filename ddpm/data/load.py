@@ -1,0 +1,57 @@
+"""Images from anywhere: a folder, an npz or an IDX file."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ddpm.data.idx import read_idx
+from ddpm.utils.errors import DamagedFile, MissingFile
+from ddpm.utils.files import load_arrays
+from ddpm.utils.images import read_pngs
+
+
+def load_images(path: Path, workers: int) -> np.ndarray:
+    """Read images as uint8 [n, c, h, w], c = 1 where all are grey.
+
+    path: a folder of PNG files; an npz file whose array ``images``, or only array, holds them as [n, h, w],
+    [n, h, w, c] or [n, c, h, w] with c = 1 or 3; or an IDX file of images, gzipped or not. Floating-point values must
+    lie in [0, 1], or in [-1, 1] where some are negative. Raises MissingFile, DamagedFile.
+    """
+    if path.is_dir():
+        return read_pngs(path, workers)
+    if not path.is_file():
+        raise MissingFile(f"{path} is missing")
+    images = _from_npz(path) if path.suffix == ".npz" else read_idx(path)
+    return as_images(images, str(path))
+
+
+def as_images(array: np.ndarray, name: str) -> np.ndarray:
+    """Any of the shapes and ranges of `load_images` as uint8 [n, c, h, w]. Raises DamagedFile that names ``name``."""
+    images = array[:, None] if array.ndim == 3 else array
+    if images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[-1] in (1, 3):
+        images = images.transpose(0, 3, 1, 2)
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.size:
+        raise DamagedFile(f"{name} holds an array of shape {array.shape}, not of images")
+    return images if images.dtype == np.uint8 else _to_uint8(images, name)
+
+
+def _to_uint8(images: np.ndarray, name: str) -> np.ndarray:
+    if not np.issubdtype(images.dtype, np.floating):
+        raise DamagedFile(f"{name} holds values of type {images.dtype}; uint8 or floating point is wanted")
+    broken = np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(1))
+    if len(broken):
+        raise DamagedFile(f"{name}: image {broken[0]} (counted from 0; {len(broken)} in all) holds NaN or infinity")
+    low, high = float(images.min()), float(images.max())
+    if low < -1 or high > 1:
+        raise DamagedFile(f"{name} holds values from {low:g} to {high:g}; [0, 1] or [-1, 1] is wanted")
+    unit = (images + 1) / 2 if low < 0 else images
+    return (unit * 255).round().astype(np.uint8)
+
+
+def _from_npz(path: Path) -> np.ndarray:
+    arrays = load_arrays(path)
+    if "images" in arrays:
+        return arrays["images"]
+    if len(arrays) != 1:
+        raise DamagedFile(f"{path} holds {sorted(arrays)}, none of them named images")
+    return next(iter(arrays.values()))

@@ -1,0 +1,25 @@
+"""The data sets by name: one module each, which registers an object with the two methods of `Source`."""
+
+from pathlib import Path
+from typing import Protocol
+
+from ddpm.data.image_set import ImageSet
+from ddpm.utils.registry import Registry
+
+
+class Source(Protocol):
+    """Where a data set comes from and how it is read."""
+
+    def fetch(self, place: str, folder: Path) -> str:
+        """Bring the original files, verified, into ``folder`` from ``place`` (`data.source`); returns where from.
+
+        Files that are there and verify are kept. Raises DdpmError; nothing half-written is left behind.
+        """
+        ...
+
+    def load(self, folder: Path, part: str) -> ImageSet:
+        """Read the "train" or "test" images from the folder that `fetch` filled. Raises MissingFile, DamagedFile."""
+        ...
+
+
+SOURCES: Registry[Source] = Registry("data set", __name__)

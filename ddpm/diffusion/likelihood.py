@@ -1,0 +1,146 @@
+"""Bits per dimension of images under the model: the variational bound, term by term.
+
+−log p(x_0) ≤ L_T + Σ_{t ≥ 1} L_{t−1} + L_0 (DDPM, eq. 5), here with times counted from 0, as in `Schedule`: the decoder
+L_0 is that of step 0, which only ever predicts. Terms are in nats an image, summed over its pixels; the last function
+turns them into bits per dimension.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ddpm.diffusion.process import q_sample
+from ddpm.diffusion.samplers import VARIANCES, Denoise
+from ddpm.diffusion.schedule import Schedule
+from ddpm.utils.images import normalize
+from ddpm.utils.seeds import torch_generator
+
+_HALF_STEP = 1.0 / 255.0  # half the distance of two grey values in [-1, 1]
+
+
+def prior_term(x_0: Tensor, schedule: Schedule) -> Tensor:
+    """L_T = KL(q(x_T | x_0) ‖ N(0, 1)) of images [n, …]: float64 [n]."""
+    alpha_bar = schedule.alpha_bar[-1]
+    squares = (alpha_bar * x_0.double() ** 2).flatten(1).sum(1)
+    return 0.5 * (squares + x_0[0].numel() * (-alpha_bar - torch.log1p(-alpha_bar)))
+
+
+def step_variance(schedule: Schedule, step: int, variance: str) -> Tensor:
+    """σ_t² of the reverse step: β̃_t ("small") or β_t ("large"), DDPM §3.2. A float64 scalar.
+
+    At step 0, where β̃ is 0, both take that of step 1, as DDPM's reference code does.
+    """
+    if step == 0:
+        return schedule.posterior_variance[1] if len(schedule) > 1 else schedule.beta[0]
+    return VARIANCES[variance](schedule)[step]
+
+
+def step_term(x_0: Tensor, x_0_hat: Tensor, schedule: Schedule, step: int, variance: str) -> Tensor:
+    """L_{t−1} = KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)) for ``step`` ≥ 1, from the prediction x̂_0: float64 [n].
+
+    Two Gaussians of variances β̃_t and σ_t² whose means differ by the posterior mean's coefficient times x_0 − x̂_0
+    (DDPM, eq. 7).
+    """
+    alpha_bar, before = schedule.alpha_bar[step], schedule.alpha_bar_prev[step]
+    beta, sigma2 = schedule.beta[step], step_variance(schedule, step, variance)
+    coefficient = before.sqrt() * beta / (1.0 - alpha_bar)
+    squares = ((x_0.double() - x_0_hat.double()) ** 2).flatten(1).sum(1)
+    ratio = schedule.posterior_variance[step] / sigma2
+    return 0.5 * (coefficient**2 * squares / sigma2 + x_0[0].numel() * (ratio - 1.0 - ratio.log()))
+
+
+def decoder_term(x_0: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """L_0 = −log p(x_0 | x_1): the Gaussian N(mean, variance) summed up over each grey value's interval: float64 [n].
+
+    x_0: in [-1, 1], of 256 grey values; the intervals of the darkest and the brightest are open. DDPM, eq. 13.
+    """
+    x_0, mean, sigma = x_0.double(), mean.double(), variance.sqrt()
+    above = torch.where(x_0 > 1.0 - _HALF_STEP, math.inf, (x_0 + _HALF_STEP - mean) / sigma)
+    below = torch.where(x_0 < -1.0 + _HALF_STEP, -math.inf, (x_0 - _HALF_STEP - mean) / sigma)
+    # Of an interval in the upper tail, the mirror image: log Φ loses all digits where Φ is nearly 1.
+    flip = below > 0
+    high, low = torch.where(flip, -below, above), torch.where(flip, -above, below)
+    log_high, log_low = torch.special.log_ndtr(high), torch.special.log_ndtr(low)
+    return -(log_high + torch.log1p(-torch.exp(log_low - log_high))).flatten(1).sum(1)
+
+
+def visited_times(residue: int, stride: int, steps: int) -> range:
+    """The steps ≥ 1 of those images whose residue modulo ``stride`` this is: every stride-th."""
+    return range(1 + residue, steps, stride)
+
+
+@torch.inference_mode()
+def bits_per_dimension(
+    conditioned: Callable[[Tensor | None], Denoise],
+    images: Tensor,
+    labels: Tensor | None,
+    class_frequencies: Sequence[float],
+    schedule: Schedule,
+    times_per_image: int,
+    seed: int,
+) -> dict[str, float]:
+    """The bound on −log₂ p(x_0), per pixel, its parts, and its standard error: the mean over images.
+
+    conditioned: `Denoiser.conditioned`. images: uint8 [n, c, h, w] on the device. labels: int64 [n] there for a
+    class-conditional network, else None. The network then gives p(x_0 | label), and p(x_0) ≥ p(label) p(x_0 | label):
+    the bits that name the label, by ``class_frequencies``, are a part of the bound.
+
+    Every image is evaluated at the decoder and at about ``times_per_image`` of the other steps, a comb of them; every
+    comb belongs to as many images, chosen at random, so that the estimate is unbiased. It takes at least two
+    images a comb: of few images each is evaluated at more steps. Raises ValueError for fewer than two images.
+    """
+    count, dimensions, steps = len(images), images[0].numel(), len(schedule)
+    generator = torch_generator(seed, "likelihood")
+    if count < 2:
+        raise ValueError("the error of the mean needs two images")
+    stride = max(1, min(math.ceil((steps - 1) / times_per_image), count // 2))
+    order = torch.randperm(count, generator=generator)
+    total = {variance: torch.zeros(count, dtype=torch.float64) for variance in VARIANCES}
+    prior, label_bits = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
+    decoder = torch.zeros(count, dtype=torch.float64)
+    with tqdm(total=stride, desc="likelihood", unit="group") as progress:
+        for residue in range(stride):
+            chosen = order[residue::stride]
+            place = chosen.to(images.device)
+            x_0 = normalize(images[place])
+            chosen_labels = None if labels is None else labels[place]
+            denoise = conditioned(chosen_labels)
+            prior[chosen] = prior_term(x_0, schedule).cpu()
+            if chosen_labels is not None:
+                frequencies = torch.tensor(class_frequencies, dtype=torch.float64)
+                label_bits[chosen] = -(frequencies / frequencies.sum()).log()[chosen_labels.cpu()]
+            for step in (0, *visited_times(residue, stride, steps)):
+                eps = torch.randn(x_0.shape, generator=generator).to(x_0.device)
+                x_t = q_sample(x_0, schedule.alpha_bar[step].float().to(x_0.device), eps)
+                x_0_hat = denoise(x_t, int(schedule.times[step]))
+                if step == 0:
+                    decoder[chosen] = decoder_term(x_0.cpu(), x_0_hat.cpu(), step_variance(schedule, 0, "small"))
+                    continue
+                for variance in VARIANCES:
+                    term = step_term(x_0.cpu(), x_0_hat.cpu(), schedule, step, variance)
+                    total[variance][chosen] += stride * term
+            progress.update()
+    unit = dimensions * math.log(2.0)
+    fixed = prior + decoder + label_bits
+    found = {
+        "bpd_prior": prior.mean().item() / unit,
+        "bpd_decoder": decoder.mean().item() / unit,
+        "bpd_label": label_bits.mean().item() / unit,
+    }
+    for variance in VARIANCES:
+        bound = (fixed + total[variance]) / unit
+        found |= {
+            f"bpd_steps_{variance}": total[variance].mean().item() / unit,
+            f"bpd_{variance}": bound.mean().item(),
+            f"bpd_{variance}_se": _standard_error([bound[order[residue::stride]] for residue in range(stride)]),
+        }
+    return found
+
+
+def _standard_error(groups: Sequence[Tensor]) -> float:
+    """Of the mean over images that fall into groups of fixed sizes: what differs between groups is no error."""
+    count = sum(len(group) for group in groups)
+    return math.sqrt(sum(len(group) * group.var().item() for group in groups)) / count

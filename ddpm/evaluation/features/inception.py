@@ -1,0 +1,126 @@
+"""`inception`: the network and the weights of the pytorch-fid package.
+
+The distance of these features is the FID of the literature, and equal to what ``python -m pytorch_fid`` prints.
+"""
+
+import http.client
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from ddpm.evaluation.features import EXTRACTORS, Features, UnavailableExtractor
+from ddpm.utils.errors import DdpmError
+from ddpm.utils.files import sha256
+
+_BATCH = {"cuda": 500, "cpu": 50}
+
+
+@EXTRACTORS.register("inception")
+def open_inception(
+    device: torch.device, inception: str, inception_weights: str | None, inception_features: int
+) -> "InceptionExtractor":
+    """The network where it can be had.
+
+    inception "auto": measure where there is a CUDA device (a CPU takes a quarter of an hour for every 10,000 images) and
+    the weights can be had, else raise UnavailableExtractor; "required": raise DdpmError where they cannot be had.
+    inception_weights: their file, None for torch's hub cache or a download. inception_features: 64, 192, 768 or 2048.
+    """
+    if inception == "auto" and device.type != "cuda":
+        raise UnavailableExtractor("no CUDA device (fid.inception: required measures on a CPU too)")
+    try:
+        weights = find_weights(Path(inception_weights) if inception_weights else None, download=True)
+    except DdpmError as error:
+        if inception == "required":
+            raise
+        raise UnavailableExtractor(str(error)) from error
+    return InceptionExtractor(weights, inception_features, device)
+
+
+class InceptionExtractor:
+    """pytorch-fid's network up to the layer of 64, 192, 768 or 2048 features."""
+
+    name, frechet_key = "inception", "fid_inception"
+    preprocessing = "8 bit; grey repeated to RGB; resized to 299 × 299 bilinearly by the network"
+
+    def __init__(self, weights: Path, dimensions: int, device: torch.device) -> None:
+        """Raises DdpmError for a file that does not hold the weights."""
+        self.network, self.device = load_inception(weights, dimensions, device), device
+        self.weights_sha256, self.dimensions = sha256(weights), dimensions
+
+    @torch.inference_mode()
+    def features(self, images: np.ndarray, label: str) -> Features:
+        """Features float32 [n, d]; maps are averaged over their pixels, as pytorch-fid does."""
+        values = []
+        with tqdm(total=len(images), desc=f"Inception, {label}", unit="image") as progress:
+            for part in np.array_split(images, -(-len(images) // _BATCH[self.device.type])):
+                batch = torch.from_numpy(part).to(self.device).float() / 255
+                values.append(self.network(batch.expand(-1, 3, -1, -1))[0].mean((2, 3)).cpu().numpy())
+                progress.update(len(part))
+        return Features(np.concatenate(values))
+
+
+def find_weights(path: Path | None, download: bool) -> Path:
+    """The weights file: ``path`` where given, else in torch's hub cache, else downloaded into it where allowed.
+
+    A file's name ends in -XXXXXXXX.pth, the beginning of the SHA-256 of its content, which is checked.
+    Raises DdpmError with what is missing and how to fix it.
+    """
+    from pytorch_fid.inception import FID_WEIGHTS_URL
+
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / FID_WEIGHTS_URL.rsplit("/", 1)[1]
+    found = path or cached
+    if not found.is_file():
+        if path is not None or not download:
+            raise DdpmError(
+                f"the Inception weights {found} are missing: put the file {cached.name} of pytorch-fid there, name "
+                "it in fid.inception_weights, or leave inception out of fid.extractors."
+            )
+        _download(FID_WEIGHTS_URL, cached)
+    prefix = re.fullmatch(r".*-([0-9a-f]{8,64})\.pth", found.name)
+    if prefix is None or not sha256(found).startswith(prefix[1]):
+        raise DdpmError(f"{found} does not have the SHA-256 that its name should end in: fetch it again.")
+    return found
+
+
+def _download(url: str, destination: Path) -> None:
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    prefix = destination.stem.rsplit("-", 1)[1]
+    try:
+        torch.hub.download_url_to_file(url, str(destination), hash_prefix=prefix)
+    except (OSError, http.client.HTTPException, RuntimeError) as error:
+        raise DdpmError(
+            f"the Inception weights could not be downloaded ({error}): name a copy of {destination.name} in "
+            "fid.inception_weights, or leave inception out of fid.extractors."
+        ) from error
+
+
+def load_inception(weights: Path, dimensions: int, device: torch.device) -> nn.Module:
+    """pytorch-fid's network up to the layer of 64, 192, 768 or 2048 features, the last pooling, for evaluation.
+
+    Raises DdpmError for a file that does not fit.
+    """
+    from pytorch_fid.inception import FID_WEIGHTS_URL, InceptionV3
+
+    hub = torch.hub.get_dir()
+    with tempfile.TemporaryDirectory() as folder:
+        # pytorch-fid reads its weights from torch's hub folder only: show it one that holds just this file.
+        shown = Path(folder) / "checkpoints" / FID_WEIGHTS_URL.rsplit("/", 1)[1]
+        shown.parent.mkdir()
+        try:
+            shown.symlink_to(weights.resolve())
+        except OSError:
+            shutil.copyfile(weights, shown)
+        torch.hub.set_dir(folder)
+        try:
+            network = InceptionV3([InceptionV3.BLOCK_INDEX_BY_DIM[dimensions]])
+        except Exception as error:  # unpickling, missing keys and shapes fail in many ways, all meaning the same
+            raise DdpmError(f"{weights} does not hold pytorch-fid's Inception weights ({error}).") from error
+        finally:
+            torch.hub.set_dir(hub)
+    return network.eval().to(device)

@@ -1,1 +1,0 @@
-"""The network, the moving average of its weights, and the file it is kept in."""

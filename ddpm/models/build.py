@@ -1,0 +1,31 @@
+"""From settings to a network."""
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ddpm.config import ModelConfig
+from ddpm.data.image_set import ImageSpec
+from ddpm.models.networks import NETWORKS
+
+
+def conditioning_classes(model: ModelConfig, spec: ImageSpec) -> int:
+    """How many class labels the network is conditioned on; 0 for an unconditional one."""
+    return spec.classes if model.classes == "auto" else model.classes
+
+
+def build_network(model: ModelConfig, spec: ImageSpec) -> nn.Module:
+    """An untrained network for these images. Raises DdpmError where settings and images do not fit together."""
+    classes = conditioning_classes(model, spec)
+    network = NETWORKS.build(model.network, model, image_channels=spec.channels, image_size=spec.size, classes=classes)
+    assert isinstance(network, nn.Module)
+    return network
+
+
+def flops_per_image(model: ModelConfig, spec: ImageSpec) -> int:
+    """Floating-point operations (a multiply-add counts two) of one forward pass of one image."""
+    with torch.device("meta"):
+        network = build_network(model, spec)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(torch.empty(1, *spec.shape), torch.zeros(1, dtype=torch.int64))
+    return counter.get_total_flops()

@@ -1,0 +1,132 @@
+"""One file for a trained network: tensors and plain settings in safetensors, nothing that executes on loading.
+
+The file carries what built the network, so that sampling rebuilds it and never asks. Tensors are grouped by a prefix:
+``ema`` (the average, which sampling uses), ``weights``, ``optimizer`` and ``rng`` (what resuming needs).
+
+It also carries its own SHA-256, as safetensors has no checksum: that of all its bytes, with zeros where the digest
+stands. So no byte can change unnoticed, be it of a tensor or of a setting.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from ddpm.config import DiffusionConfig, ModelConfig, describe
+from ddpm.data.image_set import ImageSpec
+from ddpm.models.build import build_network
+from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
+from ddpm.utils.files import atomic_path
+
+# safetensors writes several metadata keys in random order; one key keeps equal checkpoints equal byte for byte.
+_METADATA_KEY = "ddpm"
+_NO_DIGEST = "0" * 64
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """model, diffusion, spec: what built the network. metadata: plain JSON values (step, losses, …).
+
+    class_frequencies: of each class label among the training images, empty for an unconditional network.
+    tensors: groups of named tensors, "ema" at least.
+    """
+
+    model: ModelConfig
+    diffusion: DiffusionConfig
+    spec: ImageSpec
+    class_frequencies: list[float]
+    metadata: dict[str, Any]
+    tensors: dict[str, dict[str, Tensor]] = field(repr=False)
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write atomically. Raises OSError that names ``path`` (a full disk, a folder that cannot be written)."""
+    header = {
+        "sha256": _NO_DIGEST,
+        "model": checkpoint.model.model_dump(mode="json"),
+        "diffusion": checkpoint.diffusion.model_dump(mode="json"),
+        "spec": asdict(checkpoint.spec),
+        "class_frequencies": checkpoint.class_frequencies,
+        "metadata": checkpoint.metadata,
+    }
+    tensors = {
+        f"{group}/{name}": tensor.detach().cpu().contiguous()
+        for group, named in checkpoint.tensors.items()
+        for name, tensor in named.items()
+    }
+    content = memoryview(save(tensors, {_METADATA_KEY: json.dumps(header)}))
+    digest = hashlib.sha256(content).hexdigest().encode()
+    start = bytes(content[: 8 + _header_size(content)]).index(_NO_DIGEST.encode())
+    # Not by safetensors' save_file: it hides the system's error, and lets nobody but the owner read the file.
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        for part in (content[:start], digest, content[start + len(digest) :]):
+            file.write(part)
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """Read what `save_checkpoint` wrote. Raises MissingFile, DamagedFile, or DdpmError for one of another version."""
+    if not path.is_file():
+        raise MissingFile(f"{path} is missing")
+    content = path.read_bytes()
+    try:
+        start = 8 + _header_size(content)
+        header = json.loads(json.loads(content[8:start])["__metadata__"][_METADATA_KEY])
+        if "sha256" not in header:
+            raise DamagedFile(f"{path} holds no SHA-256 of itself: it is damaged, or of an older version")
+        if header["sha256"] != _digest_but_for(content, str(header["sha256"]).encode()):
+            raise DamagedFile(f"{path} is damaged (its SHA-256 does not match)")
+        tensors: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in load(content).items():
+            group, name = key.split("/", 1)
+            tensors.setdefault(group, {})[name] = tensor.to(device)
+        return Checkpoint(
+            ModelConfig.model_validate(header["model"]),
+            DiffusionConfig.model_validate(header["diffusion"]),
+            ImageSpec(**header["spec"]),
+            [float(frequency) for frequency in header["class_frequencies"]],
+            header["metadata"],
+            tensors,
+        )
+    except ValidationError as error:
+        raise DdpmError(f"{path} was made by another version of this project: {describe(error)}.") from error
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise DamagedFile(f"{path} is damaged or no checkpoint of this project ({error})") from error
+
+
+def _header_size(content: bytes | memoryview) -> int:
+    """The length of safetensors' JSON header, which follows the 8 bytes that tell it."""
+    return int.from_bytes(content[:8], "little")
+
+
+def _digest_but_for(content: bytes, digest: bytes) -> str:
+    """SHA-256 of ``content`` with zeros where ``digest`` first stands in it."""
+    start = content.find(digest)
+    view = memoryview(content)
+    found = hashlib.sha256(view[:start])
+    found.update(_NO_DIGEST.encode())
+    found.update(view[start + len(digest) :])
+    return found.hexdigest()
+
+
+def restore_network(checkpoint: Checkpoint, name: str) -> nn.Module:
+    """The network with its averaged weights, in evaluation mode.
+
+    Raises DamagedFile when the weights are of another architecture than the settings beside them, DdpmError when they
+    are not finite.
+    """
+    network = build_network(checkpoint.model, checkpoint.spec)
+    weights = checkpoint.tensors.get("ema", {})
+    expected = {key: value.shape for key, value in network.state_dict().items()}
+    if expected != {key: value.shape for key, value in weights.items()}:
+        raise DamagedFile(f"{name} holds weights of another architecture than its settings describe")
+    if not all(bool(weight.isfinite().all()) for weight in weights.values()):
+        raise DdpmError(f"{name} holds weights that are not finite numbers: train again with a smaller train.lr.")
+    network.load_state_dict(weights)
+    return network.eval().requires_grad_(False)

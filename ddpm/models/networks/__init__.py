@@ -1,0 +1,15 @@
+"""The networks by name: one module each, which registers a class.
+
+It is built by `ddpm.models.build.build_network`: of its parameters, ``image_channels``, ``image_size`` and ``classes``
+come from the images, the others name the keys of params.yaml's section `model` that it reads. Its method
+``forward(x_t, t, labels=None)`` takes float [n, image_channels, h, w], int64 [n] in
+0 … T−1 and int64 [n] class labels (`NULL_LABEL` for an image without one, None for all), and returns the prediction,
+shaped like x_t.
+"""
+
+from torch import nn
+
+from ddpm.utils.registry import Registry
+
+NULL_LABEL = -1  # in place of the class label of an image that the network is not conditioned on
+NETWORKS: Registry[type[nn.Module]] = Registry("network", __name__)

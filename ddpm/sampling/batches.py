@@ -1,0 +1,150 @@
+"""All images of a run, batch by batch: each batch is kept, so that a killed run resumes, and written while the next
+one is sampled.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ddpm.sampling.generator import Generator
+from ddpm.sampling.trajectory import Trajectory
+from ddpm.utils.files import load_arrays, save_arrays
+from ddpm.utils.images import denormalize, resize, write_rgb_pngs
+from ddpm.utils.resume import restarting, stop_signals
+
+_MAX_BATCH = {"cpu": 250, "cuda": 4096}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images number ``first`` and on, uint8 [n, c, h, w]; the trajectory of the first ones (`Trajectory.arrays`).
+
+    seconds: that sampling them took.
+    """
+
+    first: int
+    images: np.ndarray
+    trajectory: dict[str, np.ndarray]
+    seconds: float
+
+
+def fitting_batch(images: int, device: torch.device) -> int:
+    """A batch size that is fast on the device, and divides so many images with next to nothing over."""
+    return math.ceil(images / math.ceil(images / _MAX_BATCH[device.type]))
+
+
+def sample_batches(generator: Generator, batch_size: int | str, kept: Path, label: str = "generate") -> Iterator[Batch]:
+    """Sample all images of the run, batch by batch. Each is kept in the folder ``kept``: a killed run resumes there.
+
+    ``batch_size`` "auto" starts large on CUDA; a batch that does not fit into memory is halved and sampled again.
+    ``label`` names the progress bar. Raises OSError where a batch cannot be kept, SystemExit after keeping one
+    on SIGINT and SIGTERM.
+    """
+    total = generator.config.num_images
+    size = min(batch_size, total) if isinstance(batch_size, int) else fitting_batch(total, generator.device)
+    first, resumed = 1, 0
+    with tqdm(total=total, desc=label, unit="image", smoothing=0.1) as progress, stop_signals("batch") as stop:
+        while first <= total:
+            path = kept / f"batch_{first:08d}.npz"
+            batch = _read_batch(path, first)
+            if batch:
+                resumed = first + len(batch.images)
+            else:
+                if resumed == first:
+                    progress.write(f"resuming {label} from image {first} of {total}, kept in {kept}")
+                try:
+                    batch = _sample_batch(generator, first, min(size, total - first + 1), size, progress)
+                except torch.OutOfMemoryError:
+                    if size == 1:
+                        raise
+                    size //= 2
+                    progress.n = first - 1
+                    progress.write(f"out of memory: going on with batches of {size}")
+                    continue
+                save_arrays(path, images=batch.images, seconds=batch.seconds, **batch.trajectory)
+            yield batch
+            first += len(batch.images)
+            progress.update(first - 1 - progress.n)
+            if stop and first <= total:
+                raise SystemExit(
+                    f"stopped after image {first - 1} of {total} of {label}; the next `dvc repro` resumes there."
+                )
+
+
+def write_images(
+    generator: Generator, folder: Path, batch_size: int | str, workers: int, kept: Path
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Sample all images of the run into ``folder`` as RGB PNGs 00001.png, 00002.png, …; see `sample_batches`.
+
+    Memory does not grow with the number of images. Returns (seconds, images per second and the largest batch; the
+    trajectory of the first ``config.trajectories`` images). Raises OSError when a PNG cannot be written.
+    """
+    total, size = generator.config.num_images, generator.config.output_size
+    writing: list[Future[None]] = []
+    trajectories: list[dict[str, np.ndarray]] = []
+    seconds, largest = 0.0, 0
+    with ThreadPoolExecutor(workers) as pool:
+        for batch in sample_batches(generator, batch_size, kept):
+            for part in writing:
+                part.result()
+            writing = [
+                pool.submit(write_rgb_pngs, folder, batch.images[rows], batch.first + int(rows[0]), total, size)
+                for rows in np.array_split(np.arange(len(batch.images)), workers)
+                if len(rows)
+            ]
+            if batch.trajectory:
+                trajectories.append(batch.trajectory)
+            seconds, largest = seconds + batch.seconds, max(largest, len(batch.images))
+        sampled = time.perf_counter()
+        for part in writing:
+            part.result()
+    seconds += time.perf_counter() - sampled
+    cost = {
+        "generate_seconds": seconds,
+        "generate_images_per_second": total / seconds,
+        "generate_batch_size": largest,
+    }
+    together = {name: np.concatenate([part[name] for part in trajectories], 1) for name in ("x_t", "x_0")}
+    return cost, together | {"t": trajectories[0]["t"]}
+
+
+def sample_replicates(generator: Generator, count: int, batch_size: int | str, kept: Path) -> dict[str, np.ndarray]:
+    """Further sets of as many images, by other noise: uint8 [n, c, h, w] each, by the name of its replicate."""
+    sets = {}
+    for replicate in range(generator.config.replicate + 1, generator.config.replicate + 1 + count):
+        other, name = generator.changed(replicate=replicate, trajectories=1), f"replicate_{replicate}"
+        batches = sample_batches(other, batch_size, kept / name, name.replace("_", " "))
+        sets[name] = np.concatenate([resize(batch.images, generator.config.output_size) for batch in batches])
+    return sets
+
+
+def _sample_batch(generator: Generator, first: int, count: int, size: int, progress: tqdm) -> Batch:
+    """Images ``first`` … ``first + count − 1``, sampled in a batch of ``size``."""
+    started, steps = time.perf_counter(), generator.steps
+    watched = min(count, generator.config.trajectories - first + 1)
+    trajectory = Trajectory(steps, watched) if watched > 0 else None
+
+    def on_step(step: int, x_t: Tensor, x_0: Tensor) -> None:
+        progress.update(first - 1 + count * step // len(steps) - progress.n)
+        if trajectory:
+            trajectory(step, x_t, x_0)
+
+    # The last batch is sampled at the common size too, so that one compiled network serves all.
+    images = denormalize(generator.sample(range(first, first + size), on_step)[:count])
+    return Batch(first, images, trajectory.arrays() if trajectory else {}, time.perf_counter() - started)
+
+
+def _read_batch(path: Path, first: int) -> Batch | None:
+    if not path.exists():
+        return None
+    with restarting(path.parent):
+        arrays = load_arrays(path)
+    return Batch(first, arrays.pop("images"), seconds=float(arrays.pop("seconds")), trajectory=arrays)

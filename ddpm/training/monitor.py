@@ -1,0 +1,177 @@
+"""What is seen of a training run as it goes: log rows, validation, preview grids, checkpoints, the clock."""
+
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ddpm.data.image_set import ImageSet
+from ddpm.diffusion.denoiser import Denoiser
+from ddpm.diffusion.noise import ImageNoise
+from ddpm.diffusion.objective import Objective
+from ddpm.diffusion.samplers import ddpm
+from ddpm.diffusion.schedule import build_schedule, even_times, respace
+from ddpm.models.build import flops_per_image
+from ddpm.models.checkpoint import save_checkpoint
+from ddpm.training.run_folder import RunFolder
+from ddpm.training.state import TrainState, conditioning_labels, image_tensor
+from ddpm.training.validation import FixedGrid
+from ddpm.utils.errors import DdpmError
+from ddpm.utils.images import denormalize, enlarge, tile, write_png
+from ddpm.utils.runtime import Runtime
+
+PREVIEW_COLUMNS = 8
+
+
+class Monitor:
+    """Watches a `TrainState` and writes best.safetensors, last.safetensors, log.csv, validation.csv and previews.
+
+    squared_errors: the compiled (images, t, eps, labels) -> errors of the network in training, float32 [n].
+    """
+
+    def __init__(
+        self,
+        state: TrainState,
+        objective: Objective,
+        squared_errors: Callable[..., Tensor],
+        training_images: int,
+        validation: ImageSet,
+        runtime: Runtime,
+        folder: RunFolder,
+    ) -> None:
+        config = state.recipe.train
+        self.state, self.objective, self.squared_errors = state, objective, squared_errors
+        self.config, self.runtime, self.folder = config, runtime, folder
+        self.total = state.recipe.steps(training_images)
+        self.per_epoch = state.recipe.steps_per_epoch(training_images)
+        labels = conditioning_labels(validation, state.classes, runtime.device)
+        self.schedule = build_schedule(state.recipe.diffusion)
+        images = image_tensor(validation, runtime.device)
+        self.grid = FixedGrid(images, labels, len(self.schedule), config.validation_images, state.recipe.seed)
+        self.keep_every = config.keep_every_epochs * self.per_epoch
+        self.first_step, self.began, self.first_done = state.step, time.perf_counter(), 0.0
+        self.started = self.began - state.history["seconds"]
+        self.saved_at, self.overhead = self.began, 0.0
+        self.progress = tqdm(
+            total=self.total * config.batch_size,
+            initial=state.step * config.batch_size,
+            unit="image",
+            desc="train",
+            smoothing=0.05,
+        )
+
+    def after_step(self, lr: float, save_every_seconds: float, stop: list[int]) -> None:
+        """Do whatever is due after the step that was just taken, of learning rate ``lr``.
+
+        Raises DdpmError when the loss is no longer finite, SystemExit after saving where ``stop`` holds a signal.
+        """
+        step, last = self.state.step, self.state.step == self.total
+        self.progress.update(self.config.batch_size)
+        if not self.first_done:
+            self.runtime.synchronize()
+            self.first_done = time.perf_counter()
+
+        def due(every: int) -> bool:
+            return bool(every) and (step % every == 0 or last)
+
+        if any(map(due, (self.config.log_every, self.config.validate_every, self.config.preview_every))):
+            # The device's work up to here is the network's; what follows is not.
+            self.runtime.synchronize()
+        pause = time.perf_counter()
+        if due(self.config.log_every):
+            self.log(lr)
+        if due(self.config.validate_every):
+            self.validate()
+        if due(self.config.preview_every):
+            self.preview()
+        if self.keep_every and step % self.keep_every == 0:
+            self.save(f"epoch_{step // self.per_epoch:04d}", {})
+        if not last and (stop or time.perf_counter() - self.saved_at > save_every_seconds):
+            self.state.history["seconds"] = time.perf_counter() - self.started
+            save_checkpoint(self.folder.state, self.state.checkpoint(self.state.history))
+            self.saved_at = time.perf_counter()
+            if stop:
+                raise SystemExit(f"stopped at step {step} of {self.total}; the next `dvc repro` resumes there.")
+        self.overhead += time.perf_counter() - pause
+
+    def log(self, lr: float) -> None:
+        """A row of log.csv: loss and gradient norm, means of the steps since the last row."""
+        step, history = self.state.step, self.state.history
+        since = step - (history["log"][-1]["step"] if history["log"] else 0)
+        loss, norm = (self.state.sums / since).tolist()
+        self.state.sums.zero_()
+        # The loss is of the weights before this step; those after it may be the first that are not finite.
+        size = torch.stack(torch._foreach_norm(list(self.state.network.parameters()))).sum().item()
+        if not math.isfinite(loss + norm + size):
+            kept = f"; the last good state is kept in {self.folder.folder}" if self.folder.state.exists() else ""
+            raise DdpmError(
+                f"the loss is no finite number at step {step}: lower train.lr (now {self.config.lr}) or "
+                f"train.grad_clip{kept}."
+            )
+        history["log"].append({"step": step, "epoch": step / self.per_epoch, "loss": loss, "lr": lr, "grad_norm": norm})
+        self.folder.write_csv("log.csv", history["log"])
+        self.progress.set_postfix(loss=f"{loss:.4f}", refresh=False)
+
+    def validate(self) -> None:
+        """A row of validation.csv by the averaged weights; they are the best checkpoint where the loss is lowest."""
+        step, history = self.state.step, self.state.history
+        with self.state.averaged():
+            # Gradients stay on: switching them off would compile the network a second time.
+            found = [
+                self.squared_errors(*batch).detach().clone() for batch in self.grid.batches(self.config.batch_size)
+            ]
+        row = self.grid.summarize(torch.cat(found), self.objective.grid_weights)
+        history["val"].append({"step": step, "epoch": step / self.per_epoch, **row})
+        self.folder.write_csv("validation.csv", history["val"])
+        if row["val_loss"] < history["best_val_loss"]:
+            history |= {"best_val_loss": row["val_loss"], "best_step": step}
+            self.save("best", {"val_loss": row["val_loss"]})
+
+    def preview(self) -> None:
+        """A grid of samples by the averaged weights, the same noise and labels each time."""
+        state, recipe, count = self.state, self.state.recipe, PREVIEW_COLUMNS**2
+        noise = ImageNoise(recipe.seed, 0, range(1, count + 1), state.spec.shape, state.device)
+        labels = torch.arange(count, device=state.device) % state.classes if state.classes else None
+        predict = self.runtime.predictor(state.network)
+        denoiser = Denoiser(predict, self.objective.target, self.schedule, clip=True, labels=labels)
+        steps = respace(self.schedule, even_times(self.schedule, self.config.preview_steps))
+        with state.averaged():
+            grid = tile(denormalize(ddpm()(denoiser, noise(), steps, noise)), PREVIEW_COLUMNS)
+        self.folder.write(f"previews/step_{state.step:06d}.png", lambda path: write_png(path, enlarge(grid, 2)))
+
+    def save(self, name: str, metadata: dict[str, Any]) -> None:
+        """Keep a checkpoint of this moment for good."""
+        checkpoint = self.state.checkpoint({"step": self.state.step, "seed": self.state.recipe.seed, **metadata})
+        self.folder.write(f"{name}.safetensors", partial(save_checkpoint, checkpoint=checkpoint))
+
+    def finish(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Write the last checkpoint; returns (results, cost), without and with what depends on clock and machine."""
+        self.runtime.synchronize()
+        ended = time.perf_counter()
+        self.progress.close()
+        history, recipe = self.state.history, self.state.recipe
+        self.save("last", {"val_loss": history["val"][-1]["val_loss"]})
+        results = {
+            "train_loss": history["log"][-1]["loss"],
+            **{key: value for key, value in history["val"][-1].items() if key.startswith("val_")},
+            "best_val_loss": history["best_val_loss"],
+            "best_step": history["best_step"],
+            "steps": self.total,
+            "images_seen": self.total * self.config.batch_size,
+            "parameters": sum(parameter.numel() for parameter in self.state.network.parameters()),
+            "flops_per_image": flops_per_image(recipe.model, self.state.spec),
+        }
+        first_done = self.first_done or self.began
+        images = (self.total - self.first_step - 1) * self.config.batch_size
+        cost = {
+            "train_seconds": ended - self.started,
+            "train_startup_seconds": first_done - self.began,
+            "train_images_per_second": images / (ended - first_done),
+            "train_overhead_fraction": self.overhead / (ended - self.began),
+        }
+        return results, cost

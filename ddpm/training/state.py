@@ -1,0 +1,135 @@
+"""All that a training run carries from one step to the next, and how it is saved and restored."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddpm.config import DiffusionConfig, ModelConfig, TrainConfig
+from ddpm.data.image_set import ImageSet
+from ddpm.models.build import build_network, conditioning_classes
+from ddpm.models.checkpoint import Checkpoint, load_checkpoint
+from ddpm.training.ema import Ema
+from ddpm.training.optimizers import Optimizer
+from ddpm.training.run_folder import RunFolder
+from ddpm.utils.errors import DdpmError
+from ddpm.utils.resume import restarting
+from ddpm.utils.runtime import Runtime
+from ddpm.utils.seeds import torch_generator
+
+STREAMS = ("t", "eps", "labels")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the outcome of a training run, beside the images."""
+
+    model: ModelConfig
+    diffusion: DiffusionConfig
+    train: TrainConfig
+    seed: int
+
+    def steps_per_epoch(self, images: int) -> int:
+        """Optimizer steps for so many training images; the incomplete batch is left out of every epoch.
+
+        Raises DdpmError when the images do not fill one batch.
+        """
+        if images < self.train.batch_size:
+            raise DdpmError(f"train.batch_size={self.train.batch_size} exceeds the {images} training images: lower it.")
+        return images // self.train.batch_size
+
+    def steps(self, images: int) -> int:
+        """Optimizer steps of the whole run."""
+        return max(1, math.ceil(self.train.epochs * self.steps_per_epoch(images)))
+
+
+class TrainState:
+    """network, ema, optimizer: at work. streams: the random generators of t, eps and label dropout.
+
+    history: plain JSON values: step, best_step, best_val_loss, seconds, and the rows of the curves, log and val.
+    sums: float32 [2], loss and gradient norm added up since the last row.
+    """
+
+    def __init__(self, recipe: Recipe, training: ImageSet, runtime: Runtime) -> None:
+        self.recipe, self.spec, self.device = recipe, training.spec, runtime.device
+        self.classes = conditioning_classes(recipe.model, self.spec)
+        self.class_frequencies = training.class_frequencies() if self.classes else []
+        torch.manual_seed(torch_generator(recipe.seed, "weights").initial_seed())
+        self.network = runtime.prepare(build_network(recipe.model, self.spec), trains=True).train()
+        self.optimizer = Optimizer(recipe.train.optimizer, self.network, recipe.train)
+        self.ema = Ema(self.network, recipe.train.ema_decay)
+        self.streams = {name: torch_generator(recipe.seed, "train", name, device=self.device) for name in STREAMS}
+        self.sums = torch.zeros(2, device=self.device)
+        self.history: dict[str, Any] = {
+            "step": 0, "best_step": 0, "best_val_loss": math.inf, "seconds": 0.0, "log": [], "val": []
+        }  # fmt: skip
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken."""
+        return int(self.history["step"])
+
+    def advance(self, loss: Tensor, grad_norm: Tensor) -> None:
+        """Count a step with its loss and gradient norm."""
+        self.sums += torch.stack([loss.detach(), grad_norm])
+        self.history["step"] += 1
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The network with its averaged weights, inside; without dropout if there is any."""
+        self.ema.swap()
+        # Without dropout both modes are one, and switching would compile the network a second time.
+        self.network.train(not self.recipe.model.dropout)
+        yield
+        self.network.train()
+        self.ema.swap()
+
+    def checkpoint(self, metadata: dict[str, Any]) -> Checkpoint:
+        """A checkpoint of this moment, from which training could go on."""
+        tensors = {
+            "ema": {name: value.clone() for name, value in self.ema.state_dict().items()},
+            "weights": dict(self.network.named_parameters()),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": {name: stream.get_state() for name, stream in self.streams.items()} | _global_rng(self.device),
+            "sums": {"sums": self.sums},
+        }
+        recipe = self.recipe
+        return Checkpoint(recipe.model, recipe.diffusion, self.spec, self.class_frequencies, metadata, tensors)
+
+    def restore(self, folder: RunFolder) -> bool:
+        """Continue from the state that a killed run left in ``folder``, if there is one. Raises DdpmError, damaged."""
+        if not folder.state.exists():
+            return False
+        with restarting(folder.folder):
+            saved = load_checkpoint(folder.state, self.device)
+        self.history = saved.metadata
+        self.network.load_state_dict(saved.tensors["weights"])
+        self.ema.load_state_dict(saved.tensors["ema"], self.step)
+        self.optimizer.load_state_dict(saved.tensors["optimizer"])
+        self.sums.copy_(saved.tensors["sums"]["sums"])
+        for name, stream in self.streams.items():
+            stream.set_state(saved.tensors["rng"][name].cpu())
+        torch.set_rng_state(saved.tensors["rng"]["global"].cpu())
+        if "cuda" in saved.tensors["rng"]:
+            torch.cuda.set_rng_state(saved.tensors["rng"]["cuda"].cpu(), self.device)
+        return True
+
+
+def conditioning_labels(images: ImageSet, classes: int, device: torch.device) -> Tensor | None:
+    """The class labels as int64 [n] on the device; None for an unconditional network."""
+    return torch.from_numpy(images.labels).to(device) if classes else None
+
+
+def image_tensor(images: ImageSet, device: torch.device) -> Tensor:
+    """All images as one uint8 tensor [n, c, h, w] on the device."""
+    return torch.from_numpy(images.images).to(device)
+
+
+def _global_rng(device: torch.device) -> dict[str, Tensor]:
+    """The state of the generators that dropout uses: it takes no generator of its own."""
+    state = {"global": torch.get_rng_state()}
+    return state | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})

@@ -1,0 +1,1 @@
+"""What every room uses: files, images, random streams, errors, the runtime."""

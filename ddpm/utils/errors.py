@@ -1,0 +1,56 @@
+"""The exceptions whose text is meant for the person at the keyboard, and the one way a command ends with them."""
+
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class DdpmError(Exception):
+    """A mistake the user can fix. Its message is one sentence that names the file or key and the fix."""
+
+
+class MissingFile(DdpmError):
+    """A file that should be there is not. The message names it; how to get it depends on who asked for it."""
+
+
+class DamagedFile(DdpmError):
+    """A file is there but cannot be what it should be. The message names it and what is wrong."""
+
+
+@contextmanager
+def one_sentence(restore: str = "") -> Iterator[None]:
+    """End the process with one sentence and exit status 1 for what the user can fix; bugs keep their traceback.
+
+    restore: how a missing or damaged file is restored, appended to the message that names the file.
+    """
+    try:
+        yield
+    except (MissingFile, DamagedFile) as error:
+        sys.exit(f"error: {str(error).rstrip('.')}{f': {restore}' if restore else ''}.")
+    except DdpmError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {_explain(error)}")
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        sys.exit("error: out of memory: lower model.base_channels, train.batch_size or runtime.generate_batch_size.")
+    except KeyboardInterrupt:
+        sys.exit("error: interrupted.")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out: torch raises RuntimeErrors that only their text tells apart."""
+    texts = ("out of memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
+
+
+def _explain(error: OSError) -> str:
+    path = error.filename or "a file"
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{path} could not be written, the disk is full ({reason}): free some space and run the command again."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{path} cannot be used ({reason}): give this user the right to read and write it."
+    return f"{path}: {reason}."

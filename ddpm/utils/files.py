@@ -1,0 +1,156 @@
+"""Writing files so that a reader never meets half of one."""
+
+import csv
+import glob
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddpm.utils.errors import DamagedFile, MissingFile
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; flush it and rename it to ``path`` when the block ends well.
+
+    Whatever ends the process, at ``path`` stands the old file or the whole new one. The temporary file is removed when
+    the block ends, or by the next call where the process was killed. Raises whatever the block raises, and OSError that
+    names ``path`` when it cannot be written.
+    """
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        _flush(temporary)
+        temporary.replace(path)
+        _flush(path.parent)
+    except OSError as error:
+        # A write that fails names no file, and the temporary name tells nobody anything.
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder beside ``path``; it takes the place of ``path`` when the block ends well.
+
+    What stood at ``path`` before stays until then. Raises whatever the block raises.
+    """
+    temporary = _temporary(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.sync()  # thousands of small files: flushing them one by one takes ten times as long
+        if path.is_dir():
+            old = temporary.with_name(f".{path.name}.old.{os.getpid()}.tmp")
+            path.replace(old)
+            temporary.replace(path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            temporary.replace(path)
+        _flush(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    """A path beside ``path`` where nothing is, named after this process; what killed ones left there is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        owner = leftover.name.split(".")[-2]
+        if owner.isdigit() and (int(owner) == os.getpid() or not _runs(int(owner))):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of files, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def significant(values: Any) -> Any:  # noqa: ANN401
+    """The same nested values with every float at six significant digits: two machines that differ in the last bits of
+    a sum then write the same file.
+    """
+    if isinstance(values, Mapping):
+        return {key: significant(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [significant(value) for value in values]
+    return float(f"{values:.6g}") if isinstance(values, float) else values
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write ``values`` as indented JSON with the keys in the order given. Raises OSError; NaN is a ValueError."""
+    text = json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what `write_json` wrote. Raises MissingFile or DamagedFile."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise MissingFile(f"{path} is missing") from error
+    except (ValueError, TypeError) as error:
+        raise DamagedFile(f"{path} is no JSON object ({error})") from error
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table with a header, atomically. Raises OSError."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(columns)
+        table.writerows(rows)
+
+
+def sha256(*paths: Path) -> str:
+    """Hexadecimal SHA-256 of the contents of ``paths``, one after the other. Raises OSError."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def save_arrays(path: Path, **arrays: np.ndarray | float) -> None:
+    """Store named arrays as an uncompressed npz, atomically: equal arrays give equal bytes. Raises OSError."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # a name may shadow an option of savez; none here does
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read what `save_arrays` wrote. Raises MissingFile or DamagedFile."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except FileNotFoundError as error:
+        raise MissingFile(f"{path} is missing") from error
+    except PermissionError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy raise half a dozen types for a damaged archive
+        raise DamagedFile(f"{path} is damaged ({error})") from error

@@ -1,0 +1,172 @@
+"""Where and how fast to compute: device, number format, compilation. It changes speed and rounding, never the task."""
+
+import os
+import platform
+import resource
+import shutil
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from ddpm.config import RuntimeConfig
+from ddpm.utils.errors import DdpmError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Below this much work (FLOPs of the whole stage) compiling costs more time than it saves.
+_COMPILE_PAYS_FLOPS = 4e13
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """device: where tensors live. precision: the format of matrix products. compiled: whether networks are compiled."""
+
+    device: torch.device
+    precision: torch.dtype
+    compiled: bool
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context for a network's forward pass; it changes nothing in float32."""
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+
+    def prepare(self, network: torch.nn.Module, *, trains: bool) -> torch.nn.Module:
+        """Move a network to the device, in the memory order that is fastest there for training or for evaluating it."""
+        # Uncompiled on a CPU, GroupNorm in channels_last is several times slower backward, and in bfloat16 forward too.
+        norms_suffer = trains or self.precision == torch.bfloat16
+        slow = norms_suffer and not self.compiled and self.device.type == "cpu"
+        fastest = torch.contiguous_format if slow else torch.channels_last
+        return network.to(self.device).to(memory_format=fastest)
+
+    def predictor(self, network: torch.nn.Module) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+        """The network as a function (x_t, t, labels) -> prediction, its matrix products in the chosen format."""
+
+        def predict(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+            with self.autocast():
+                return cast(Tensor, network(x_t, t, labels))
+
+        return predict
+
+    def compile(self, function: F) -> F:
+        """``function`` compiled for fixed shapes, or itself.
+
+        On CUDA its kernels are launched as one graph, so that a result is overwritten by the next call: copy it first.
+        """
+        if not self.compiled:
+            return function
+        mode = "reduce-overhead" if self.device.type == "cuda" else None
+        return cast(F, torch.compile(function, dynamic=False, mode=mode))
+
+    def synchronize(self) -> None:
+        """Wait for the device, so that a clock read next is honest."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def arithmetic(self) -> tuple[str, str, bool, str]:
+        """What decides how results are rounded: kind of device, number format, whether compiled, release of torch."""
+        return self.device.type, str(self.precision), self.compiled, torch.__version__
+
+    def describe(self) -> dict[str, str | bool | int]:
+        """What was chosen, as plain values for the metrics."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else _cpu_name()
+        return {
+            "device": name,
+            "threads": torch.get_num_threads(),
+            "precision": str(self.precision).removeprefix("torch."),
+            "compiled": self.compiled,
+            "torch": torch.__version__,
+        }
+
+
+def environment() -> dict[str, str]:
+    """What else of the machine can explain that two runs differ in their last bits."""
+    return {
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def choose_runtime(config: RuntimeConfig, flops: float, *, trains: bool = False) -> Runtime:
+    """Turn the settings, `auto` included, into a choice for work of about ``flops`` floating-point operations.
+
+    trains: whether that work is training; merely evaluated on a CPU, a network is as fast uncompiled.
+    Raises DdpmError when a CUDA device is asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    device = torch.device(("cuda" if available else "cpu") if config.device == "auto" else config.device)
+    if device.type == "cuda" and not available:
+        raise DdpmError(f"runtime.device={config.device}: this machine has no CUDA device; choose auto or cpu.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DdpmError(f"runtime.device={config.device}: the last device is cuda:{torch.cuda.device_count() - 1}.")
+    if config.precision == "auto":
+        precision = torch.bfloat16 if _has_fast_bfloat16(device) else torch.float32
+    else:
+        precision = getattr(torch, config.precision)
+    compiled = config.compile == "on" or (
+        config.compile == "auto"
+        and flops > _COMPILE_PAYS_FLOPS
+        and (trains or device.type == "cuda")
+        and _compiles(device)
+    )
+
+    torch.set_float32_matmul_precision("high")
+    torch.set_flush_denormal(True)
+    torch.backends.cudnn.benchmark = not config.deterministic
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # On CUDA a network may meet an operation without a deterministic form: that warns and does not end the run.
+        torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+        # That mode also fills all new memory, which guards against reading it unwritten; nothing here does, and it
+        # takes a twentieth of a training step.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return Runtime(device, precision, compiled)
+
+
+def worker_count(workers: int | str) -> int:
+    """How many threads to use beside the main one: the setting, or the number of usable processors."""
+    return workers if isinstance(workers, int) else len(os.sched_getaffinity(0)) if _linux() else os.cpu_count() or 1
+
+
+def peak_memory_bytes(runtime: Runtime) -> int:
+    """The most memory this process has held: on the device for CUDA, else resident in main memory."""
+    if runtime.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(runtime.device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * 1024 if _linux() else peak
+
+
+def _linux() -> bool:
+    return sys.platform.startswith("linux")
+
+
+def _has_fast_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _compiles(device: torch.device) -> bool:
+    """Whether torch.compile works here: it needs a C++ compiler on a CPU, Triton and a C compiler on CUDA."""
+    if not any(shutil.which(name) for name in ("g++", "clang++", "gcc", "clang")):
+        return False
+    try:
+        torch.compile(lambda x: x.sin() + 1, dynamic=False)(torch.ones(64, device=device))
+    except Exception as error:  # the compiler's failures have no common type; whatever it was, running uncompiled works
+        warnings.warn(f"running uncompiled, as torch.compile fails here: {error}", stacklevel=2)
+        return False
+    return True
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return "CPU"

@@ -1,0 +1,76 @@
+"""Where a killed training or sampling is found again: in a folder named after all that decides its outcome."""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from ddpm.config import Config
+from ddpm.utils.files import sha256
+from ddpm.utils.resume import forget_finished
+
+ROOT = Path(__file__).parents[1]
+
+
+def resume_folder(stage: str, config: Config, *computed_by: object) -> Path:
+    """Where a killed run of ``stage`` is kept: below `resume_root`, named by parameters, code, data and arithmetic.
+
+    The first three are what dvc.yaml lists; the last is how results are computed (``computed_by``: device, precision).
+    """
+    listed = dvc_stages(config)[stage]
+    digest = hashlib.sha256()
+    for key in listed["params"]:
+        digest.update(f"{key}={_setting(config, key)!r}".encode())
+    for dependency in listed["deps"]:
+        # The code is that which runs, the data that of the working folder; under DVC both are in one.
+        path = Path(dependency) if dependency.startswith("data/") else ROOT / dependency
+        files = sorted(path.rglob("*.*")) if path.is_dir() else [path]
+        digest.update(f"{dependency}:{sha256(*files)}".encode())
+    digest.update(repr(computed_by).encode())
+    return resume_root() / f"{stage}-{digest.hexdigest()[:16]}"
+
+
+def resume_root() -> Path:
+    """The folder of all kept runs: $DDPM_CKPT_DIR, else .ckpt, which Git and DVC ignore."""
+    return Path(os.environ.get("DDPM_CKPT_DIR") or ".ckpt")
+
+
+def finished_run(stage: str, **metadata: Any) -> dict[str, Any]:  # noqa: ANN401
+    """What a stage notes of its finished run (`ddpm.utils.resume.KeptRun.finish`), for `forget_recorded`."""
+    return {"stage": stage, "workspace": str(Path.cwd()), **metadata}
+
+
+def forget_recorded(stage: str, config: Config) -> None:
+    """Delete the finished runs of this workspace whose outputs ``stage`` reads: DVC begins it when they are recorded.
+
+    Until then a run is kept: were DVC killed, or the disk full, before it is recorded, it would have to be done again.
+    """
+    root, here = resume_root(), str(Path.cwd())
+    if not root.exists():
+        return
+    listed = dvc_stages(config)
+    paths = map(Path, listed.get(stage, {}).get("deps", ()))
+    read = {str(place) for path in paths for place in (path, *path.parents)}
+
+    def recorded(metadata: dict[str, Any]) -> bool:
+        outs = listed.get(str(metadata.get("stage")), {}).get("outs", ())
+        return metadata.get("workspace") == here and not read.isdisjoint(map(str, outs))
+
+    forget_finished(root, recorded)
+
+
+def dvc_stages(config: Config) -> dict[str, Any]:
+    """The stages of dvc.yaml by name, its ``${section.key}`` replaced by the settings."""
+    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+    resolved = re.sub(r"\$\{([\w.]+)\}", lambda match: str(_setting(config, match[1])), text)
+    return dict(YAML(typ="safe", pure=True).load(resolved)["stages"])
+
+
+def _setting(config: Config, key: str) -> Any:  # noqa: ANN401
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value

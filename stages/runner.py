@@ -1,0 +1,51 @@
+"""How a stage begins and ends: settings checked first, one sentence for what the user can fix, stopped with its dvc."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import psutil
+
+from ddpm.config import Config, load_config
+from ddpm.utils.errors import one_sentence
+from stages.paths import PARAMS
+from stages.resume import forget_recorded
+
+
+def run(stage: Callable[[Config], None]) -> None:
+    """Run one stage; what the user can fix ends it with one sentence and exit status 1."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("error: stopped."))
+    with one_sentence(restore="restore it with `dvc pull`, `dvc repro` or `git checkout`"):
+        config = load_config(PARAMS)
+        if "DVC_STAGE" in os.environ:
+            _end_with_dvc()
+            forget_recorded(os.environ["DVC_STAGE"].rpartition(":")[2], config)
+        stage(config)
+
+
+def _end_with_dvc() -> None:
+    """Stop this process when DVC is gone: killed alone, it leaves its stage running, whose results nobody records."""
+    dvc = _dvc()
+
+    def watch() -> None:
+        while _dvc() == dvc:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _dvc() -> int | None:
+    """The number of the process that runs this stage, None if it is gone.
+
+    DVC calls a shell, `SHELL -c "python -m stages…"`. Some are replaced by what they call, others, like dash, stay.
+    """
+    try:
+        parent = psutil.Process(os.getppid())
+        stays = any("-m stages." in argument for argument in parent.cmdline())
+        return parent.ppid() if stays else parent.pid
+    except psutil.Error:
+        return None

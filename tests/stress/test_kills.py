@@ -1,0 +1,241 @@
+"""Runs that are killed at random moments, again and again, end with the bits of a run never killed.
+
+DDPM_KILLS sets how many kills each test deals out, DDPM_KILLS_SEED when.
+"""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from clones import (
+    TINY,
+    change,
+    commit,
+    copy_working_tree,
+    ended,
+    outputs,
+    run_in,
+    stages_run,
+    start_history,
+    surroundings,
+)
+from ruamel.yaml import YAML
+
+from ddpm.config import Config
+from ddpm.data.split import ImageSet, write_image_set
+from ddpm.models.checkpoint import Checkpoint, build_network, save_checkpoint
+from ddpm.utils.files import sha256
+
+KILLS = int(os.environ.get("DDPM_KILLS", "4"))
+SEED = int(os.environ.get("DDPM_KILLS_SEED", "1"))
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+RUN = TINY | {
+    "model.patch_size": 2,
+    "model.dropout": 0.1,
+    "diffusion.timesteps": 1000,
+    "train.epochs": 8,
+    "train.validate_every": 20,
+    "train.preview_every": 50,
+    "generate.num_images": 400,
+    "generate.repeats": 1,
+    "generate.steps": 20,
+    "generate.trajectories": 30,
+    "runtime.device": "cpu",
+    "runtime.compile": "off",
+    "runtime.generate_batch_size": 20,
+    "runtime.checkpoint_every_seconds": 0.2,
+}
+
+
+def finish(root: Path, folder: Path, stage: str) -> float:
+    """Run a stage to its end; returns how long it took."""
+    started = time.monotonic()
+    command = [sys.executable, "-m", f"stages.{stage}"]
+    run_in(folder, *command, PYTHONPATH=str(root), DDPM_CKPT_DIR="")
+    return time.monotonic() - started
+
+
+def kill(root: Path, folder: Path, stage: str, after: float, number: int) -> bool:
+    """Start a stage and send it a signal after so many seconds; returns whether it was still at work."""
+    command = [sys.executable, "-m", f"stages.{stage}"]
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=surroundings(PYTHONPATH=str(root), DDPM_CKPT_DIR=""),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            process.wait(after)
+        except subprocess.TimeoutExpired:
+            process.send_signal(number)
+            process.wait(120)
+            return process.returncode != 0
+    assert process.returncode == 0
+    return False
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """SHA-256 of every output of training and drawing but the clocks'."""
+    kept = ("data/model", "data/generated", "data/labels.csv", "data/trajectory.npz", "data/draws.npz")
+    paths = [path for name in kept for path in (folder / name, *(folder / name).rglob("*"))]
+    return {str(path.relative_to(folder)): sha256(path) for path in paths if path.is_file()}
+
+
+@pytest.mark.parametrize("stage", ["train", "generate"])
+def test_a_stage_killed_at_random_moments_ends_with_the_bits_of_one_never_killed(
+    root: Path, tmp_path: Path, digits: ImageSet, configure: Callable[..., Config], stage: str
+):
+    config = configure(RUN)
+    for name in ("clean", "killed"):
+        (tmp_path / name).mkdir()
+        YAML().dump(config.model_dump(mode="json"), tmp_path / name / "params.yaml")
+        write_image_set(tmp_path / name / "data/split/train.npz", digits.take(np.arange(1000)))
+        write_image_set(tmp_path / name / "data/split/validation.npz", digits.take(np.arange(2000, 2100)))
+        if stage == "generate":
+            weights = build_network(config.model).state_dict()
+            for weight in weights.values():
+                weight.fill_(0.02)
+            model = Checkpoint(config.model, config.diffusion, 28, [0.1] * 10, {}, {"ema": weights})
+            for kind in ("best", "last"):
+                save_checkpoint(tmp_path / name / f"data/model/{kind}.safetensors", model)
+    seconds = finish(root, tmp_path / "clean", stage)
+    expected = contents(tmp_path / "clean")
+    assert len(expected) > 5
+
+    moment = random.Random(SEED)
+    kills = 0
+    while kills < KILLS:
+        if kill(root, tmp_path / "killed", stage, moment.uniform(0.3, 1.0) * seconds, moment.choice(SIGNALS)):
+            kills += 1
+            continue
+        # It came to its end before its moment: what it made is compared, and it begins anew.
+        assert contents(tmp_path / "killed") == expected
+        shutil.rmtree(tmp_path / "killed/.ckpt")
+    finish(root, tmp_path / "killed", stage)
+    assert contents(tmp_path / "killed") == expected
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> Path:
+    """A repository whose training and drawing take some seconds; its results, never killed, in `clean`."""
+    folder = tmp_path_factory.mktemp("kills") / "clone"
+    copy_working_tree(folder)
+    change(folder, {**RUN, "data.source": str(raw), "train.epochs": 0.2, "generate.num_images": 100})
+    start_history(folder, "small")
+    run_in(folder, "dvc", "repro", "split")
+    commit(folder, "digits")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clean(repository: Path) -> dict[str, str]:
+    """The outputs of a run never killed, in another clone."""
+    other = repository.with_name("clean")
+    run_in(repository.parent, "git", "clone", "--quiet", str(repository), str(other))
+    run_in(other, "dvc", "repro", "generate")
+    return outputs(other)
+
+
+@pytest.fixture
+def clone(repository: Path) -> Path:
+    """The repository as committed, without any trace of earlier runs."""
+    run_in(repository, "git", "checkout", "--quiet", "--force", "HEAD")
+    for folder in (".ckpt", ".dvc/cache/runs"):
+        shutil.rmtree(repository / folder, ignore_errors=True)
+    return repository
+
+
+def start_and_kill(clone: Path, number: int, everything: bool, *command: str, **variables: str) -> None:
+    """Run dvc until its training has saved a state, then kill dvc, with all that it started or alone."""
+    log = clone.with_name("killed.log")
+    with (
+        log.open("wb") as file,
+        subprocess.Popen(
+            command, cwd=clone, env=surroundings(**variables), stdout=file, stderr=file, start_new_session=True
+        ) as process,
+    ):
+        wait_for(lambda: bool(list(clone.glob(".ckpt/train-*/state.safetensors"))), process)
+        (os.killpg if everything else os.kill)(process.pid, number)
+        process.wait(60)
+    wait_for(lambda: not at_work(clone))
+    assert everything or "stopped at step" in log.read_text(), "a stage whose dvc is gone ends by itself"
+
+
+def wait_for(happened: Callable[[], bool], process: subprocess.Popen[Any] | None = None) -> None:
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert time.monotonic() < deadline
+        assert process is None or process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.05)
+
+
+def at_work(clone: Path) -> bool:
+    """Whether a process still has the clone as its working folder."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cwd").resolve() == clone and b"stages." in (process / "cmdline").read_bytes():
+                return True
+        except OSError:
+            continue
+    return False
+
+
+# DVC calls stages through the user's shell: bash is replaced by the stage, sh (dash) stays between the two.
+@pytest.mark.parametrize(
+    ("number", "everything", "command", "shell"),
+    [
+        (signal.SIGKILL, True, ("dvc", "repro", "generate"), "/bin/sh"),
+        (signal.SIGTERM, False, ("dvc", "repro", "generate"), "/bin/sh"),
+        (signal.SIGKILL, False, ("dvc", "exp", "run", "generate"), "/bin/bash"),
+        (signal.SIGINT, True, ("dvc", "exp", "run", "generate"), "/bin/bash"),
+    ],
+    ids=["KILL to all", "TERM to dvc alone", "KILL to dvc exp run alone", "INT to all"],
+)
+def test_dvc_killed_goes_on_by_itself_when_it_is_called_again(
+    clone: Path, clean: dict[str, str], number: int, everything: bool, command: tuple[str, ...], shell: str
+):
+    start_and_kill(clone, number, everything, *command, SHELL=shell)
+    again = run_in(clone, *command)
+    assert "going on from step" in again
+    assert "generate" in stages_run(again)
+    assert {key: md5 for key, md5 in outputs(clone).items() if key in clean} == clean
+    assert list(clone.glob(".ckpt/train-*")) == [], "DVC has recorded the training: nothing of it is kept"
+
+
+def test_a_finished_training_that_dvc_could_not_record_is_not_done_again(clone: Path, clean: dict[str, str]):
+    # As when the disk fills up while DVC copies the outputs into its cache: they are there, and nowhere recorded.
+    run_in(clone, sys.executable, "-m", "stages.train")
+    again = run_in(clone, "dvc", "repro", "train")
+    assert "Running stage 'train'" in again
+    assert "this very run was finished, but not recorded" in again
+    assert {key: md5 for key, md5 in outputs(clone).items() if key.startswith("data/model")} == {
+        key: md5 for key, md5 in clean.items() if key.startswith("data/model")
+    }
+
+
+@pytest.mark.parametrize("what", ["parameter", "code", "data"])
+def test_the_state_of_another_run_is_not_gone_on_with(clone: Path, what: str):
+    start_and_kill(clone, signal.SIGKILL, True, "dvc", "repro", "train")
+    (kept,) = clone.glob(".ckpt/train-*")
+    if what == "parameter":
+        change(clone, {"train.lr": 0.003})
+    elif what == "code":
+        with (clone / "ddpm/training/loop.py").open("a") as file:
+            file.write("# another remark\n")
+    else:
+        change(clone, {"split.train_fraction": 0.8})
+    again = run_in(clone, "dvc", "repro", "train")
+    assert "Running stage 'train'" in again
+    assert "going on from step" not in again
+    assert kept.exists()
+    assert ended(clone, "dvc", "status", "train").returncode == 0

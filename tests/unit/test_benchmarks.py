@@ -1,0 +1,117 @@
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.common import earlier, save, settings
+from benchmarks.equal_time import QUIET, RECIPES
+from benchmarks.page import PAGES, RESULTS, cell, refreshed, table
+from benchmarks.samplers import COMMON, SAMPLERS
+from benchmarks.scaling import exponent, point
+from benchmarks.sensitivity import SPOILED
+from ddpm.data.split import ImageSet
+from ddpm.evaluation.features.classifier import classify, load_classifier
+from ddpm.evaluation.frechet import fit_gaussian, frechet_distance
+from ddpm.utils.errors import DdpmError
+from ddpm.utils.files import read_json
+
+
+@pytest.fixture(autouse=True)
+def _from_the_repository(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0, 2.5])
+def test_the_exponent_of_a_power_law_is_its_power(power: float):
+    x = [1.0, 3.0, 10.0]
+    assert exponent(x, [7 * value**power for value in x]) == pytest.approx(power, abs=1e-12)
+
+
+def test_more_channels_take_more_seconds_and_images_no_more_memory():
+    few, many = (point("draw", "base_channels", n, {"generate.num_images": 60, "generate.steps": 3}) for n in (8, 96))
+    assert 0 < few[0] < many[0]
+    assert 0 <= few[2] <= few[1] <= many[1]
+
+
+def test_a_training_step_is_measured():
+    seconds, peak, taken = point("train", "batch_size", 4, {"model.base_channels": 8})
+    assert 0 < seconds < 10
+    assert 100 < peak < 10_000
+    assert 0 <= taken < peak
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_fits_the_parameters(name: str):
+    preset, changes = RECIPES[name]
+    config = settings(changes, QUIET, preset=preset)
+    assert config.train.preview_every == 0
+    if name != "default":
+        assert config != settings(QUIET)
+
+
+def test_samplers_differ_from_one_another():
+    assert len({settings(COMMON, changes).generate for changes in SAMPLERS.values()}) == len(SAMPLERS)
+
+
+def test_rows_of_the_same_run_are_taken_up_and_others_not(tmp_path: Path):
+    path = tmp_path / "rows.json"
+    assert earlier(path, {"images": 5}) == []
+    assert earlier(None, {"images": 5}) == []
+    save([{"sampler": "ddpm", "fd_mnist": 1 / 3}], path, {"images": 5})
+    assert earlier(path, {"images": 5}) == [{"sampler": "ddpm", "fd_mnist": 1 / 3}]
+    with pytest.raises(DdpmError, match=r"rows\.json is of another machine or other settings"):
+        earlier(path, {"images": 6})
+    path.write_text("{}")
+    with pytest.raises(DdpmError, match=r"rows\.json is of another"):
+        earlier(path, {})
+
+
+def test_an_unknown_setting_is_refused():
+    with pytest.raises(DdpmError, match="unknown key"):
+        settings({"train.learning_rate": np.pi})
+
+
+def test_the_pages_show_the_results_as_they_are():
+    for path, tables in zip(PAGES, (3, 2), strict=True):
+        page = path.read_text()
+        assert page.count("<!-- end -->") >= tables
+        assert refreshed(page) == page, "run `python -m benchmarks.page`"
+
+
+def test_cells_are_read_easily():
+    assert [cell(value) for value in (0.123456, 1234.5, 12.0, 5, 60_000, "ddpm", 98.76)] == [
+        "0.123",
+        "1,234",
+        "12",
+        "5",
+        "60,000",
+        "ddpm",
+        "98.8",
+    ]
+    assert table([{"a": 1, "b": 0.5}, {"a": 2, "b": 1.0}]) == "| a | b |\n| --- | --- |\n| 1 | 0.5 |\n| 2 | 1 |"
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_the_distance_grows_with_every_level_of_spoiling(name: str):
+    rows = [row for row in read_json(RESULTS / "sensitivity.json")["rows"] if row["spoiled_by"] == name]
+    distances = [row["fd_mnist"] for row in rows]
+    assert [row["level"] for row in rows] == list(SPOILED[name][1])
+    assert all(after > before for before, after in pairwise(distances))
+    assert distances[-1] > 20 * distances[0]
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_spoiling_shows_in_the_distance_here_and_now(
+    name: str, test_digits: ImageSet, verdicts: tuple[np.ndarray, np.ndarray], rng: np.random.Generator
+):
+    spoil, levels, _ = SPOILED[name]
+    known = fit_gaussian(verdicts[0][5000:])
+    some = ImageSet(test_digits.images[:2000], test_digits.labels[:2000], test_digits.indices[:2000])
+    classifier = load_classifier(torch.device("cpu"))
+    found = []
+    for level in (levels[0], levels[2], levels[4]):
+        features, _ = classify(classifier, spoil(some, level, rng), "test")
+        found.append(frechet_distance(known, fit_gaussian(features)))
+    assert found[0] < found[1] < found[2]

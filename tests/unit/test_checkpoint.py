@@ -1,0 +1,286 @@
+import errno
+import json
+import os
+import pickle
+import random
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ddpm.config import Config, ModelConfig
+from ddpm.diffusion.schedule import cosine_schedule, linear_schedule
+from ddpm.models.checkpoint import (
+    Checkpoint,
+    build_network,
+    build_schedule,
+    flops_per_image,
+    load_checkpoint,
+    restore_network,
+    save_checkpoint,
+)
+from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
+
+
+@pytest.fixture
+def checkpoint(tiny: Callable[..., Config]) -> Checkpoint:
+    config = tiny()
+    torch.manual_seed(0)
+    network = build_network(config.model)
+    ema = {name: torch.randn_like(weight) for name, weight in network.state_dict().items()}
+    facts = {"step": 7, "val_loss": 0.1 + 0.2, "log": [{"loss": 1e-5}], "best_val_loss": float("inf")}
+    rng = {"t": torch.Generator().manual_seed(3).get_state()}
+    return Checkpoint(config.model, config.diffusion, 28, [0.1] * 10, facts, {"ema": ema, "rng": rng})
+
+
+@pytest.fixture
+def saved(tmp_path: Path, checkpoint: Checkpoint) -> Path:
+    save_checkpoint(tmp_path / "model.safetensors", checkpoint)
+    return tmp_path / "model.safetensors"
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let the system refuse to write files longer than this, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_checkpoint_comes_back_bit_for_bit(saved: Path, checkpoint: Checkpoint):
+    found = load_checkpoint(saved)
+    assert replace(found, tensors={}) == replace(checkpoint, tensors={})
+    assert found.tensors.keys() == checkpoint.tensors.keys()
+    for group, tensors in checkpoint.tensors.items():
+        assert found.tensors[group].keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            assert found.tensors[group][name].dtype == tensor.dtype
+            assert torch.equal(found.tensors[group][name], tensor)
+
+
+def test_the_restored_network_holds_the_average(saved: Path, checkpoint: Checkpoint):
+    network = restore_network(load_checkpoint(saved), str(saved))
+    assert not network.training
+    assert not any(weight.requires_grad for weight in network.parameters())
+    for name, weight in network.state_dict().items():
+        assert torch.equal(weight, checkpoint.tensors["ema"][name])
+
+
+def test_equal_checkpoints_are_equal_bytes_in_every_process(saved: Path, root: Path, tmp_path: Path):
+    again = tmp_path / "again.safetensors"
+    copy = (
+        "import sys; from pathlib import Path; from ddpm.models.checkpoint import load_checkpoint, save_checkpoint; "
+        "save_checkpoint(Path(sys.argv[2]), load_checkpoint(Path(sys.argv[1])))"
+    )
+    environment = {"PYTHONPATH": str(root), "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", copy, saved, again], env=environment, check=True)
+    assert again.read_bytes() == saved.read_bytes()
+    save_checkpoint(again, load_checkpoint(again))
+    assert again.read_bytes() == saved.read_bytes()
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(MissingFile, match=r"nowhere\.safetensors"):
+        load_checkpoint(tmp_path / "nowhere.safetensors")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.1, 0.5, 0.9, 0.999, 0.99999])
+def test_a_truncated_file_is_damaged(saved: Path, share: float):
+    content = saved.read_bytes()
+    saved.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(DamagedFile, match=r"model\.safetensors"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"garbage" * 1000,
+        b"\xff" * 100,
+        struct.pack("<Q", 2) + b"{}",
+        struct.pack("<Q", 27) + b'{"__metadata__":{"ddpm":""}}'[:27],
+        struct.pack("<Q", 31) + b'{"__metadata__":{"ddpm":"[1]"}}',
+        struct.pack("<Q", 32) + b'{"__metadata__":{"ddpm":"null"}}',
+    ],
+    ids=["text", "all ones", "no metadata", "cut metadata", "metadata of a list", "metadata of nothing"],
+)
+def test_other_content_is_damaged(saved: Path, content: bytes):
+    saved.write_bytes(content)
+    with pytest.raises(DamagedFile, match=r"model\.safetensors"):
+        load_checkpoint(saved)
+
+
+def test_every_flipped_byte_is_noticed(saved: Path):
+    content = saved.read_bytes()
+    length = struct.unpack("<Q", content[:8])[0]
+    dice = random.Random(0)
+    places = [*range(300), *dice.sample(range(8 + length), 300), *dice.sample(range(8 + length, len(content)), 300)]
+    for place in places:
+        flipped = bytearray(content)
+        flipped[place] ^= dice.randrange(1, 256)
+        saved.write_bytes(flipped)
+        with pytest.raises(DamagedFile, match=r"model\.safetensors"):
+            load_checkpoint(saved)
+    saved.write_bytes(content)
+    load_checkpoint(saved)
+
+
+def test_a_flipped_weight_and_a_flipped_setting_are_told_by_the_checksum(saved: Path):
+    content = saved.read_bytes()
+    for changed in (content[:-1] + bytes([content[-1] ^ 1]), content.replace(b"cosine", b"linear", 1)):
+        assert changed != content
+        saved.write_bytes(changed)
+        with pytest.raises(DamagedFile, match=r"is damaged \(its SHA-256 does not match\)$"):
+            load_checkpoint(saved)
+
+
+def test_a_checkpoint_without_a_checksum_is_refused(saved: Path, checkpoint: Checkpoint):
+    header = {"model": checkpoint.model.model_dump(), "diffusion": checkpoint.diffusion.model_dump()}
+    header |= {"image_size": 28, "class_shares": [], "facts": {}}
+    save_file(load_file(saved), saved, metadata={"ddpm": json.dumps(header)})
+    with pytest.raises(DamagedFile, match=r"model\.safetensors holds no SHA-256 of itself.*older version$"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool])
+def test_tensors_of_every_kind_come_back(saved: Path, checkpoint: Checkpoint, dtype: torch.dtype):
+    kinds = {"many": torch.arange(6).to(dtype).view(2, 3).T, "one": torch.ones((), dtype=dtype)}
+    kinds["none"] = torch.zeros(0, 3, dtype=dtype)
+    save_checkpoint(saved, replace(checkpoint, tensors={"ema": kinds}))
+    found = load_checkpoint(saved).tensors["ema"]
+    assert found.keys() == kinds.keys()
+    for name, tensor in kinds.items():
+        assert found[name].dtype == dtype
+        assert torch.equal(found[name], tensor)
+
+
+def test_the_order_of_tensors_and_groups_is_no_part_of_a_checkpoint(saved: Path, checkpoint: Checkpoint):
+    content = saved.read_bytes()
+    turned = {group: dict(reversed(named.items())) for group, named in reversed(checkpoint.tensors.items())}
+    save_checkpoint(saved, replace(checkpoint, tensors=turned))
+    assert saved.read_bytes() == content
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_checkpoint_comes_back_on_a_cuda_device(saved: Path, checkpoint: Checkpoint):
+    for name, tensor in load_checkpoint(saved, "cuda").tensors["ema"].items():
+        assert tensor.is_cuda
+        assert torch.equal(tensor.cpu(), checkpoint.tensors["ema"][name])
+
+
+class Malice:
+    """What a pickle can do to the one who loads it."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[Path]]:
+        return Path.touch, (self.mark,)
+
+
+def test_a_pickle_is_refused_and_its_code_not_run(saved: Path, tmp_path: Path):
+    mark = tmp_path / "executed"
+    pickle.loads(pickle.dumps(Malice(mark)))
+    assert mark.exists()
+    mark.unlink()
+    for write in (torch.save, lambda harm, path: path.write_bytes(pickle.dumps(harm))):
+        write({"ema": {"conv_in.weight": torch.zeros(3), "more": Malice(mark)}}, saved)
+        with pytest.raises(DamagedFile, match=r"model\.safetensors"):
+            load_checkpoint(saved)
+    assert not mark.exists()
+
+
+def test_settings_of_another_version_are_told_from_damage(saved: Path, checkpoint: Checkpoint):
+    class LaterModel(ModelConfig):
+        flux_capacitor: int = 1
+
+    save_checkpoint(saved, replace(checkpoint, model=LaterModel(**checkpoint.model.model_dump())))
+    with pytest.raises(DdpmError, match=r"another version.*unknown key flux_capacitor") as caught:
+        load_checkpoint(saved)
+    assert not isinstance(caught.value, DamagedFile)
+
+
+@pytest.mark.parametrize("change", ["wider", "missing", "extra"])
+def test_weights_of_another_architecture_are_damaged(checkpoint: Checkpoint, change: str):
+    ema = dict(checkpoint.tensors["ema"])
+    model = checkpoint.model
+    if change == "wider":
+        model = model.model_copy(update={"base_channels": 16})
+    elif change == "missing":
+        del ema["conv_in.bias"]
+    else:
+        ema["conv_in.spare"] = torch.zeros(1)
+    with pytest.raises(DamagedFile, match=r"here\.safetensors.*another architecture"):
+        restore_network(replace(checkpoint, model=model, tensors={"ema": ema}), "here.safetensors")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(checkpoint: Checkpoint, value: float):
+    checkpoint.tensors["ema"]["norm_out.bias"][0] = value
+    with pytest.raises(DdpmError, match=r"here\.safetensors.*not finite.*train\.lr"):
+        restore_network(checkpoint, "here.safetensors")
+
+
+def test_a_write_that_fails_leaves_the_old_checkpoint(saved: Path, checkpoint: Checkpoint):
+    before = saved.read_bytes()
+    with files_of_at_most(4096), pytest.raises(OSError) as caught:
+        save_checkpoint(saved, replace(checkpoint, facts={}))
+    assert caught.value.errno == errno.EFBIG
+    assert caught.value.filename == str(saved)
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_a_full_disk_is_called_so_by_a_stage(saved: Path, root: Path, tmp_path: Path):
+    shutil.copy(root / "params.yaml", tmp_path)
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "stage.py").write_text(
+        "from pathlib import Path\n"
+        "from ddpm.models.checkpoint import load_checkpoint, save_checkpoint\n"
+        "from stages import run\n"
+        "run(lambda _: save_checkpoint(Path('disk/best.safetensors'), load_checkpoint(Path('model.safetensors'))))\n"
+    )
+    script = "mount -t tmpfs -o size=64k tmpfs disk || exit 42\n$PYTHON stage.py; code=$?\nls -A disk\nexit $code"
+    ended = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "unshare" in ended.stderr or ended.returncode == 42:
+        pytest.skip("no file system can be mounted here")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: disk/best.safetensors could not be written, the disk is full")
+    assert len(ended.stderr.splitlines()) == 1
+    assert ended.stdout == ""
+
+
+def test_a_checkpoint_is_as_readable_as_any_other_file(saved: Path):
+    (saved.parent / "other").touch()
+    assert saved.stat().st_mode == (saved.parent / "other").stat().st_mode
+
+
+def test_the_schedule_is_the_one_in_the_settings(configure: Callable[..., Config]):
+    assert torch.equal(build_schedule(configure().diffusion).beta, cosine_schedule(1000).beta)
+    linear = configure({"diffusion.schedule": "linear", "diffusion.beta_end": 0.03}).diffusion
+    assert torch.equal(build_schedule(linear).beta, linear_schedule(1000, 1e-4, 0.03).beta)
+
+
+def test_counting_operations_needs_no_memory_for_the_network(configure: Callable[..., Config]):
+    # 260,000 channels would be terabytes of weights.
+    huge = configure({"model.base_channels": 4096, "model.channel_multipliers": [64]}).model
+    assert flops_per_image(huge, 28) > 1e13

@@ -1,0 +1,233 @@
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ruamel.yaml import YAML
+
+from ddpm.config import Config, load_config, parse_config
+from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
+
+COMMITTED = [
+    "params.yaml",
+    *sorted(f"presets/{path.name}" for path in (Path(__file__).parents[1] / "presets").glob("*.yaml")),
+]
+
+MISTAKES = {
+    "seed": 2**63,
+    "data.source": "",
+    "split.train_fraction": 1.5,
+    "model.base_channels": 33,
+    "model.blocks_per_level": 10**6,
+    "model.channel_multipliers": [],
+    "model.patch_size": 3,
+    "model.attention": "yes",
+    "model.dropout": 1.0,
+    "diffusion.schedule": "sigmoid",
+    "diffusion.timesteps": 0,
+    "diffusion.beta_start": 0,
+    "diffusion.beta_end": 1e-9,
+    "train.epochs": 1e308,
+    "train.batch_size": "64",
+    "train.lr": "fast",
+    "train.weight_decay": float("nan"),
+    "train.grad_clip": float("inf"),
+    "train.ema_decay": 1.0,
+    "train.log_every": 2.5,
+    "generate.num_images": -5,
+    "generate.steps": -25,
+    "generate.draw": -1,
+    "generate.guidance": 1e39,
+    "generate.eta": 1.5,
+    "generate.output_size": 4096,
+    "fid.bootstrap": None,
+    "fid.inception": True,
+    "visualize.snapshots": 1,
+    "visualize.gif_seconds": 10_000.0,
+    "runtime.device": "cuda:07",
+    "runtime.generate_batch_size": 0,
+    "runtime.workers": 10**9,
+    "runtime.checkpoint_every_seconds": 0,
+}
+
+
+@pytest.fixture
+def edited(root: Path, tmp_path: Path) -> Callable[[str, str], Path]:
+    """A copy of params.yaml with the value of one key (by its line) written otherwise."""
+
+    def edit(key: str, text: str) -> Path:
+        content, count = re.subn(rf"(?m)^(\s*{key}:)\s*\S+", rf"\1 {text}", (root / "params.yaml").read_text(), count=1)
+        assert count == 1
+        path = tmp_path / "params.yaml"
+        path.write_text(content)
+        return path
+
+    return edit
+
+
+def test_the_settings_are_what_params_yaml_says(root: Path):
+    config = load_config(root / "params.yaml")
+    assert config.model_dump(mode="json") == YAML(typ="safe", pure=True).load(root / "params.yaml")
+    assert config.fid.weights_path is None
+
+
+@pytest.mark.parametrize(("key", "value"), MISTAKES.items(), ids=MISTAKES.keys())
+def test_a_wrong_value_is_named_on_one_line(parameters: Callable[..., dict[str, Any]], key: str, value: object):
+    with pytest.raises(DdpmError, match=rf"^here\.yaml: {re.escape(key)} = [^\n]+\.$") as caught:
+        parse_config(parameters({key: value}), "here.yaml")
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["surplus", "train.learning_rate", "model.surplus"])
+def test_an_unknown_key_is_named(parameters: Callable[..., dict[str, Any]], key: str):
+    with pytest.raises(DdpmError, match=rf"^here\.yaml: unknown key {re.escape(key)}\.$"):
+        parse_config(parameters({key: 1}), "here.yaml")
+
+
+@pytest.mark.parametrize("key", ["seed", "train", "train.lr"])
+def test_a_missing_key_is_named(parameters: Callable[..., dict[str, Any]], key: str):
+    values = parameters()
+    section = values
+    *sections, last = key.split(".")
+    for name in sections:
+        section = section[name]
+    del section[last]
+    with pytest.raises(DdpmError, match=rf"^here\.yaml: missing key {re.escape(key)}\.$"):
+        parse_config(values, "here.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"diffusion.beta_start": 0.5, "diffusion.beta_end": 0.02}, r"beta_start \(0.5\).*beta_end \(0.02\)"),
+        ({"generate.steps": 1001}, r"generate\.steps \(1001\).*diffusion\.timesteps \(1000\)"),
+        ({"train.preview_steps": 30, "diffusion.timesteps": 25}, r"train\.preview_steps \(30\).*timesteps \(25\)"),
+        ({"generate.trajectories": 20, "generate.num_images": 10}, r"trajectories \(20\).*num_images \(10\)"),
+        ({"generate.guidance_interval": [4.0, 0.8]}, r"guidance_interval \(4.0, 0.8\).*lower end first"),
+        (
+            {"diffusion.schedule": "linear", "diffusion.beta_start": 0.5, "diffusion.beta_end": 0.5},
+            r"beta_start \(0\.5\) to beta_end \(0\.5\) in 1000 timesteps leaves nothing of the image",
+        ),
+        (
+            {"model.channel_multipliers": [1] * 5, "model.norm_groups": 64},
+            r"norm_groups \(64\) .*channel_multipliers \(\[1, 1, 1, 1, 1\]\) lead down to one pixel",
+        ),
+        ({"generate.digits": [3], "model.classes": 0}, r"generate\.digits \(\[3\]\).*raise model\.classes \(0\) to 10"),
+        ({"generate.digits": [3, 9], "model.classes": 9}, r"generate\.digits \(\[3, 9\]\).*model\.classes \(9\)"),
+        ({"train.label_dropout": 0.0}, r"generate\.guidance \(1\.2\).*train\.label_dropout"),
+    ],
+)
+def test_values_that_do_not_fit_together_are_named(
+    parameters: Callable[..., dict[str, Any]], changes: dict[str, Any], words: str
+):
+    with pytest.raises(DdpmError, match=rf"^here\.yaml: [^\n]*{words}[^\n]*\.$"):
+        parse_config(parameters(changes), "here.yaml")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.channel_multipliers": [1] * 6, "model.norm_groups": 8},
+        {"model.channel_multipliers": [1] * 4, "model.norm_groups": 64},
+    ],
+    ids=["one pixel, groups of several", "two pixels, groups of one channel"],
+)
+def test_deep_networks_are_taken_where_something_is_left_to_normalize(
+    configure: Callable[..., Config], changes: dict[str, Any]
+):
+    configure(changes)
+
+
+def test_what_does_not_fit_any_alternative_is_told_of_each(parameters: Callable[..., dict[str, Any]]):
+    with pytest.raises(DdpmError, match=r"generate\.digits = \[3, 12\]: .*'all', or .*less than or equal to 9\.$"):
+        parse_config(parameters({"generate.digits": [3, 12]}), "here.yaml")
+
+
+@pytest.mark.parametrize("value", ["x" * 10_000, ["x"] * 10_000, 16**5000], ids=["text", "list", "number"])
+def test_a_long_value_is_shortened(parameters: Callable[..., dict[str, Any]], value: object):
+    with pytest.raises(DdpmError, match=r"^here\.yaml: seed = ") as caught:
+        parse_config(parameters({"seed": value}), "here.yaml")
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("key", ["a\nb", 1, None, "x" * 10_000], ids=["two lines", "number", "null", "long"])
+def test_an_odd_key_is_named_on_one_line(parameters: Callable[..., dict[str, Any]], key: object):
+    with pytest.raises(DdpmError, match=r"^here\.yaml: .+\.$") as caught:
+        parse_config(parameters() | {key: 1}, "here.yaml")
+    assert len(str(caught.value)) < 400
+
+
+def test_all_mistakes_are_named_at_once(parameters: Callable[..., dict[str, Any]]):
+    with pytest.raises(DdpmError) as caught:
+        parse_config(parameters({"train.lr": -1, "split.train_fraction": 2, "seed": "x"}), "here.yaml")
+    assert all(key in str(caught.value) for key in ("train.lr", "split.train_fraction", "seed"))
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-05", 1e-5), ("1e-5", 1e-5), ("3E-4", 3e-4), ("1", 1.0), (".5", 0.5)])
+def test_a_learning_rate_is_a_number_in_every_notation(edited: Callable[[str, str], Path], text: str, value: float):
+    lr = load_config(edited("lr", text)).train.lr
+    assert isinstance(lr, float)
+    assert lr == value
+
+
+@pytest.mark.parametrize("text", ["off", "'off'", '"off"'])
+def test_off_is_a_word_quoted_or_not(edited: Callable[[str, str], Path], text: str):
+    assert load_config(edited("compile", text)).runtime.compile == "off"
+
+
+@pytest.mark.parametrize("key", ["lr", "train_fraction", "epochs"])
+def test_true_is_no_number(edited: Callable[[str, str], Path], key: str):
+    with pytest.raises(DdpmError, match=key):
+        load_config(edited(key, "true"))
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_old_and_new_yaml_readers_agree_on_the_committed_files(root: Path, name: str):
+    new = YAML(typ="safe", pure=True).load(root / name)
+    old = yaml.safe_load((root / name).read_text())
+    assert old == new
+    assert typed(old) == typed(new)
+
+
+def typed(value: object) -> object:
+    """The types of all values, nested as they are."""
+    if isinstance(value, dict):
+        return {key: typed(part) for key, part in value.items()}
+    return [typed(part) for part in value] if isinstance(value, list) else type(value)
+
+
+def test_settings_cannot_be_changed_by_accident(configure: Callable[..., Config]):
+    with pytest.raises(ValueError, match="frozen"):
+        configure().train.lr = 1.0
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(MissingFile, match=r"nowhere\.yaml is missing"):
+        load_config(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"- 1\n- 2\n",
+        b"train: {lr: 1\n",
+        b"seed: 1\nseed: 2\n",
+        b"\tseed: 1\n",
+        b"seed: \xff\xfe\n",
+        b"seed: 2001-99-99\n",
+        b"seed: !!int x\n",
+        b"seed: " + b"9" * 5000,
+        b"seed: " + b"[" * 1000,
+        b"seed: !!python/object/apply:os.getcwd []\n",
+    ],
+    ids=["empty", "list", "brace", "key twice", "tab", "no UTF-8", "date", "tag", "long number", "deep", "Python"],
+)
+def test_what_is_no_parameter_file_is_damaged(tmp_path: Path, content: bytes):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    with pytest.raises(DamagedFile, match=r"params\.yaml") as caught:
+        load_config(path)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,193 @@
+import errno
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ddpm.utils.errors import DamagedFile, MissingFile
+from ddpm.utils.files import (
+    atomic_folder,
+    atomic_path,
+    load_arrays,
+    read_json,
+    save_arrays,
+    sha256,
+    significant,
+    write_csv,
+    write_json,
+)
+
+
+class Interruption(BaseException):
+    """Something that ends a block, like a Ctrl-C."""
+
+
+def test_a_file_appears_with_its_whole_content_and_its_folder(tmp_path: Path):
+    path = tmp_path / "a" / "b" / "file"
+    with atomic_path(path) as temporary:
+        temporary.write_text("new")
+        assert temporary.parent == path.parent
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, Interruption])
+def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(error), atomic_path(path) as temporary:  # noqa: PT012 (what raises is beside the point)
+        temporary.write_text("half")
+        raise error
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(OSError) as caught, atomic_path(path) as temporary:  # noqa: PT012
+        temporary.symlink_to("/dev/full")
+        temporary.write_text("new")
+    assert caught.value.errno == errno.ENOSPC
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_in_place_of_the_folder_is_an_os_error(tmp_path: Path):
+    (tmp_path / "blocked").write_text("")
+    with pytest.raises(OSError), atomic_path(tmp_path / "blocked" / "file") as temporary:
+        temporary.write_text("new")
+    with pytest.raises(OSError), atomic_folder(tmp_path / "blocked" / "folder"):
+        pass
+
+
+def test_a_folder_appears_whole_and_replaces_the_old_one(tmp_path: Path):
+    path = tmp_path / "images"
+    path.mkdir()
+    (path / "old").write_text("")
+    with atomic_folder(path) as temporary:
+        (temporary / "new").write_text("1")
+        assert [file.name for file in path.iterdir()] == ["old"]
+    assert [file.name for file in path.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, Interruption])
+def test_an_exception_leaves_the_old_folder_and_nothing_else(tmp_path: Path, error: type[BaseException]):
+    path = tmp_path / "images"
+    path.mkdir()
+    (path / "old").write_text("")
+    with pytest.raises(error), atomic_folder(path) as temporary:  # noqa: PT012
+        (temporary / "new").write_text("1")
+        raise error
+    assert [file.name for file in path.iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_keeps_the_order_of_the_keys(tmp_path: Path):
+    write_json(tmp_path / "a.json", {"z": 1, "a": 0.1, "name": "ä"})
+    assert list(json.loads((tmp_path / "a.json").read_text()).items()) == [("z", 1), ("a", 0.1), ("name", "ä")]
+    assert (tmp_path / "a.json").read_text().endswith("}\n")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_json_refuses_what_is_no_number_and_leaves_the_old_file(tmp_path: Path, value: float):
+    path = tmp_path / "a.json"
+    write_json(path, {"x": 1})
+    with pytest.raises(ValueError):
+        write_json(path, {"x": value})
+    assert json.loads(path.read_text()) == {"x": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_is_read_as_written_and_anything_else_is_named(tmp_path: Path):
+    path = tmp_path / "a.json"
+    with pytest.raises(MissingFile, match=r"a\.json is missing"):
+        read_json(path)
+    write_json(path, {"a": 0.1, "b": [1, None, "x"]})
+    assert read_json(path) == {"a": 0.1, "b": [1, None, "x"]}
+    for damage in (b"", b"{", b"[1]", b"\xff", b"3"):
+        path.write_bytes(damage)
+        with pytest.raises(DamagedFile, match=r"a\.json is no JSON object"):
+            read_json(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "rounded"),
+    [
+        (1.23456789, 1.23457),
+        (-0.000123456789, -0.000123457),
+        (123456789.0, 123457000.0),
+        (1 / 3, 0.333333),
+        (0.0, 0.0),
+        (123456789, 123456789),
+        (True, True),
+        ("1.23456789", "1.23456789"),
+        (None, None),
+    ],
+)
+def test_floats_and_only_they_keep_six_significant_digits(value: object, rounded: object):
+    found = significant({"a": value, "b": [{"c": value}], "d": (value,)})
+    assert found == {"a": rounded, "b": [{"c": rounded}], "d": [rounded]}
+    assert type(found["a"]) is type(rounded)
+    assert significant(found) == found
+
+
+def test_sums_that_differ_in_their_last_bits_make_equal_files(tmp_path: Path):
+    for name, value in (("a.json", sum([0.1] * 10)), ("b.json", 1.0)):
+        write_json(tmp_path / name, significant({"value": value, "numpy": np.float64(value)}))
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def test_a_table_has_a_header_and_replaces_the_old_one(tmp_path: Path):
+    path = tmp_path / "a.csv"
+    write_csv(path, ("image", "label"), [(1, 7), (2, "a,b")])
+    assert path.read_bytes() == b'image,label\n1,7\n2,"a,b"\n'
+    write_csv(path, ("image",), [])
+    assert path.read_bytes() == b"image\n"
+
+
+def test_sha256_is_that_of_the_contents_in_a_row(tmp_path: Path):
+    contents = [os.urandom(3 << 20), b"", b"abc"]
+    paths = [tmp_path / str(i) for i in range(3)]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    assert sha256(*paths) == hashlib.sha256(b"".join(contents)).hexdigest()
+
+
+def test_arrays_come_back_and_equal_arrays_are_equal_bytes(tmp_path: Path, rng: np.random.Generator):
+    arrays = {"a": rng.normal(size=(3, 4)), "b": np.arange(5, dtype=np.uint8), "name": np.array("x")}
+    save_arrays(tmp_path / "one.npz", **arrays)
+    save_arrays(tmp_path / "two.npz", **arrays)
+    assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
+    found = load_arrays(tmp_path / "one.npz")
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype
+        assert np.array_equal(found[name], array)
+
+
+def test_damaged_arrays_are_named(tmp_path: Path):
+    path = tmp_path / "x.npz"
+    with pytest.raises(MissingFile, match=r"x\.npz is missing"):
+        load_arrays(path)
+    save_arrays(path, values=np.arange(1000))
+    content = path.read_bytes()
+    flipped = bytearray(content)
+    flipped[4000] ^= 1
+    for damage in (b"", b"text", content[:-30], content[:500], bytes(flipped)):
+        path.write_bytes(damage)
+        with pytest.raises(DamagedFile, match=r"x\.npz is damaged"):
+            load_arrays(path)
+
+
+def test_arrays_that_would_execute_code_are_refused(tmp_path: Path):
+    path = tmp_path / "x.npz"
+    np.savez(path, values=np.array([object()], dtype=object))
+    with pytest.raises(DamagedFile, match=r"x\.npz"):
+        load_arrays(path)

@@ -1,0 +1,180 @@
+import numpy as np
+import pytest
+from pytorch_fid.fid_score import calculate_frechet_distance
+from scipy.linalg import sqrtm
+
+from ddpm.evaluation.frechet import (
+    Gaussian,
+    bootstrap_intervals,
+    curve_sizes,
+    fit_gaussian,
+    frechet_distance,
+    frechet_limit,
+)
+from ddpm.utils.errors import DdpmError
+
+
+def gaussian(rng: np.random.Generator, dimensions: int, rank: int | None = None) -> Gaussian:
+    factor = rng.normal(size=(dimensions, rank or 2 * dimensions))
+    return Gaussian(rng.normal(size=dimensions), factor @ factor.T / dimensions, 1000)
+
+
+@pytest.mark.filterwarnings("ignore:The `disp` argument is deprecated")
+@pytest.mark.parametrize("dimensions", [2, 16, 96])
+def test_distance_agrees_with_scipys_matrix_root_and_with_pytorch_fid(rng: np.random.Generator, dimensions: int):
+    for _ in range(3):
+        a, b = gaussian(rng, dimensions), gaussian(rng, dimensions)
+        shift = a.mean - b.mean
+        root = sqrtm(a.covariance @ b.covariance)
+        expected = shift @ shift + np.trace(a.covariance + b.covariance - 2 * np.real(root))
+        assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-7)
+        other = calculate_frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+        assert frechet_distance(a, b) == pytest.approx(other, rel=1e-6)
+
+
+def test_with_equal_covariances_distance_is_that_of_the_means(rng: np.random.Generator):
+    a, b = gaussian(rng, 12), gaussian(rng, 12)
+    b = Gaussian(b.mean, a.covariance, 1000)
+    assert frechet_distance(a, b) == pytest.approx(((a.mean - b.mean) ** 2).sum(), rel=1e-10)
+
+
+def test_with_diagonal_covariances_distance_has_a_closed_form(rng: np.random.Generator):
+    means, deviations = rng.normal(size=(2, 9)), rng.uniform(0, 3, size=(2, 9))
+    a, b = (Gaussian(m, np.diag(s**2), 1000) for m, s in zip(means, deviations, strict=True))
+    expected = ((means[0] - means[1]) ** 2).sum() + ((deviations[0] - deviations[1]) ** 2).sum()
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-10)
+
+
+def test_distance_is_symmetric_and_does_not_see_rotations(rng: np.random.Generator):
+    a, b = gaussian(rng, 10), gaussian(rng, 10)
+    turn = np.linalg.qr(rng.normal(size=(10, 10)))[0]
+    turned = [Gaussian(turn @ g.mean, turn @ g.covariance @ turn.T, g.count) for g in (a, b)]
+    assert frechet_distance(b, a) == pytest.approx(frechet_distance(a, b), rel=1e-10)
+    assert frechet_distance(*turned) == pytest.approx(frechet_distance(a, b), rel=1e-10)
+
+
+def test_a_set_is_at_no_distance_from_itself(rng: np.random.Generator):
+    features = rng.normal(size=(500, 64)).astype(np.float32) * 10
+    a = fit_gaussian(features)
+    assert abs(frechet_distance(a, fit_gaussian(features[::-1]))) < 1e-8 * np.trace(a.covariance)
+
+
+def test_singular_covariances_are_exact(rng: np.random.Generator):
+    # Of rank 3 in 40 dimensions, on the same 3: the distance is that of the 3-dimensional Gaussians.
+    basis = np.linalg.qr(rng.normal(size=(40, 3)))[0]
+    small = [gaussian(rng, 3), gaussian(rng, 3)]
+    large = [Gaussian(basis @ g.mean, basis @ g.covariance @ basis.T, g.count) for g in small]
+    # The root of a rounding error of 1e-16 is 1e-8, once for each of 37 empty dimensions.
+    assert frechet_distance(*large) == pytest.approx(frechet_distance(*small), abs=1e-5)
+    nothing = Gaussian(small[0].mean, np.zeros((3, 3)), 1000)
+    expected = ((nothing.mean - small[1].mean) ** 2).sum() + np.trace(small[1].covariance)
+    assert frechet_distance(nothing, small[1]) == pytest.approx(expected, rel=1e-10)
+
+
+def test_a_gaussian_is_the_mean_and_the_unbiased_covariance(rng: np.random.Generator):
+    features = (1000 + rng.normal(size=(50, 3))).astype(np.float32)
+    found = fit_gaussian(features)
+    exact = features.astype(np.float64)
+    centred = exact - exact.mean(0)
+    np.testing.assert_allclose(found.mean, exact.mean(0), rtol=1e-14)
+    np.testing.assert_allclose(found.covariance, centred.T @ centred / 49, rtol=1e-9)
+    assert found.mean.dtype == found.covariance.dtype == np.float64
+    assert found.count == 50
+
+
+@pytest.mark.parametrize("count", [1, 7, 8])
+def test_too_few_images_are_refused(count: int):
+    with pytest.raises(DdpmError, match=rf"the sample holds {count} images, too few for 8 features"):
+        fit_gaussian(np.zeros((count, 8)), "the sample")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_no_numbers_are_refused(value: float):
+    features = np.zeros((20, 3))
+    features[7, 1] = value
+    with pytest.raises(DdpmError, match="the sample has features that are no finite numbers"):
+        fit_gaussian(features, "the sample")
+
+
+@pytest.fixture
+def sample(rng: np.random.Generator) -> np.ndarray:
+    return rng.normal(0.5, 1.0, size=(400, 4))
+
+
+REFERENCE = Gaussian(np.zeros(4), np.eye(4), 60_000)
+
+
+def test_the_interval_holds_the_estimate_and_follows_from_the_seed(sample: np.ndarray):
+    estimate = frechet_distance(REFERENCE, fit_gaussian(sample))
+    intervals = [bootstrap_intervals(sample, REFERENCE, 100, seed, "test").distance for seed in (1, 1, 2)]
+    assert intervals[0] == intervals[1] != intervals[2]
+    assert all(low < estimate < high for low, high in intervals)
+
+
+def test_the_interval_is_as_wide_as_fresh_samples_scatter(sample: np.ndarray, rng: np.random.Generator):
+    fresh = [frechet_distance(REFERENCE, fit_gaussian(rng.normal(0.5, 1.0, size=(400, 4)))) for _ in range(300)]
+    low, high = bootstrap_intervals(sample, REFERENCE, 300, 1, "test").distance
+    assert high - low == pytest.approx(np.diff(np.quantile(fresh, [0.025, 0.975]))[0], rel=0.25)
+
+
+def test_the_interval_halves_with_four_times_the_images(sample: np.ndarray, rng: np.random.Generator):
+    more = rng.normal(0.5, 1.0, size=(1600, 4))
+    widths = [np.diff(bootstrap_intervals(part, REFERENCE, 300, 1, "test").distance)[0] for part in (sample, more)]
+    assert widths[1] / widths[0] == pytest.approx(0.5, rel=0.25)
+
+
+def test_the_interval_covers_fresh_samples(sample: np.ndarray, rng: np.random.Generator):
+    low, high = bootstrap_intervals(sample, REFERENCE, 200, 1, "test").distance
+    spread = high - low
+    fresh = [frechet_distance(REFERENCE, fit_gaussian(rng.normal(0.5, 1.0, size=(400, 4)))) for _ in range(200)]
+    assert low - spread < np.mean(fresh) < high + spread
+
+
+def test_the_interval_of_a_perfect_set_does_not_go_below_zero(rng: np.random.Generator):
+    low, high = bootstrap_intervals(rng.normal(size=(400, 4)), REFERENCE, 100, 1, "test").distance
+    assert 0 <= low < high
+
+
+def test_the_order_of_images_is_not_seen_even_where_features_are_dead(rng: np.random.Generator):
+    features = np.maximum(0, rng.normal(size=(2000, 40)) * np.linspace(0.5, 3, 40)).astype(np.float32)
+    features[:, [3, 17, 30]] = 0
+    other = features[:, rng.permutation(40)].copy()
+    found = [
+        frechet_distance(fit_gaussian(features), fit_gaussian(other[rng.permutation(len(other))])) for _ in range(4)
+    ]
+    assert max(found) - min(found) < 1e-10 * max(found)
+
+
+def test_the_limit_is_the_distance_of_the_distributions_whatever_the_count(rng: np.random.Generator):
+    # Two normal distributions whose means differ by 0.3 in each of 8 dimensions.
+    reference, expected = Gaussian(np.zeros(8), np.eye(8), 60_000), 8 * 0.3**2
+    for count in (300, 3000):
+        samples = rng.normal(0.3, 1.0, size=(20, count, 8))
+        limits = [frechet_limit(sample, reference, 1, "test") for sample in samples]
+        biased = [frechet_distance(reference, fit_gaussian(sample)) for sample in samples]
+        error = np.std(limits) / np.sqrt(len(limits))
+        assert np.mean(limits) == pytest.approx(expected, abs=3.5 * error)
+        assert np.mean(biased) > expected + 3.5 * error if count == 300 else np.mean(biased) > np.mean(limits)
+
+
+def test_the_limit_of_perfect_images_is_zero_and_may_fall_below(rng: np.random.Generator):
+    reference = Gaussian(np.zeros(8), np.eye(8), 60_000)
+    limits = [frechet_limit(rng.normal(size=(1000, 8)), reference, 1, "test") for _ in range(20)]
+    assert min(limits) < 0 < max(limits)
+    assert abs(np.mean(limits)) < 0.01
+
+
+def test_too_few_images_have_no_limit(rng: np.random.Generator):
+    assert curve_sizes(256, 128) == []
+    assert curve_sizes(258, 128)[0] == 129
+    assert curve_sizes(10_000, 128)[::9] == [2000, 10_000]
+    assert frechet_limit(rng.normal(size=(12, 8)), Gaussian(np.zeros(8), np.eye(8), 100), 1, "test") is None
+
+
+def test_the_limits_interval_is_centred_on_it_and_wider_than_the_distances(sample: np.ndarray):
+    limit = frechet_limit(sample, REFERENCE, 1, "test")
+    assert limit is not None
+    found = bootstrap_intervals(sample, REFERENCE, 200, 1, "test", limit)
+    assert found.limit is not None
+    assert found.limit[0] < limit < found.limit[1]
+    assert np.diff(found.limit)[0] > np.diff(found.distance)[0]

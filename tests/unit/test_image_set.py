@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ddpm.data.image_set import ImageSet, ImageSpec, read_image_set, write_image_set
+from ddpm.utils.errors import DamagedFile, MissingFile
+from ddpm.utils.files import save_arrays, sha256
+
+
+@pytest.fixture
+def images(rng: np.random.Generator) -> ImageSet:
+    """Five images in colour of 6 × 6 pixels, two of four classes."""
+    pixels = rng.integers(256, size=(5, 3, 6, 6), dtype=np.uint8)
+    return ImageSet(pixels, np.array([2, 0, 2, 2, 0]), np.arange(100, 105), 4)
+
+
+def same(one: ImageSet, other: ImageSet) -> bool:
+    parts = [(getattr(one, name), getattr(other, name)) for name in ("images", "labels", "indices")]
+    return one.classes == other.classes and all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in parts)
+
+
+def test_the_spec_is_what_the_images_share(images: ImageSet, digits: ImageSet):
+    assert images.spec == ImageSpec(size=6, channels=3, classes=4)
+    assert images.spec.shape == images.images[0].shape
+    assert digits.spec == ImageSpec(size=28, channels=1, classes=10)
+
+
+def test_taking_keeps_image_label_and_index_together(images: ImageSet):
+    some = images.take(np.array([3, 1, 3]))
+    assert len(some) == 3
+    assert some.labels.tolist() == [2, 0, 2]
+    assert some.indices.tolist() == [103, 101, 103]
+    assert np.array_equal(some.images, images.images[[3, 1, 3]])
+    assert some.spec == images.spec
+
+
+def test_frequencies_are_of_every_class_and_of_none_without_labels(images: ImageSet):
+    assert images.class_frequencies() == [0.4, 0.0, 0.6, 0.0]
+    assert ImageSet(images.images, np.zeros(5, np.int64), images.indices, 0).class_frequencies() == []
+
+
+@pytest.mark.parametrize("classes", [4, 0])
+def test_a_set_is_read_as_written_and_equal_sets_are_equal_bytes(images: ImageSet, tmp_path: Path, classes: int):
+    stored = ImageSet(images.images, images.labels * (classes > 0), images.indices, classes)
+    for name in ("a.npz", "b.npz"):
+        write_image_set(tmp_path / name, stored)
+    assert same(read_image_set(tmp_path / "a.npz"), stored)
+    assert sha256(tmp_path / "a.npz") == sha256(tmp_path / "b.npz")
+
+
+def test_a_file_that_is_no_set_is_named(tmp_path: Path):
+    path = tmp_path / "set.npz"
+    with pytest.raises(MissingFile, match=r"set\.npz is missing"):
+        read_image_set(path)
+    save_arrays(path, images=np.zeros(3))
+    with pytest.raises(DamagedFile, match=r"set\.npz holds no 'labels'"):
+        read_image_set(path)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(DamagedFile, match=r"set\.npz is damaged"):
+        read_image_set(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"labels": np.zeros(5, np.uint8)}, "other types or shapes"),
+        ({"labels": np.zeros(5)}, "other types or shapes"),
+        ({"labels": np.zeros((5, 1), np.int64)}, "other types or shapes"),
+        ({"images": np.zeros((5, 6, 6), np.uint8)}, "other types or shapes"),
+        ({"images": np.zeros((5, 3, 6, 6), np.float32)}, "other types or shapes"),
+        ({"classes": np.array([4])}, "other types or shapes"),
+        ({"classes": np.array(4.0)}, "other types or shapes"),
+        ({"labels": np.zeros(4, np.int64)}, "lengths or sides"),
+        ({"indices": np.arange(6)}, "lengths or sides"),
+        ({"images": np.zeros((5, 3, 6, 7), np.uint8)}, "lengths or sides"),
+        ({"labels": np.array([0, 1, 2, 3, 4])}, "labels outside of its 4 classes"),
+        ({"labels": np.array([0, 1, 2, 3, -1])}, "labels outside of its 4 classes"),
+        ({"classes": np.array(0)}, "labels outside of its 0 classes"),
+        (
+            {"images": np.zeros((0, 3, 6, 6), np.uint8), "labels": np.zeros(0, np.int64), "indices": np.arange(0)},
+            "lengths or sides",
+        ),
+    ],
+)
+def test_arrays_that_are_no_set_are_named(images: ImageSet, tmp_path: Path, changes: dict[str, np.ndarray], words: str):
+    arrays = {"images": images.images, "labels": images.labels, "indices": images.indices, "classes": np.array(4)}
+    path = tmp_path / "set.npz"
+    save_arrays(path, **arrays)
+    assert same(read_image_set(path), images)
+    save_arrays(path, **(arrays | changes))
+    with pytest.raises(DamagedFile, match=rf"set\.npz holds .*{words}"):
+        read_image_set(path)

@@ -1,0 +1,217 @@
+import os
+import shutil
+import subprocess
+import sys
+import urllib.error
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pytorch_fid import inception as theirs
+from torch import nn
+
+from ddpm.data.split import ImageSet
+from ddpm.evaluation.features.inception import choose_weights, find_weights, inception_features, load_inception
+from ddpm.evaluation.frechet import Gaussian, frechet_distance
+from ddpm.utils.errors import DdpmError
+from ddpm.utils.files import sha256
+from ddpm.utils.images import write_rgb_pngs
+
+CPU = torch.device("cpu")
+OFFICIAL_NAME = theirs.FID_WEIGHTS_URL.rsplit("/", 1)[1]
+IMAGES = 12
+FEATURES = 2048
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of pytorch-fid's network under a name that ends in their SHA-256.
+
+    They are drawn so that activations neither vanish nor explode on their way through fifty layers.
+    """
+    network = theirs._inception_v3(num_classes=1008, aux_logits=False, weights=None)
+    network.Mixed_5b = theirs.FIDInceptionA(192, pool_features=32)
+    network.Mixed_5c = theirs.FIDInceptionA(256, pool_features=64)
+    network.Mixed_5d = theirs.FIDInceptionA(288, pool_features=64)
+    network.Mixed_6b = theirs.FIDInceptionC(768, channels_7x7=128)
+    network.Mixed_6c = theirs.FIDInceptionC(768, channels_7x7=160)
+    network.Mixed_6d = theirs.FIDInceptionC(768, channels_7x7=160)
+    network.Mixed_6e = theirs.FIDInceptionC(768, channels_7x7=192)
+    network.Mixed_7b = theirs.FIDInceptionE_1(1280)
+    network.Mixed_7c = theirs.FIDInceptionE_2(2048)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight.normal_(0, (2 / module.weight[0].numel()) ** 0.5, generator=generator)
+            elif isinstance(module, nn.BatchNorm2d):
+                module.bias.uniform_(-0.2, 0.2, generator=generator)
+    folder = tmp_path_factory.mktemp("weights")
+    torch.save(network.state_dict(), folder / "unnamed.pth")
+    return (folder / "unnamed.pth").rename(folder / f"random-{sha256(folder / 'unnamed.pth')[:8]}.pth")
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Path]:
+    """An empty folder of torch's hub."""
+    before = torch.hub.get_dir()
+    torch.hub.set_dir(str(tmp_path / "hub"))
+    yield tmp_path / "hub" / "checkpoints"
+    torch.hub.set_dir(before)
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every download ends where nobody listens."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+
+
+@pytest.fixture(scope="module")
+def ours(weights: Path, test_digits: ImageSet) -> np.ndarray:
+    """Our features of the first test digits."""
+    return inception_features(load_inception(weights, FEATURES, CPU), test_digits.images[:IMAGES], "test")
+
+
+def test_statistics_are_those_of_the_pytorch_fid_command(
+    weights: Path, ours: np.ndarray, test_digits: ImageSet, tmp_path: Path
+):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    write_rgb_pngs(folder, test_digits.images[:IMAGES], 1, IMAGES)
+    shown = tmp_path / "home" / "hub" / "checkpoints" / OFFICIAL_NAME
+    shown.parent.mkdir(parents=True)
+    shown.symlink_to(weights)
+    command = [sys.executable, "-m", "pytorch_fid", "--device", "cpu", "--num-workers", "0", "--save-stats"]
+    environment = os.environ | {"TORCH_HOME": str(tmp_path / "home")}
+    subprocess.run([*command, folder, tmp_path / "stats.npz"], env=environment, check=True, capture_output=True)
+    with np.load(tmp_path / "stats.npz") as stats:
+        mean, covariance = stats["mu"], stats["sigma"]
+    assert ours.shape == (IMAGES, FEATURES)
+    assert ours.std(0).mean() > 0.01 * ours.mean(), "the images must differ for the comparison to mean something"
+    np.testing.assert_allclose(ours.mean(0), mean, rtol=1e-3, atol=1e-4 * mean.max())
+    scale = covariance.max()
+    np.testing.assert_allclose(np.cov(ours.astype(np.float64), rowvar=False), covariance, rtol=1e-3, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("dimensions", [64, 192, 768, 2048])
+def test_the_distance_is_the_one_that_the_pytorch_fid_command_prints(
+    weights: Path, test_digits: ImageSet, tmp_path: Path, rng: np.random.Generator, dimensions: int
+):
+    count = dimensions + 6 if dimensions < 100 else IMAGES
+    sets = [test_digits.images[:count], test_digits.images[count : 2 * count] // 2]
+    for name, images in zip("ab", sets, strict=True):
+        (tmp_path / name).mkdir()
+        write_rgb_pngs(tmp_path / name, images, 1, count)
+    shown = tmp_path / "home" / "hub" / "checkpoints" / OFFICIAL_NAME
+    shown.parent.mkdir(parents=True)
+    shown.symlink_to(weights)
+    command = [sys.executable, "-m", "pytorch_fid", "--device", "cpu", "--num-workers", "0", "--dims", str(dimensions)]
+    environment = os.environ | {"TORCH_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [*command, tmp_path / "a", tmp_path / "b"], env=environment, check=True, capture_output=True, text=True
+    )
+    expected = float(done.stdout.split()[-1])
+    network = load_inception(weights, dimensions, CPU)
+    found = [inception_features(network, images, "test").astype(np.float64) for images in sets]
+    assert found[0].shape == (count, dimensions)
+    gaussians = [Gaussian(part.mean(0), np.cov(part, rowvar=False), count) for part in found]
+    assert frechet_distance(*gaussians) == pytest.approx(expected, rel=1e-3)
+    halves = np.concatenate([inception_features(network, part, "test") for part in np.split(sets[0], 2)])
+    np.testing.assert_allclose(halves, found[0], rtol=1e-3, atol=1e-4 * found[0].max())
+
+
+def test_grey_images_are_rgb_images_of_equal_channels(weights: Path, ours: np.ndarray, test_digits: ImageSet):
+    rgb = np.repeat(test_digits.images[2:4, ..., None], 3, -1)
+    found = inception_features(load_inception(weights, FEATURES, CPU), rgb, "test")
+    np.testing.assert_allclose(found, ours[2:4], rtol=1e-3, atol=1e-4 * ours.max())
+
+
+def test_loading_leaves_torchs_hub_folder_and_its_content_alone(weights: Path, hub: Path):
+    network = load_inception(weights, FEATURES, CPU)
+    assert torch.hub.get_dir() == str(hub.parent)
+    assert not hub.exists()
+    assert not network.training
+
+
+def test_a_file_that_is_no_inception_network_is_named(tmp_path: Path):
+    path = tmp_path / "other-00000000.pth"
+    for content in ({"weight": torch.zeros(3)}, torch.zeros(3)):
+        torch.save(content, path)
+        with pytest.raises(DdpmError, match=r"other-00000000\.pth does not hold pytorch-fid's Inception weights"):
+            load_inception(path, FEATURES, CPU)
+    path.write_bytes(b"garbage")
+    with pytest.raises(DdpmError, match=r"other-00000000\.pth does not hold"):
+        load_inception(path, FEATURES, CPU)
+
+
+def test_a_file_with_the_hash_of_its_name_is_taken(weights: Path):
+    assert find_weights(weights, download=False) == weights
+    assert choose_weights("required", weights, CPU) == (weights, "")
+
+
+@pytest.mark.parametrize("name", ["random-00000000.pth", "random.pth", "random-123.pth"])
+def test_a_file_without_the_hash_of_its_name_is_refused(tmp_path: Path, name: str):
+    (tmp_path / name).write_bytes(b"weights")
+    with pytest.raises(DdpmError, match=f"{name} does not have the SHA-256"):
+        find_weights(tmp_path / name, download=False)
+
+
+def test_a_missing_file_is_named_with_the_mend(tmp_path: Path):
+    with pytest.raises(DdpmError, match=r"nowhere\.pth are missing.*fid\.inception_weights"):
+        find_weights(tmp_path / "nowhere.pth", download=True)
+
+
+def test_the_hub_folder_is_where_weights_are_looked_for(hub: Path):
+    with pytest.raises(DdpmError, match=f"{OFFICIAL_NAME} are missing"):
+        find_weights(None, download=False)
+    hub.mkdir(parents=True)
+    (hub / OFFICIAL_NAME).write_bytes(b"something else")
+    with pytest.raises(DdpmError, match=f"{OFFICIAL_NAME} does not have the SHA-256"):
+        find_weights(None, download=True)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_required_without_weights_and_network_is_one_sentence(hub: Path):
+    with pytest.raises(DdpmError, match=r"could not be downloaded.*fid\.inception_weights") as caught:
+        choose_weights("required", None, CPU)
+    assert "\n" not in str(caught.value)
+    assert not list(hub.glob("*"))
+
+
+@pytest.mark.parametrize(
+    "error", [urllib.error.URLError("no route"), ConnectionResetError("reset"), TimeoutError("timed out")]
+)
+def test_a_download_that_breaks_off_is_a_reason_to_skip(hub: Path, monkeypatch: pytest.MonkeyPatch, error: Exception):
+    def broken(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", broken)
+    found, reason = choose_weights("auto", None, torch.device("cuda"))
+    assert found is None
+    assert reason.startswith("skipped: the Inception weights could not be downloaded")
+    assert not list(hub.glob("*"))
+
+
+def test_off_and_auto_on_a_cpu_skip_with_the_reason(weights: Path):
+    assert choose_weights("off", weights, CPU) == (None, "skipped: fid.inception is off")
+    found, reason = choose_weights("auto", weights, CPU)
+    assert found is None
+    assert reason.startswith("skipped: no CUDA device")
+
+
+def test_auto_with_a_gpu_measures_or_says_what_is_missing(weights: Path, tmp_path: Path):
+    assert choose_weights("auto", weights, torch.device("cuda")) == (weights, "")
+    found, reason = choose_weights("auto", tmp_path / "nowhere.pth", torch.device("cuda"))
+    assert found is None
+    assert "nowhere.pth are missing" in reason
+
+
+def test_copies_of_the_weights_under_the_official_name_need_the_official_hash(weights: Path, hub: Path):
+    hub.mkdir(parents=True)
+    shutil.copy(weights, hub / OFFICIAL_NAME)
+    with pytest.raises(DdpmError, match="does not have the SHA-256"):
+        find_weights(None, download=False)

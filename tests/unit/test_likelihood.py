@@ -1,0 +1,189 @@
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+from torch import Tensor
+from torch.distributions import Normal, kl_divergence
+
+from ddpm.diffusion.likelihood import (
+    VARIANCES,
+    bits_per_dimension,
+    decoder_term,
+    prior_term,
+    step_term,
+    step_variance,
+    visited_times,
+)
+from ddpm.diffusion.process import normalize, q_posterior_mean
+from ddpm.diffusion.schedule import Schedule, cosine_schedule, even_times, linear_schedule, respace
+
+SCHEDULES = {"linear": linear_schedule(1000, 1e-4, 0.02), "cosine": cosine_schedule(1000)}
+
+
+@pytest.fixture(params=SCHEDULES.values(), ids=SCHEDULES.keys())
+def schedule(request: pytest.FixtureRequest) -> Schedule:
+    return request.param
+
+
+@pytest.fixture
+def x_0() -> Tensor:
+    return normalize(torch.randint(256, (6, 5, 5), generator=torch.Generator().manual_seed(1), dtype=torch.uint8))
+
+
+def test_the_prior_term_is_torchs_divergence(schedule: Schedule, x_0: Tensor):
+    share = schedule.alpha_bar[-1]
+    q = Normal(share.sqrt() * x_0.double(), (1 - share).sqrt().expand(x_0.shape))
+    expected = kl_divergence(q, Normal(torch.zeros_like(q.loc), 1.0)).sum((1, 2, 3))
+    torch.testing.assert_close(prior_term(x_0, schedule), expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("variance", VARIANCES)
+@pytest.mark.parametrize("step", [1, 2, 500, 999])
+def test_a_steps_term_is_torchs_divergence_of_the_two_reverse_steps(
+    schedule: Schedule, x_0: Tensor, step: int, variance: str
+):
+    x_t, x_0_hat = torch.randn(x_0.shape, dtype=torch.float64), (x_0 * 0.9).double()
+    share, before = schedule.alpha_bar[step], schedule.alpha_bar_prev[step]
+    means = [q_posterior_mean(x, x_t, share, before) for x in (x_0.double(), x_0_hat)]
+    q = Normal(means[0], schedule.posterior_variance[step].sqrt())
+    p = Normal(means[1], step_variance(schedule, step, variance).sqrt())
+    expected = kl_divergence(q, p).sum((1, 2, 3))
+    torch.testing.assert_close(step_term(x_0, x_0_hat, schedule, step, variance), expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("sigma", [0.003, 0.05, 1.0])
+def test_the_decoder_is_scipys_probability_of_each_grey_value(sigma: float):
+    greys = torch.arange(256, dtype=torch.uint8).reshape(256, 1, 1)
+    x_0 = normalize(greys)
+    mean = torch.full_like(x_0, 0.1)
+    found = decoder_term(x_0, mean, torch.tensor(sigma**2, dtype=torch.float64)).numpy()
+    edges = np.r_[-np.inf, np.arange(255) / 127.5 - 1 + 1 / 255, np.inf]
+    low, high = (edges[:-1] - 0.1) / sigma, (edges[1:] - 0.1) / sigma
+    upper = low > 0
+    probability = np.where(upper, norm.sf(low) - norm.sf(high), norm.cdf(high) - norm.cdf(low))
+    there = probability > 1e-290
+    np.testing.assert_allclose(found[there], -np.log(probability[there]), rtol=1e-4)
+    assert np.isfinite(found).all()
+    assert np.exp(-found).sum() == pytest.approx(1, rel=1e-6)
+
+
+def test_an_images_times_are_a_comb_and_all_combs_hold_every_time_once():
+    for steps, stride in ((1000, 100), (1000, 77), (10, 3), (2, 1)):
+        together = sorted(step for residue in range(stride) for step in visited_times(residue, stride, steps))
+        assert together == list(range(1, steps))
+
+
+MEAN, DEVIATION = -0.1, 0.25
+
+
+def exact_denoiser(schedule: Schedule) -> Callable[[Tensor, int], Tensor]:
+    """E[x_0 | x_t] for pixels that are N(MEAN, DEVIATION²), from Bayes' rule; t is a time of ``schedule``."""
+
+    def denoise(x_t: Tensor, t: int) -> Tensor:
+        share = schedule.alpha_bar[t].item()
+        gain = share**0.5 * DEVIATION**2 / (share * DEVIATION**2 + 1 - share)
+        return MEAN + gain * (x_t - share**0.5 * MEAN)
+
+    return denoise
+
+
+@pytest.fixture(scope="module")
+def gaussian_images() -> Tensor:
+    """256 grey values of normal pixels: uint8 [4000, 6, 6]."""
+    x = MEAN + DEVIATION * torch.randn(4000, 6, 6, generator=torch.Generator().manual_seed(5))
+    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+# The entropy of those pixels: of the normal distribution, less the logarithm of the distance of two grey values.
+ENTROPY = 0.5 * math.log2(2 * math.pi * math.e * DEVIATION**2) - math.log2(2 / 255)
+
+
+def bound(schedule: Schedule, images: Tensor, times_per_image: int) -> dict[str, float]:
+    denoise = exact_denoiser(linear_schedule(1000, 1e-4, 0.02))
+    return bits_per_dimension(lambda _: denoise, images, None, [], schedule, times_per_image, 7)
+
+
+def test_the_bound_is_above_the_entropy_and_tighter_with_more_steps(gaussian_images: Tensor):
+    full = linear_schedule(1000, 1e-4, 0.02)
+    found = [bound(respace(full, even_times(full, steps)), gaussian_images, 50) for steps in (10, 50, 250)]
+    for variance in VARIANCES:
+        bounds = [each[f"bpd_{variance}"] for each in found]
+        assert bounds == sorted(bounds, reverse=True)
+        assert all(each[f"bpd_{variance}"] > ENTROPY - 3 * each[f"bpd_{variance}_error"] for each in found)
+    assert found[-1]["bpd_large"] < ENTROPY + 0.08
+
+
+def test_large_variance_suits_broad_data_and_small_variance_a_point(gaussian_images: Tensor):
+    # DDPM, §3.2: they are the best choices for normal data and for a single image.
+    schedule = linear_schedule(1000, 1e-4, 0.02)
+    broad = bound(schedule, gaussian_images, 20)
+    assert broad["bpd_large"] < broad["bpd_small"] - 0.3
+    point = torch.full((40, 6, 6), 77, dtype=torch.uint8)
+    oracle = bits_per_dimension(lambda _: lambda x_t, _: normalize(point[: len(x_t)]), point, None, [], schedule, 20, 7)
+    assert abs(oracle["bpd_steps_small"]) < 1e-9
+    assert oracle["bpd_steps_large"] > 0.3
+
+
+@pytest.mark.parametrize("variance", VARIANCES)
+def test_the_steps_terms_are_what_the_posterior_variance_says(gaussian_images: Tensor, variance: str):
+    schedule = linear_schedule(1000, 1e-4, 0.02)
+    share = schedule.alpha_bar[1:]
+    left = DEVIATION**2 * (1 - share) / (share * DEVIATION**2 + 1 - share)  # variance of x_0, given x_t
+    weight = schedule.alpha_bar_prev[1:] * schedule.beta[1:] ** 2 / (1 - share) ** 2
+    sigma2 = (schedule.posterior_variance if variance == "small" else schedule.beta)[1:]
+    ratio = schedule.posterior_variance[1:] / sigma2
+    expected = 0.5 * (weight * left / sigma2 + ratio - 1 - ratio.log()).sum().item() / math.log(2)
+    assert bound(schedule, gaussian_images, 50)[f"bpd_steps_{variance}"] == pytest.approx(expected, rel=0.01)
+
+
+def test_of_few_images_each_meets_more_steps_and_all_steps_are_met():
+    schedule, met = linear_schedule(50, 1e-4, 0.2), []
+
+    def denoise(x_t: Tensor, t: int) -> Tensor:
+        met.extend([t] * len(x_t))
+        return x_t
+
+    images = torch.arange(6, dtype=torch.uint8)[:, None, None].expand(6, 3, 3)
+    bits_per_dimension(lambda _: denoise, images, None, [], schedule, 1, 7)
+    assert sorted(met) == sorted([0] * 6 + [t for t in range(1, 50) for _ in range(2)])
+    with pytest.raises(ValueError, match="two images"):
+        bits_per_dimension(lambda _: denoise, images[:1], None, [], schedule, 1, 7)
+
+
+def test_few_times_an_image_give_the_same_bound_within_its_error(gaussian_images: Tensor):
+    schedule = linear_schedule(1000, 1e-4, 0.02)
+    many, few = (bound(schedule, gaussian_images, times) for times in (200, 5))
+    assert few["bpd_small"] == pytest.approx(many["bpd_small"], abs=4 * few["bpd_small_error"])
+    assert many["bpd_small_error"] < few["bpd_small_error"] < 0.1
+
+
+def test_the_bound_is_the_sum_of_its_parts_with_the_labels(gaussian_images: Tensor):
+    schedule = linear_schedule(1000, 1e-4, 0.02)
+    labels = torch.arange(400) % 2
+    told: list[Tensor | None] = []
+
+    def make_denoiser(labels: Tensor | None) -> Callable[[Tensor, int], Tensor]:
+        told.append(labels)
+        return exact_denoiser(schedule)
+
+    found = bits_per_dimension(make_denoiser, gaussian_images[:400], labels, [0.25, 0.75], schedule, 5, 7)
+    expected = -(math.log2(0.25) + math.log2(0.75)) / 2 / 36
+    assert found["bpd_label"] == pytest.approx(expected, rel=1e-9)
+    for variance in VARIANCES:
+        parts = [found[f"bpd_{part}"] for part in ("prior", "decoder", "label", f"steps_{variance}")]
+        assert found[f"bpd_{variance}"] == pytest.approx(sum(parts), rel=1e-9)
+    assert sum(len(each) for each in told if each is not None) == 400
+
+
+def test_a_worse_denoiser_has_a_worse_bound(gaussian_images: Tensor):
+    schedule = linear_schedule(1000, 1e-4, 0.02)
+    exact = exact_denoiser(schedule)
+
+    def worse(x_t: Tensor, t: int) -> Tensor:
+        return exact(x_t, t) + 0.05
+
+    found = bits_per_dimension(lambda _: worse, gaussian_images, None, [], schedule, 20, 7)
+    assert found["bpd_small"] > bound(schedule, gaussian_images, 20)["bpd_small"] + 0.5

@@ -1,0 +1,124 @@
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+import presets.__main__ as presets
+from ddpm.config import Config, load_config
+from ddpm.models.checkpoint import build_network, flops_per_image
+from ddpm.utils.errors import DdpmError
+
+
+@pytest.fixture
+def params(root: Path, tmp_path: Path) -> Path:
+    """A copy of params.yaml."""
+    path = tmp_path / "params.yaml"
+    path.write_text((root / "params.yaml").read_text())
+    return path
+
+
+def flat(section: dict[str, object], prefix: str = "") -> dict[str, object]:
+    """Nested settings by dotted key."""
+    found: dict[str, object] = {}
+    for key, value in section.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def read(path: Path) -> dict[str, object]:
+    return flat(YAML(typ="safe", pure=True).load(path))
+
+
+@pytest.fixture(params=presets.names())
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_the_presets_that_the_readme_names_are_there():
+    assert {"baseline", "gpu", "smoke"} <= set(presets.names())
+
+
+def test_a_preset_changes_what_it_holds_and_nothing_else(params: Path, name: str):
+    before = read(params)
+    presets.apply(name, params)
+    load_config(params)
+    assert read(params) == before | read(presets.FOLDER / f"{name}.yaml")
+    assert read(params) != before
+
+
+def test_a_preset_keeps_comments_and_order(params: Path, name: str):
+    before = params.read_text()
+    presets.apply(name, params)
+    after = params.read_text()
+    assert [line.split("#")[1] for line in before.splitlines() if "#" in line] == [
+        line.split("#")[1] for line in after.splitlines() if "#" in line
+    ]
+    assert [line.split(":")[0] for line in before.splitlines()] == [line.split(":")[0] for line in after.splitlines()]
+
+
+def test_a_preset_applied_twice_is_applied_once(params: Path, name: str):
+    presets.apply(name, params)
+    once = params.read_bytes()
+    presets.apply(name, params)
+    assert params.read_bytes() == once
+
+
+def test_a_preset_applied_leaves_no_other_file(params: Path, name: str):
+    presets.apply(name, params)
+    assert list(params.parent.iterdir()) == [params]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("train:\n  learning_rate: 0.1\n", "unknown key train.learning_rate"),
+        ("trian:\n  lr: 0.1\n", "unknown key trian"),
+        ("train:\n  lr: -1\n", "train.lr = -1"),
+        ("train: fast\n", "train = 'fast'"),
+    ],
+)
+def test_a_wrong_preset_is_refused_and_nothing_written(
+    params: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, words: str
+):
+    folder = tmp_path / "presets"
+    folder.mkdir()
+    (folder / "wrong.yaml").write_text(content)
+    monkeypatch.setattr(presets, "FOLDER", folder)
+    before = params.read_bytes()
+    with pytest.raises(DdpmError, match=r"wrong\.yaml") as caught:
+        presets.apply("wrong", params)
+    assert words in str(caught.value)
+    assert params.read_bytes() == before
+
+
+def test_an_unknown_preset_is_refused_with_those_there_are(params: Path):
+    with pytest.raises(DdpmError, match="there is no preset huge; there are baseline, gpu, smoke"):
+        presets.apply("huge", params)
+
+
+def test_the_command_writes_params_yaml_of_the_working_folder(
+    params: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(params.parent)
+    monkeypatch.setattr(sys, "argv", ["presets", "smoke"])
+    presets.main()
+    assert read(params)["train.epochs"] == 0.1
+    assert "preset smoke" in capsys.readouterr().out
+
+
+def test_the_command_ends_with_one_sentence_where_there_is_no_params_yaml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["presets", "smoke"])
+    with pytest.raises(SystemExit, match=r"^error: params\.yaml is missing"):
+        presets.main()
+
+
+def test_the_baseline_is_the_textbook_network(configure: Callable[..., Config]):
+    model = configure(read(presets.FOLDER / "baseline.yaml")).model
+    parameters = sum(weight.numel() for weight in build_network(model).parameters())
+    assert 28e6 < parameters < 34e6
+    assert 5.5e9 < flops_per_image(model, 28) < 6.5e9

@@ -1,0 +1,84 @@
+import json
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from ddpm.config import Config
+from ddpm.utils.errors import DdpmError
+from ddpm.utils.runtime import Runtime, choose_runtime, peak_memory_bytes, worker_count
+
+
+@pytest.fixture(autouse=True)
+def _global_switches_are_given_back() -> Iterator[None]:
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    precision, benchmark = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
+    yield
+    torch.use_deterministic_algorithms(deterministic)
+    torch.set_float32_matmul_precision(precision)
+    torch.backends.cudnn.benchmark = benchmark
+    torch.set_flush_denormal(False)
+
+
+def test_a_device_that_is_not_there_is_named(configure: Callable[..., Config]):
+    with pytest.raises(DdpmError, match=r"runtime\.device=cuda:99: "):
+        choose_runtime(configure({"runtime.device": "cuda:99"}).runtime, 0.0)
+
+
+def test_what_is_asked_for_is_chosen(configure: Callable[..., Config]):
+    settings = {"runtime.device": "cpu", "runtime.precision": "bfloat16", "runtime.compile": "off"}
+    runtime = choose_runtime(configure(settings).runtime, 1e30)
+    assert runtime == Runtime(torch.device("cpu"), torch.bfloat16, False)
+    assert torch.are_deterministic_algorithms_enabled()
+
+
+def test_little_work_is_not_compiled(configure: Callable[..., Config]):
+    settings = {"runtime.device": "cpu", "runtime.precision": "float32", "runtime.compile": "auto"}
+    assert not choose_runtime(configure(settings).runtime, 1e9).compiled
+
+
+@pytest.mark.parametrize(("precision", "found"), [(torch.float32, torch.float32), (torch.bfloat16, torch.bfloat16)])
+def test_matrix_products_have_the_chosen_precision(precision: torch.dtype, found: torch.dtype):
+    with Runtime(torch.device("cpu"), precision, False).autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == found
+
+
+def test_a_network_that_is_only_evaluated_is_not_compiled_on_a_cpu(configure: Callable[..., Config]):
+    settings = configure({"runtime.device": "cpu", "runtime.compile": "auto"}).runtime
+    assert not choose_runtime(settings, 1e18).compiled
+
+
+@pytest.mark.parametrize(
+    ("precision", "compiled", "trains", "last"),
+    [
+        (torch.float32, False, True, False),
+        (torch.float32, False, False, True),
+        (torch.float32, True, True, True),
+        (torch.bfloat16, False, False, False),
+        (torch.bfloat16, True, False, True),
+    ],
+)
+def test_weights_lie_in_the_order_that_is_fastest(precision: torch.dtype, compiled: bool, trains: bool, last: bool):
+    runtime = Runtime(torch.device("cpu"), precision, compiled)
+    layer = runtime.prepare(torch.nn.Conv2d(4, 4, 3), trains=trains)
+    assert layer.weight.is_contiguous(memory_format=torch.channels_last) == last
+
+
+def test_the_description_is_plain_values(cpu: Runtime):
+    described = cpu.describe()
+    assert json.loads(json.dumps(described)) == described
+    assert described["precision"] == "float32"
+    assert described["compiled"] is False
+
+
+def test_workers_are_the_number_asked_for_or_the_usable_processors():
+    assert worker_count(3) == 3
+    assert 1 <= worker_count("auto") <= (os.cpu_count() or 1)
+
+
+def test_memory_is_counted_in_bytes(cpu: Runtime):
+    before = peak_memory_bytes(cpu)
+    block = torch.ones(1 << 28, dtype=torch.uint8)
+    assert 100 << 20 < before < 64 << 30
+    assert peak_memory_bytes(cpu) >= max(before, block.numel())

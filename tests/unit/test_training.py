@@ -1,0 +1,342 @@
+import csv
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ddpm.config import Config
+from ddpm.data.split import ImageSet
+from ddpm.diffusion.objective import loss_weights, time_density
+from ddpm.diffusion.process import normalize, q_sample, v_from
+from ddpm.models.checkpoint import build_network, build_schedule, load_checkpoint, restore_network
+from ddpm.training.loop import Recipe, train
+from ddpm.training.optimizers import lr_factor
+from ddpm.training.run_folder import RunFolder
+from ddpm.training.validation import FixedGrid
+from ddpm.utils.errors import DdpmError
+from ddpm.utils.images import read_pngs
+from ddpm.utils.runtime import Runtime
+
+OUTPUTS = ("last.safetensors", "best.safetensors", "log.csv", "validation.csv")
+DROPOUT = {"model.dropout": 0.2}
+
+Run = Callable[..., dict[str, Any]]
+
+
+class Killed(BaseException):
+    """The end of the process, as far as the training can tell."""
+
+
+class DoomedFolder(RunFolder):
+    """A run folder in which a log row of a certain step brings an end to the run."""
+
+    step = 0
+
+    def end(self) -> None:
+        raise Killed
+
+    def write_csv(self, name: str, rows: Any) -> None:  # noqa: ANN401
+        super().write_csv(name, rows)
+        if name == "log.csv" and rows[-1]["step"] == self.step:
+            self.end()
+
+
+class SignalledFolder(DoomedFolder):
+    """One in which that end is a SIGTERM."""
+
+    def end(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def run(digits: ImageSet, tiny: Callable[..., Config], cpu: Runtime) -> Run:
+    """Train on 512 digits, 20 steps by default, in FOLDER/out with FOLDER/rescue; return the results."""
+    training, validation = digits.take(np.arange(512)), digits.take(np.arange(1000, 1064))
+
+    def start(
+        folder: Path, changes: dict[str, Any] | None = None, kind: type[RunFolder] = RunFolder, every: float = 1e9
+    ) -> dict[str, Any]:
+        config = tiny(changes or {})
+        recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
+        with kind(folder / "out", folder / "rescue") as place:
+            return train(recipe, training, validation, cpu, place, every)[0]
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def undisturbed(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, Any]], Path]:
+    """The folder of a run with these changes that nothing disturbed, trained at the first call."""
+    folders: dict[str, Path] = {}
+
+    def folder_of(changes: dict[str, Any]) -> Path:
+        if str(changes) not in folders:
+            folders[str(changes)] = tmp_path_factory.mktemp("undisturbed")
+            run(folders[str(changes)], changes)
+        return folders[str(changes)]
+
+    return folder_of
+
+
+Undisturbed = Callable[[dict[str, Any]], Path]
+
+
+def rows(path: Path) -> list[dict[str, float]]:
+    with path.open() as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(folder / "out" / "last.safetensors").tensors["weights"]
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def assert_same_outputs(a: Path, b: Path) -> None:
+    for name in OUTPUTS:
+        assert (a / "out" / name).read_bytes() == (b / "out" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("changes", [{}, DROPOUT | {"train.optimizer": "adamw"}], ids=["muon", "adamw, dropout"])
+def test_two_runs_are_the_same_to_the_last_bit(
+    run: Run, undisturbed: Undisturbed, tmp_path: Path, changes: dict[str, Any]
+):
+    run(tmp_path, changes)
+    assert_same_outputs(undisturbed(changes), tmp_path)
+
+
+def test_another_seed_is_another_run(run: Run, undisturbed: Undisturbed, tmp_path: Path):
+    run(tmp_path, {"seed": 1})
+    assert not equal(weights(undisturbed({})), weights(tmp_path))
+
+
+@pytest.mark.parametrize(("step", "changes"), [(4, DROPOUT), (8, {}), (16, DROPOUT)])
+def test_a_run_told_to_stop_resumes_to_the_same_bits(
+    run: Run, undisturbed: Undisturbed, tmp_path: Path, step: int, changes: dict[str, Any]
+):
+    kind = type("Folder", (SignalledFolder,), {"step": step})
+    with pytest.raises(SystemExit, match=f"stopped at step {step} of 20"):
+        run(tmp_path, changes, kind)
+    assert not (tmp_path / "out" / "last.safetensors").exists()
+    run(tmp_path, changes)
+    assert_same_outputs(undisturbed(changes), tmp_path)
+
+
+def test_a_run_killed_between_saves_resumes_to_the_same_bits(run: Run, undisturbed: Undisturbed, tmp_path: Path):
+    for step in (12, 20):
+        with pytest.raises(Killed):
+            run(tmp_path, kind=type("Folder", (DoomedFolder,), {"step": step}), every=1e-9)
+        state = load_checkpoint(tmp_path / "rescue" / "state.safetensors")
+        assert state.facts["step"] == step - 4
+    run(tmp_path)
+    assert_same_outputs(undisturbed({}), tmp_path)
+
+
+def test_what_a_killed_run_has_made_is_shown_again_where_the_outputs_were_deleted(run: Run, tmp_path: Path):
+    with pytest.raises(SystemExit):
+        run(tmp_path, kind=type("Folder", (SignalledFolder,), {"step": 8}))
+    shown = {name: (tmp_path / "out" / name).read_bytes() for name in OUTPUTS if name != "last.safetensors"}
+    for name in shown:
+        (tmp_path / "out" / name).unlink()
+    with RunFolder(tmp_path / "out", tmp_path / "rescue"):
+        assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == shown
+
+
+def test_handlers_of_signals_are_given_back(run: Run, tmp_path: Path):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    run(tmp_path)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [
+        ("train.preview_every", {}),
+        ("train.preview_every", DROPOUT),
+        ("train.validate_every", DROPOUT),
+        ("train.log_every", {}),
+    ],
+)
+def test_watching_a_run_does_not_change_it(
+    run: Run, undisturbed: Undisturbed, tmp_path: Path, key: str, changes: dict[str, Any]
+):
+    run(tmp_path, changes | {key: 3})
+    assert equal(weights(undisturbed(changes)), weights(tmp_path))
+
+
+def test_the_loss_falls(run: Run, tmp_path: Path):
+    run(tmp_path, {"train.epochs": 12.0, "train.lr": 0.01, "train.validate_every": 16})
+    losses = [row["val_loss"] for row in rows(tmp_path / "out" / "validation.csv")]
+    assert losses[-1] < 0.9 * losses[0]
+    log = [row["loss"] for row in rows(tmp_path / "out" / "log.csv")]
+    assert np.mean(log[-4:]) < 0.75 * log[0]
+
+
+def test_the_first_loss_of_a_network_that_predicts_zero_is_the_variance_of_eps(run: Run, tmp_path: Path):
+    run(tmp_path, {"diffusion.target": "eps", "train.weighting": "none", "train.log_every": 1, "train.epochs": 0.0625})
+    assert [row["loss"] for row in rows(tmp_path / "out" / "log.csv")] == [pytest.approx(1, abs=0.03)]
+
+
+@pytest.mark.parametrize("changes", [{}, DROPOUT], ids=["default", "dropout"])
+def test_validation_is_the_loss_of_the_averaged_network_as_it_draws(
+    undisturbed: Undisturbed, digits: ImageSet, changes: dict[str, Any]
+):
+    weighed = {"train.weighting": "min_snr", "train.log_sigma_mean": 0.5, "train.log_sigma_std": 1.5}
+    folder = undisturbed(changes | weighed) / "out"
+    found = rows(folder / "validation.csv")[-1]
+    checkpoint = load_checkpoint(folder / "last.safetensors")
+    network = restore_network(checkpoint, "last")
+    schedule = build_schedule(checkpoint.diffusion)
+    alpha_bar = schedule.alpha_bar.float()[:, None, None, None]
+    grid = FixedGrid(
+        torch.from_numpy(digits.images[1000:1064]), torch.from_numpy(digits.labels[1000:1064]).long(), 100, 48, 3407
+    )
+    x_0 = normalize(grid.images)
+    prediction = network(q_sample(x_0, alpha_bar[grid.t], grid.eps), grid.t, grid.labels)
+    errors = ((prediction - v_from(x_0, alpha_bar[grid.t], grid.eps)) ** 2).mean((1, 2, 3)).double()
+    density = time_density("log_normal", schedule.alpha_bar, 0.5, 1.5)
+    weights = (100 * density * loss_weights("v", "min_snr", schedule.alpha_bar, 1.0))[grid.t]
+    assert found["val_mse"] == pytest.approx(errors.mean().item(), rel=1e-5)
+    assert found["val_loss"] == pytest.approx((weights * errors).mean().item(), rel=1e-5)
+
+
+def test_the_log_has_a_row_every_so_many_steps_and_one_at_the_end(
+    run: Run, tmp_path: Path, tiny: Callable[..., Config]
+):
+    run(tmp_path, {"train.log_every": 3})
+    log = rows(tmp_path / "out" / "log.csv")
+    config = tiny().train
+    assert [row["step"] for row in log] == [3, 6, 9, 12, 15, 18, 20]
+    assert [row["epoch"] for row in log] == [row["step"] / 16 for row in log]
+    assert [row["lr"] for row in log] == [
+        pytest.approx(config.lr * lr_factor(int(row["step"]) - 1, 20, 2, "cosine")) for row in log
+    ]
+    assert [row["step"] for row in rows(tmp_path / "out" / "validation.csv")] == [5, 10, 15, 20]
+
+
+def test_logged_losses_are_means_over_the_steps_between(run: Run, undisturbed: Undisturbed, tmp_path: Path):
+    run(tmp_path, {"train.log_every": 1})
+    each = [row["loss"] for row in rows(tmp_path / "out" / "log.csv")]
+    found = [row["loss"] for row in rows(undisturbed({}) / "out" / "log.csv")]
+    np.testing.assert_allclose(found, np.reshape(each, (5, 4)).mean(1), rtol=1e-5)
+
+
+def test_best_is_the_step_of_the_lowest_validation_loss(run: Run, tmp_path: Path):
+    results = run(tmp_path, {"train.lr": 0.02})
+    validation = rows(tmp_path / "out" / "validation.csv")
+    lowest = min(validation, key=lambda row: row["val_loss"])
+    best = load_checkpoint(tmp_path / "out" / "best.safetensors")
+    assert (results["best_step"], results["best_val_loss"]) == (lowest["step"], lowest["val_loss"])
+    assert (best.facts["step"], best.facts["val_loss"]) == (lowest["step"], lowest["val_loss"])
+    assert results["val_loss"] == validation[-1]["val_loss"]
+
+
+def test_results_are_plain_facts_of_the_run(run: Run, tmp_path: Path, tiny: Callable[..., Config]):
+    results = run(tmp_path)
+    parameters = sum(weight.numel() for weight in build_network(tiny().model).parameters())
+    assert (results["steps"], results["images_seen"], results["parameters"]) == (20, 640, parameters)
+
+
+def test_previews_are_grids_of_64_digits(run: Run, tmp_path: Path):
+    run(tmp_path, {"train.preview_every": 10})
+    folder = tmp_path / "out" / "previews"
+    assert sorted(path.name for path in folder.iterdir()) == ["step_000010.png", "step_000020.png"]
+    assert read_pngs(folder, 1).shape[1:3] == (2 * (8 * 30 - 2),) * 2
+
+
+def test_checkpoints_are_kept_every_so_many_epochs(run: Run, tmp_path: Path):
+    run(tmp_path, {"train.epochs": 2.0, "train.keep_every_epochs": 1})
+    assert sorted(path.name for path in (tmp_path / "out").glob("epoch_*")) == [
+        "epoch_0001.safetensors",
+        "epoch_0002.safetensors",
+    ]
+    kept = load_checkpoint(tmp_path / "out" / "epoch_0002.safetensors")
+    assert equal(kept.tensors["ema"], load_checkpoint(tmp_path / "out" / "last.safetensors").tensors["ema"])
+
+
+@pytest.mark.parametrize("epochs", [1.25, 0.0625], ids=["20 steps", "1 step"])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_a_loss_that_is_no_number_ends_the_run_with_its_cause(run: Run, tmp_path: Path, epochs: float, optimizer: str):
+    changes = {"train.lr": 1e30, "train.grad_clip": 1e30, "train.warmup_steps": 0}
+    with pytest.raises(DdpmError, match=r"train\.lr \(now 1e\+30\)"):
+        run(tmp_path, changes | {"train.epochs": epochs, "train.optimizer": optimizer})
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs", "steps"), [(512, 1.25, 20), (543, 1.0, 16), (32, 3.0, 3), (512, 0.001, 1)]
+)
+def test_steps_of_a_run(tiny: Callable[..., Config], images: int, epochs: float, steps: int):
+    config = tiny({"train.epochs": epochs})
+    assert Recipe(config.model, config.diffusion, config.train, 0).steps(images) == steps
+
+
+def test_fewer_images_than_a_batch_are_refused(tiny: Callable[..., Config]):
+    config = tiny()
+    with pytest.raises(DdpmError, match=r"train\.batch_size=32 exceeds the 31 training images"):
+        Recipe(config.model, config.diffusion, config.train, 0).steps(31)
+
+
+def test_a_second_process_on_the_same_run_is_refused(tmp_path: Path, root: Path):
+    hold = (
+        "import sys, time; from pathlib import Path; from ddpm.training.run_folder import RunFolder\n"
+        "with RunFolder(Path('out'), Path('rescue')): print('held', flush=True); sys.stdin.read()"
+    )
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], cwd=tmp_path, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(DdpmError, match="another process is at this very run"):
+            RunFolder(tmp_path / "out", tmp_path / "rescue").__enter__()
+        holder.communicate()
+    with RunFolder(tmp_path / "out", tmp_path / "rescue") as folder:
+        assert folder.finished is None
+
+
+def test_the_weights_of_a_run_do_not_depend_on_its_validation_images(
+    digits: ImageSet, tiny: Callable[..., Config], cpu: Runtime, tmp_path: Path
+):
+    config = tiny()
+    recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
+    training = digits.take(np.arange(64))
+    for name, first in (("a", 1000), ("b", 2000)):
+        with RunFolder(tmp_path / name / "out", tmp_path / name / "rescue") as place:
+            train(replace(recipe), training, digits.take(np.arange(first, first + 40)), cpu, place, 1e9)
+    assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def test_a_label_beyond_the_classes_is_an_error(run: Run, tmp_path: Path):
+    with pytest.raises(DdpmError, match=r"model\.classes=3, but there is a label 9"):
+        run(tmp_path, {"model.classes": 3})
+
+
+def test_the_checkpoint_knows_how_often_each_label_occurs(
+    run: Run, undisturbed: Undisturbed, digits: ImageSet, tmp_path: Path
+):
+    shares = load_checkpoint(undisturbed({}) / "out" / "best.safetensors").class_shares
+    np.testing.assert_allclose(shares, np.bincount(digits.labels[:512]) / 512, rtol=1e-12)
+    run(tmp_path, {"model.classes": 0, "train.epochs": 0.0625})
+    assert load_checkpoint(tmp_path / "out" / "best.safetensors").class_shares == []
+
+
+@pytest.mark.parametrize(("share", "learned"), [(0.0, False), (0.5, True)])
+def test_the_embedding_of_a_withheld_label_learns_from_dropped_labels_alone(
+    run: Run, tmp_path: Path, share: float, learned: bool
+):
+    changes = {"train.label_dropout": share, "train.weight_decay": 0.0, "generate.guidance": 1.0}
+    run(tmp_path / "one step", changes | {"train.epochs": 0.0625})
+    run(tmp_path / "all steps", changes)
+    few, many = (weights(tmp_path / name)["label_embedding.weight"] for name in ("one step", "all steps"))
+    assert not torch.equal(few[:-1], many[:-1])
+    assert torch.equal(few[-1], many[-1]) != learned

@@ -1,0 +1,167 @@
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from ddpm.config import Config
+from ddpm.models.checkpoint import build_network, flops_per_image
+from ddpm.models.networks.unet import WITHHELD, ResidualBlock, SelfAttention, UNet, timestep_embedding
+
+SHAPES = {
+    "the default": ({}, 28),
+    "pixels as they are": ({"patch_size": 1, "channel_multipliers": [1, 2, 4]}, 28),
+    "levels 28, 14, 7, 4": ({"patch_size": 1, "channel_multipliers": [1, 1, 2, 2]}, 28),
+    "levels down to 1 pixel": ({"patch_size": 4, "channel_multipliers": [1, 1, 2, 2, 2]}, 28),
+    "patches of 4": ({"patch_size": 4, "channel_multipliers": [1, 2]}, 28),
+    "shift, no attention": ({"time_conditioning": "shift", "attention": False}, 28),
+    "one level": ({"channel_multipliers": [2]}, 28),
+    "32 pixels": ({"patch_size": 2, "channel_multipliers": [1, 2, 2]}, 32),
+    "groups that do not divide": ({"base_channels": 12, "norm_groups": 8}, 28),
+    "three attention heads that do not divide": ({"base_channels": 52, "channel_multipliers": [1, 2]}, 28),
+    "dropout": ({"dropout": 0.5}, 28),
+}
+
+
+@pytest.fixture
+def build(configure: Callable[..., Config]) -> Callable[..., UNet]:
+    """A small network with some settings changed."""
+    small = {"base_channels": 16, "blocks_per_level": 1, "mid_blocks": 1}
+
+    def make(**changes: object) -> UNet:
+        torch.manual_seed(0)
+        return build_network(configure({f"model.{key}": value for key, value in (small | changes).items()}).model)
+
+    return make
+
+
+def awaken(network: UNet) -> UNet:
+    """Give the layers that start at zero some weight."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in network.parameters():
+            if not weight.any():
+                weight.normal_(std=0.1)
+    return network
+
+
+@pytest.mark.parametrize(("changes", "size"), SHAPES.values(), ids=SHAPES.keys())
+def test_prediction_is_shaped_like_the_image_and_a_fresh_network_predicts_zero(
+    build: Callable[..., UNet], changes: dict[str, object], size: int
+):
+    network = build(**changes)
+    x_t = torch.randn(2, 1, size, size)
+    prediction = network(x_t, torch.tensor([0, 999]))
+    assert prediction.shape == x_t.shape
+    assert not prediction.any()
+
+
+@pytest.mark.parametrize("changes", [{}, {"time_conditioning": "shift", "attention": False}], ids=["film", "shift"])
+def test_prediction_depends_on_time_and_on_every_pixel(build: Callable[..., UNet], changes: dict[str, object]):
+    network = awaken(build(**changes)).eval()
+    x_t = torch.randn(1, 1, 28, 28, requires_grad=True)
+    at_0, at_500 = (network(x_t, torch.tensor([t])) for t in (0, 500))
+    assert (at_0 - at_500).abs().max() > 1e-3
+    at_0[0, 0, 14, 14].backward()
+    assert x_t.grad is not None
+    assert (x_t.grad != 0).all()
+
+
+def test_images_of_a_batch_do_not_influence_each_other(build: Callable[..., UNet]):
+    network = awaken(build()).eval()
+    x_t, t = torch.randn(3, 1, 28, 28), torch.tensor([5, 500, 900])
+    together = network(x_t, t)
+    for i in range(3):
+        torch.testing.assert_close(network(x_t[i : i + 1], t[i : i + 1])[0], together[i], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("conditioning", ["film", "shift"])
+@pytest.mark.parametrize("attention", [True, False])
+def test_every_parameter_learns(build: Callable[..., UNet], conditioning: str, attention: bool):
+    network = build(time_conditioning=conditioning, attention=attention, channel_multipliers=[1, 2])
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    # Zero layers hide what lies before them: the last convolution moves first, then the branches' ends, then the rest.
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = (network(torch.randn(4, 1, 28, 28), torch.tensor([1, 100, 500, 900])) - torch.randn(4, 1, 28, 28)) ** 2
+        loss.sum().backward()
+        optimizer.step()
+    still = [name for name, weight in network.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert still == []
+
+
+def test_film_scales_and_shifts_what_the_second_norm_gives():
+    torch.manual_seed(0)
+    block = ResidualBlock(8, 8, 4, 2, "film", 0.0)
+    with torch.no_grad():
+        block.time.weight.zero_()
+        block.time.bias.copy_(torch.cat([torch.full((8,), -1.0), torch.full((8,), 0.5)]))
+        block.conv2.weight.normal_()
+    x = torch.randn(2, 8, 6, 6)
+    # A scale of −1 leaves nothing of the image in the branch: only the shift passes.
+    branch = block(x, torch.randn(2, 4)) - x
+    torch.testing.assert_close(branch[0], branch[1], rtol=1e-4, atol=1e-4)
+    silu = 0.5 / (1 + math.exp(-0.5))
+    expected = block.conv2.weight.sum((1, 2, 3)) * silu
+    torch.testing.assert_close(branch[0, :, 3, 3], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_attention_is_the_textbook_formula():
+    torch.manual_seed(0)
+    attention = SelfAttention(64, 8)
+    with torch.no_grad():
+        attention.out.weight.copy_(torch.eye(64)[:, :, None, None])
+        x = torch.randn(2, 64, 3, 5)
+        q, k, v = attention.qkv(attention.norm(x)).flatten(2).chunk(3, 1)
+        heads = []
+        for part in range(2):
+            rows = slice(32 * part, 32 * part + 32)
+            scores = torch.softmax(q[:, rows].transpose(1, 2) @ k[:, rows] / math.sqrt(32), -1)
+            heads.append(v[:, rows] @ scores.transpose(1, 2))
+        expected = x + torch.cat(heads, 1).view(2, 64, 3, 5)
+        torch.testing.assert_close(attention(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_timestep_embedding_agrees_with_plain_numpy():
+    t = np.array([0, 1, 17, 999])
+    angles = t[:, None] / 10_000 ** (np.arange(16) / 16)
+    found = timestep_embedding(torch.from_numpy(t), 32)
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found, np.concatenate([np.cos(angles), np.sin(angles)], 1), atol=2e-4)
+
+
+def test_timestep_embedding_tells_all_times_apart():
+    embedding = timestep_embedding(torch.arange(1000), 32)
+    assert torch.pdist(embedding).min() > 0.05
+
+
+def test_dropout_acts_in_training_only(build: Callable[..., UNet]):
+    network = awaken(build(dropout=0.5))
+    x_t, t = torch.randn(1, 1, 28, 28), torch.tensor([3])
+    assert not torch.equal(network.train()(x_t, t), network(x_t, t))
+    assert torch.equal(network.eval()(x_t, t), network(x_t, t))
+
+
+def test_flops_of_a_single_convolutional_path_are_counted_by_hand(configure: Callable[..., Config]):
+    changes = {"base_channels": 8, "channel_multipliers": [1], "blocks_per_level": 1, "mid_blocks": 1, "patch_size": 1}
+    model = configure({f"model.{key}": value for key, value in changes.items()}, {"model.attention": False}).model
+    pixels, c, time = 28 * 28, 8, 32
+    convolutions = 1 * c + (c * c * 2) + (c * c * 2) + (2 * c * c + c * c) + c * 1  # in, down, mid, up, out
+    shortcut = 2 * c * c
+    linear = c * time + time * time + 3 * (time * 2 * c)
+    assert flops_per_image(model, 28) == 2 * (pixels * (9 * convolutions + shortcut) + linear)
+
+
+def test_labels_are_heard_and_none_means_withheld(build: Callable[..., UNet]):
+    network = awaken(build(classes=3))
+    x_t, t = torch.randn(4, 1, 28, 28), torch.full((4,), 500)
+    told = network(x_t[:1].expand(4, -1, -1, -1), t, torch.tensor([0, 1, 2, WITHHELD]))
+    assert len(told.detach().flatten(1).round(decimals=4).unique(dim=0)) == 4
+    assert torch.equal(network(x_t, t), network(x_t, t, torch.full((4,), WITHHELD)))
+
+
+def test_a_network_without_classes_has_no_weights_for_them(build: Callable[..., UNet]):
+    names = [name for name, _ in build(classes=0).named_parameters()]
+    assert not any("label" in name for name in names)
+    assert any("label" in name for name, _ in build(classes=10).named_parameters())
