@@ -10,7 +10,7 @@ from ddpm.utils.registry import Registry
 
 @dataclass(frozen=True)
 class Features:
-    """What a network says of n images. values: float32 [n, d]. probabilities: float32 [n, classes], None if it gives none."""
+    """Of n images. values: float32 [n, d]. probabilities: float32 [n, c] of the classes, None where there are none."""
 
     values: np.ndarray
     probabilities: np.ndarray | None = None
