@@ -2,8 +2,10 @@
 
 from ddpm.config import Config
 from ddpm.data.sources import SOURCES
-from ddpm.evaluation.evaluator import Evaluator, find_reference, open_extractors
+from ddpm.evaluation.evaluator import Evaluator
+from ddpm.evaluation.features import open_extractors
 from ddpm.evaluation.measure import in_order, refuse_constant
+from ddpm.evaluation.reference import find_reference
 from ddpm.evaluation.tables import over_replicates, read_labels
 from ddpm.utils.files import load_arrays, significant, write_json, write_table
 from ddpm.utils.images import png_name, read_pngs

@@ -2,8 +2,8 @@
 
 from ddpm.config import Config
 from ddpm.data.sources import SOURCES
-from ddpm.evaluation.evaluator import nearest_pixels, open_extractors
-from ddpm.evaluation.reference import make_reference
+from ddpm.evaluation.features import open_extractors
+from ddpm.evaluation.reference import make_reference, nearest_pixels
 from ddpm.utils.files import save_arrays
 from ddpm.utils.runtime import choose_runtime
 from stages.paths import RAW, REFERENCE

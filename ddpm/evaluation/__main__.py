@@ -14,9 +14,10 @@ import torch
 from ddpm.data.image_set import ImageSet
 from ddpm.data.load import load_images
 from ddpm.data.sources import SOURCES
-from ddpm.evaluation.evaluator import Evaluator, find_reference, nearest_pixels, open_extractors
-from ddpm.evaluation.features import EXTRACTORS
+from ddpm.evaluation.evaluator import Evaluator
+from ddpm.evaluation.features import EXTRACTORS, open_extractors
 from ddpm.evaluation.measure import refuse_constant
+from ddpm.evaluation.reference import find_reference, nearest_pixels
 from ddpm.evaluation.tables import number_table, read_labels
 from ddpm.utils.errors import one_sentence
 from ddpm.utils.files import load_arrays, save_arrays, significant, write_json
@@ -37,9 +38,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--labels", type=Path, metavar="CSV", help="a column `label`: each image's conditioning label")
     parser.add_argument("--bootstrap", type=int, default=200, help="resamples for the intervals (default 200)")
-    parser.add_argument(
-        "--inception-weights", metavar="PTH", help="pytorch-fid's weights; else torch's cache or a download"
-    )
+    parser.add_argument("--inception-weights", metavar="PTH", help="else torch's cache or a download")
     parser.add_argument("--inception-features", type=int, default=2048, choices=(64, 192, 768, 2048))
     parser.add_argument("--seed", type=int, default=3407)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write numbers and protocol there, too")

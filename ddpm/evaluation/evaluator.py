@@ -1,22 +1,18 @@
 """Images in, numbers out: the feature networks together with the real images by them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from ddpm.data.image_set import ImageSet
-from ddpm.evaluation.features import EXTRACTORS, FeatureExtractor, UnavailableExtractor
-from ddpm.evaluation.measure import alike, measure_classes, measure_features, measure_memorization, pixels
-from ddpm.evaluation.neighbours import nearest
+from ddpm.evaluation.features import FeatureExtractor
+from ddpm.evaluation.measure import alike, measure_classes, measure_features, measure_memorization
 from ddpm.evaluation.protocol import extractor_protocol, versions
-from ddpm.evaluation.reference import Reference, make_reference
-from ddpm.utils.errors import DdpmError
+from ddpm.evaluation.reference import Reference, pixels
 from ddpm.utils.seeds import numpy_generator
 
 
@@ -76,9 +72,9 @@ class Evaluator:
     def memorization(
         self, images: np.ndarray, features: dict[str, np.ndarray], train: ImageSet, test_nearest_pixel: np.ndarray
     ) -> tuple[dict[str, float], pd.DataFrame]:
-        """`measure_memorization` of uint8 images [n, c, h, w] and their features (`Measurement`), by pixels and features.
+        """`measure_memorization` of uint8 images [n, c, h, w], by pixels and by their features (`Measurement`).
 
-        test_nearest_pixel: see `nearest_pixels`.
+        test_nearest_pixel: see `ddpm.evaluation.reference.nearest_pixels`.
         """
         spaces = {"pixel": (pixels(alike(images, train.spec)), pixels(train.images), test_nearest_pixel)}
         for network, real in self.networks:
@@ -86,43 +82,3 @@ class Evaluator:
                 spaces["feature"] = (features[network.name], real.train, real.test_nearest)
                 break
         return measure_memorization(spaces)
-
-
-def nearest_pixels(train: ImageSet, test: ImageSet) -> np.ndarray:
-    """Distance of each test image to the nearest training image, by pixels in [0, 1]: float64 [k]."""
-    return nearest(pixels(test.images), pixels(train.images), "test, pixels")[1]
-
-
-def open_extractors(
-    names: Sequence[str], settings: object, device: torch.device
-) -> tuple[list[FeatureExtractor], dict[str, str]]:
-    """The feature networks of these names, and of those that cannot be had, why. Raises DdpmError for a required one.
-
-    settings: an object with the attributes that the networks' functions name as parameters (`fid` in params.yaml).
-    """
-    networks: list[FeatureExtractor] = []
-    skipped = {}
-    for name in names:
-        try:
-            networks.append(EXTRACTORS.build(name, settings, device=device))
-        except UnavailableExtractor as reason:
-            skipped[name] = str(reason)
-    if not networks:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
-        raise DdpmError(f"none of fid.extractors can be used here ({reasons}): add mnist to it.")
-    return networks, skipped
-
-
-def find_reference(
-    extractor: FeatureExtractor, path: Path, seed: int, real: Callable[[], tuple[ImageSet, ImageSet]]
-) -> Reference:
-    """The reference stored at ``path``, or a new one where none is there, or one of other weights or another seed.
-
-    real: gives the training and the test images. Raises MissingFile, DamagedFile.
-    """
-    if path.exists():
-        stored = Reference.load(path)
-        wanted = (extractor.weights_sha256, extractor.dimensions, seed)
-        if (stored.weights_sha256, len(stored.mean), stored.seed) == wanted:
-            return stored
-    return make_reference(extractor, *real(), seed)

@@ -119,7 +119,7 @@ def _factor(covariance: np.ndarray) -> np.ndarray:
 
 
 def _above_rounding(values: np.ndarray) -> np.ndarray:
-    """Which eigenvalues [d] are more than rounding errors, whose roots would count and differ from machine to machine."""
+    """Which eigenvalues [d] are more than rounding errors, whose roots would differ from machine to machine."""
     return values > values.max(initial=0.0) * len(values) * np.finfo(np.float64).eps
 
 

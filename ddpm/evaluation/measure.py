@@ -4,7 +4,6 @@ A ``stream`` gives the random generator of a purpose: stream("bootstrap"), strea
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -131,11 +130,6 @@ def measure_classes(
 def alike(images: np.ndarray, spec: ImageSpec) -> np.ndarray:
     """Images [n, c, h, w] with the size and the channels of a data set: see `to_grey`, `to_rgb` and `resize`."""
     return resize(to_grey(images) if spec.channels == 1 else to_rgb(images), spec.size)
-
-
-def pixels(images: np.ndarray) -> np.ndarray:
-    """uint8 images [n, c, h, w] as points for distances: float32 [n, c·h·w] in [0, 1]."""
-    return images.reshape(len(images), -1) / np.float32(255)
 
 
 def measure_memorization(

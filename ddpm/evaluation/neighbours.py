@@ -34,8 +34,8 @@ class Manifold:
 def manifold(real: np.ndarray, generated: np.ndarray, label: str = "") -> Manifold:
     """Fidelity and diversity of features [n, d] beside real ones [m, d]; n = m makes the numbers comparable.
 
-    An image's radius is the distance to its k-th nearest of its own set: k = 3 for precision and recall (Kynkäänniemi et
-    al. 2019, eq. 1 and 2), k = 5 for density and coverage (Naeem et al. 2020, eq. 3 and 5).
+    An image's radius is the distance to the k-th nearest of its own set: k = 3 for precision and recall (Kynkäänniemi
+    et al. 2019, eq. 1 and 2), k = 5 for density and coverage (Naeem et al. 2020, eq. 3 and 5).
     """
     real_t, generated_t = (torch.from_numpy(part.astype(np.float64)) for part in (real, generated))
     k = (PRECISION_NEIGHBOURS, COVERAGE_NEIGHBOURS)

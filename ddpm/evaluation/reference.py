@@ -1,5 +1,6 @@
 """What generated images are compared with: the features of the real ones by one network."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -112,6 +113,31 @@ def reference_of(
         nearest(test[0], features, "test, features")[1] if complete else np.empty(0),
         frechet_floor(features, gaussian, FLOOR_IMAGES, _stream(seed, "floor")),
     )
+
+
+def find_reference(
+    extractor: FeatureExtractor, path: Path, seed: int, real: Callable[[], tuple[ImageSet, ImageSet]]
+) -> Reference:
+    """The reference stored at ``path``, or a new one where none is there, or one of other weights or another seed.
+
+    real: gives the training and the test images. Raises MissingFile, DamagedFile.
+    """
+    if path.exists():
+        stored = Reference.load(path)
+        wanted = (extractor.weights_sha256, extractor.dimensions, seed)
+        if (stored.weights_sha256, len(stored.mean), stored.seed) == wanted:
+            return stored
+    return make_reference(extractor, *real(), seed)
+
+
+def pixels(images: np.ndarray) -> np.ndarray:
+    """uint8 images [n, c, h, w] as points for distances: float32 [n, c·h·w] in [0, 1]."""
+    return images.reshape(len(images), -1) / np.float32(255)
+
+
+def nearest_pixels(train: ImageSet, test: ImageSet) -> np.ndarray:
+    """Distance of each test image to the nearest training image, by pixels in [0, 1]: float64 [k]."""
+    return nearest(pixels(test.images), pixels(train.images), "test, pixels")[1]
 
 
 def frechet_floor(train: np.ndarray, everything: Gaussian, count: int, generator: np.random.Generator) -> float:
