@@ -9,49 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pytorch_fid import inception as theirs
-from torch import nn
+from inception_weights import OFFICIAL_NAME, random_weights
 
 from ddpm.data.image_set import ImageSet
 from ddpm.evaluation.features import UnavailableExtractor
 from ddpm.evaluation.features.inception import InceptionExtractor, find_weights, load_inception, open_inception
-from ddpm.evaluation.frechet import Gaussian, frechet_distance
 from ddpm.utils.errors import DdpmError
-from ddpm.utils.files import sha256
 from ddpm.utils.images import to_rgb, write_rgb_pngs
 
 CPU = torch.device("cpu")
-OFFICIAL_NAME = theirs.FID_WEIGHTS_URL.rsplit("/", 1)[1]
 IMAGES = 12
 FEATURES = 2048
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of pytorch-fid's network under a name that ends in their SHA-256.
-
-    They are chosen so that activations neither vanish nor explode on their way through fifty layers.
-    """
-    network = theirs._inception_v3(num_classes=1008, aux_logits=False, weights=None)
-    network.Mixed_5b = theirs.FIDInceptionA(192, pool_features=32)
-    network.Mixed_5c = theirs.FIDInceptionA(256, pool_features=64)
-    network.Mixed_5d = theirs.FIDInceptionA(288, pool_features=64)
-    network.Mixed_6b = theirs.FIDInceptionC(768, channels_7x7=128)
-    network.Mixed_6c = theirs.FIDInceptionC(768, channels_7x7=160)
-    network.Mixed_6d = theirs.FIDInceptionC(768, channels_7x7=160)
-    network.Mixed_6e = theirs.FIDInceptionC(768, channels_7x7=192)
-    network.Mixed_7b = theirs.FIDInceptionE_1(1280)
-    network.Mixed_7c = theirs.FIDInceptionE_2(2048)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d):
-                module.weight.normal_(0, (2 / module.weight[0].numel()) ** 0.5, generator=generator)
-            elif isinstance(module, nn.BatchNorm2d):
-                module.bias.uniform_(-0.2, 0.2, generator=generator)
-    folder = tmp_path_factory.mktemp("weights")
-    torch.save(network.state_dict(), folder / "unnamed.pth")
-    return (folder / "unnamed.pth").rename(folder / f"random-{sha256(folder / 'unnamed.pth')[:8]}.pth")
+    return random_weights(tmp_path_factory.mktemp("weights"))
 
 
 def opened(mode: str, path: Path | None, device: torch.device) -> InceptionExtractor:
@@ -100,34 +73,6 @@ def test_statistics_are_those_of_the_pytorch_fid_command(
     np.testing.assert_allclose(ours.mean(0), mean, rtol=1e-3, atol=1e-4 * mean.max())
     scale = covariance.max()
     np.testing.assert_allclose(np.cov(ours.astype(np.float64), rowvar=False), covariance, rtol=1e-3, atol=1e-4 * scale)
-
-
-@pytest.mark.parametrize("dimensions", [64, 192, 768, 2048])
-def test_the_distance_is_the_one_that_the_pytorch_fid_command_prints(
-    weights: Path, test_digits: ImageSet, tmp_path: Path, rng: np.random.Generator, dimensions: int
-):
-    count = dimensions + 6 if dimensions < 100 else IMAGES
-    sets = [test_digits.images[:count], test_digits.images[count : 2 * count] // 2]
-    for name, images in zip("ab", sets, strict=True):
-        (tmp_path / name).mkdir()
-        write_rgb_pngs(tmp_path / name, images, 1, count)
-    shown = tmp_path / "home" / "hub" / "checkpoints" / OFFICIAL_NAME
-    shown.parent.mkdir(parents=True)
-    shown.symlink_to(weights)
-    command = [sys.executable, "-m", "pytorch_fid", "--device", "cpu", "--num-workers", "0", "--dims", str(dimensions)]
-    environment = os.environ | {"TORCH_HOME": str(tmp_path / "home")}
-    done = subprocess.run(
-        [*command, tmp_path / "a", tmp_path / "b"], env=environment, check=True, capture_output=True, text=True
-    )
-    expected = float(done.stdout.split()[-1])
-    network = InceptionExtractor(weights, dimensions, CPU)
-    assert network.weights_sha256 == sha256(weights)
-    found = [network.features(images, "test").values.astype(np.float64) for images in sets]
-    assert found[0].shape == (count, dimensions)
-    gaussians = [Gaussian(part.mean(0), np.cov(part, rowvar=False), count) for part in found]
-    assert frechet_distance(*gaussians) == pytest.approx(expected, rel=1e-3)
-    halves = np.concatenate([network.features(part, "test").values for part in np.split(sets[0], 2)])
-    np.testing.assert_allclose(halves, found[0], rtol=1e-3, atol=1e-4 * found[0].max())
 
 
 def test_grey_images_are_rgb_images_of_equal_channels(weights: Path, ours: np.ndarray, test_digits: ImageSet):
