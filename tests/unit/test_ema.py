@@ -27,13 +27,13 @@ def test_average_is_the_weighted_sum_of_all_weights_seen(decay: float):
         set_weights(module, value)
         ema.update()
     kept = np.array([min(decay, (1 + n) / (10 + n)) for n in range(30)])
-    shares = np.append(1.0, 1 - kept) * np.append(np.cumprod(kept[::-1])[::-1], 1.0)
-    assert shares.sum() == pytest.approx(1)
+    weights = np.append(1.0, 1 - kept) * np.append(np.cumprod(kept[::-1])[::-1], 1.0)
+    assert weights.sum() == pytest.approx(1)
     for average in ema.average:
-        np.testing.assert_allclose(average, (shares * values).sum(), rtol=1e-12)
+        np.testing.assert_allclose(average, (weights * values).sum(), rtol=1e-12)
 
 
-def test_decay_rises_from_a_tenth_to_its_limit():
+def test_decay_rises_from_a_tenth_to_its_final_value():
     module = network()
     ema = Ema(module, 0.4)
     used = []

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from ddpm.config import Config
-from ddpm.models.checkpoint import build_network, flops_per_image
-from ddpm.models.networks.unet import WITHHELD, ResidualBlock, SelfAttention, UNet, timestep_embedding
+from ddpm.data.image_set import ImageSpec
+from ddpm.models.build import build_network, flops_per_image
+from ddpm.models.networks import NETWORKS, NULL_LABEL
+from ddpm.models.networks.unet import UPSAMPLINGS, ResidualBlock, SelfAttention, UNet, timestep_embedding
 
 SHAPES = {
     "the default": ({}, 28),
