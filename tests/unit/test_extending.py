@@ -41,7 +41,7 @@ from stages.split import split
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "extending.md").read_text()
-SECTIONS = dict(re.findall(r"^## (.+)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
+SECTIONS = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
 # Each kind, its registry and the entry that its example adds.
 KINDS: dict[str, tuple[str, Registry[Any], str]] = {
     "Schedule": ("SCHEDULES", SCHEDULES, "sigmoid"),
@@ -130,7 +130,7 @@ def test_every_kind_has_a_section_that_names_its_registry():
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_example_adds_one_entry_and_settings_accept_its_name_then(tiny: Callable[..., Config], kind: str):
     _, registry, name = KINDS[kind]
-    (key,) = re.findall(r"Chosen(?: by)?\s+(?:by\s+)?`(\w+\.\w+)`", SECTIONS[kind])
+    (key,) = re.findall(r"Chosen\s+by\s+`(\w+\.\w+)`", SECTIONS[kind])
     value = [name] if kind == "Feature extractor" else name
     known = list(registry)
     with pytest.raises(DdpmError, match=rf"{key}.*{name} is not one of {', '.join(known)}"):
