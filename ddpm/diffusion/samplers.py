@@ -35,10 +35,9 @@ class Sampler(Protocol):
 
 
 # σ_t² of the reverse steps by name: β̃_t and β_t, the two ends between which the best lies (DDPM, §3.2).
-VARIANCES: dict[str, Callable[[Schedule], Tensor]] = {
-    "small": lambda schedule: schedule.posterior_variance,
-    "large": lambda schedule: schedule.beta,
-}
+VARIANCES: Registry[Callable[[Schedule], Tensor]] = Registry("variance")
+VARIANCES.register("small")(lambda schedule: schedule.posterior_variance)
+VARIANCES.register("large")(lambda schedule: schedule.beta)
 SAMPLERS: Registry[Callable[..., Sampler]] = Registry("sampler")
 
 
@@ -76,10 +75,7 @@ def reverse_process(
 
 @SAMPLERS.register("ddpm")
 def ddpm(variance: str = "small") -> Sampler:
-    """Ancestral sampling (DDPM, algorithm 2), with σ_t² = β̃_t for "small" and β_t for "large" variance (§3.2).
-
-    Raises KeyError for another ``variance``.
-    """
+    """Ancestral sampling (DDPM, algorithm 2), with σ_t² = β̃_t for "small" and β_t for "large" variance (§3.2)."""
 
     def sample(
         denoise: Denoise, x_T: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep | None = None

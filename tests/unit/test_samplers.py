@@ -211,3 +211,5 @@ def test_stochastic_dpmpp_of_gaussian_data_has_its_mean_and_variance(steps: int)
 def test_an_unknown_name_is_refused_with_those_there_are():
     with pytest.raises(DdpmError, match=r"^unknown sampler euler: choose one of ddpm, ddim, dpmpp_2m, heun\.$"):
         _ = SAMPLERS["euler"]
+    with pytest.raises(DdpmError, match=r"^unknown variance learned: choose one of small, large\.$"):
+        ddpm("learned")(curved, torch.zeros(1, 1, 1, 1), cosine(3), lambda: torch.zeros(1, 1, 1, 1))

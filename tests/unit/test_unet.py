@@ -44,8 +44,8 @@ def build(configure: Callable[..., Config]) -> Callable[..., UNet]:
     return make
 
 
-def awaken(network: UNet) -> UNet:
-    """Give the layers that start at zero some weight."""
+def randomize_zeros(network: UNet) -> UNet:
+    """Give random weights to the layers that start at zero."""
     torch.manual_seed(1)
     with torch.no_grad():
         for weight in network.parameters():
@@ -86,7 +86,7 @@ def test_xavier_initialization_leaves_no_branch_at_zero(build: Callable[..., UNe
 
 @pytest.mark.parametrize("changes", [{}, {"time_conditioning": "shift", "attention": False}], ids=["film", "shift"])
 def test_prediction_depends_on_time_and_on_every_pixel(build: Callable[..., UNet], changes: dict[str, object]):
-    network = awaken(build(**changes)).eval()
+    network = randomize_zeros(build(**changes)).eval()
     x_t = torch.randn(1, 1, 28, 28, requires_grad=True)
     at_0, at_500 = (network(x_t, torch.tensor([t])) for t in (0, 500))
     assert (at_0 - at_500).abs().max() > 1e-3
@@ -96,7 +96,7 @@ def test_prediction_depends_on_time_and_on_every_pixel(build: Callable[..., UNet
 
 
 def test_images_of_a_batch_do_not_influence_each_other(build: Callable[..., UNet]):
-    network = awaken(build()).eval()
+    network = randomize_zeros(build()).eval()
     x_t, t = torch.randn(3, 1, 28, 28), torch.tensor([5, 500, 900])
     together = network(x_t, t)
     for i in range(3):
@@ -164,7 +164,7 @@ def test_timestep_embedding_tells_all_times_apart():
 
 
 def test_dropout_acts_in_training_only(build: Callable[..., UNet]):
-    network = awaken(build(dropout=0.5))
+    network = randomize_zeros(build(dropout=0.5))
     x_t, t = torch.randn(1, 1, 28, 28), torch.tensor([3])
     assert not torch.equal(network.train()(x_t, t), network(x_t, t))
     assert torch.equal(network.eval()(x_t, t), network(x_t, t))
@@ -181,7 +181,7 @@ def test_flops_of_a_single_convolutional_path_are_counted_by_hand(configure: Cal
 
 
 def test_prediction_depends_on_the_label_and_no_labels_are_null_labels(build: Callable[..., UNet]):
-    network = awaken(build(ImageSpec(28, 1, 3)))
+    network = randomize_zeros(build(ImageSpec(28, 1, 3)))
     x_t, t = torch.randn(4, 1, 28, 28), torch.full((4,), 500)
     found = network(x_t[:1].expand(4, -1, -1, -1), t, torch.tensor([0, 1, 2, NULL_LABEL]))
     assert len(found.detach().flatten(1).round(decimals=4).unique(dim=0)) == 4
