@@ -27,7 +27,6 @@ from ddpm.models.checkpoint import (
 )
 from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
 
-
 SPEC = ImageSpec(size=12, channels=3, classes=4)
 
 
