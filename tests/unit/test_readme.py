@@ -28,7 +28,7 @@ def test_the_example_samples_from_the_checkpoint(example: str, tiny: Callable[..
     path.parent.mkdir(parents=True)
     save_checkpoint(path, checkpoint)
     names: dict[str, object] = {}
-    exec(example, names)  # noqa: S102 (our own text)
+    exec(example, names)
     images = np.asarray(names["images"])
     assert images.shape == (16, 1, 28, 28)
     assert images.dtype == np.uint8
