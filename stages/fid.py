@@ -1,51 +1,38 @@
 """Measure the generated images against the real ones."""
 
-import numpy as np
-
 from ddpm.config import Config
-from ddpm.data.sources.mnist import load_mnist
-from ddpm.evaluation.evaluator import Inception, Yardstick
-from ddpm.evaluation.features.classifier import load_classifier
-from ddpm.evaluation.features.inception import choose_weights
-from ddpm.evaluation.measure import in_order, measure_memorisation, refuse_constant
-from ddpm.evaluation.reference import MnistReference
-from ddpm.evaluation.tables import read_labels, scatter
-from ddpm.utils.files import load_arrays, write_csv, write_json
+from ddpm.data.sources import SOURCES
+from ddpm.evaluation.evaluator import Evaluator
+from ddpm.evaluation.features import open_extractors
+from ddpm.evaluation.measure import in_order, refuse_constant
+from ddpm.evaluation.reference import find_reference
+from ddpm.evaluation.tables import over_replicates, read_labels
+from ddpm.utils.files import load_arrays, significant, write_json, write_table
 from ddpm.utils.images import png_name, read_pngs
 from ddpm.utils.runtime import choose_runtime, worker_count
-from stages import DRAWS, GENERATED, LABELS, METRICS, NEAREST, RAW, REFERENCE, run
+from stages.paths import EVALUATION, GENERATED, LABELS, RAW, REFERENCE, REPLICATES
+from stages.runner import run
 
 
 def fid(config: Config) -> None:
-    yardstick = open_yardstick(config)
+    source, settings = SOURCES[config.data.name], config.fid
+    train, test = source.load(RAW, "train"), source.load(RAW, "test")
+    networks, skipped = open_extractors(settings.extractors, settings, choose_runtime(config.runtime, 0.0).device)
+    references = [find_reference(x, REFERENCE / f"{x.name}.npz", config.seed, lambda: (train, test)) for x in networks]
+    evaluator = Evaluator(list(zip(networks, references, strict=True)), skipped, config.seed)
     images = read_pngs(GENERATED, worker_count(config.runtime.workers))
     refuse_constant(images, lambda i: png_name(i + 1, len(images)))
-    asked = read_labels(LABELS, len(images))
-    found = yardstick.measure(images, asked, config.fid.bootstrap, config.seed, "generated")
-    others = [
-        yardstick.measure(np.repeat(again[..., None], 3, -1), asked, 0, config.seed, name, alone=True).numbers
-        for name, again in load_arrays(DRAWS).items()
-    ]
-    beside_real = {key: value for key, value in found.numbers.items() if f"{key}_real" in found.numbers}
-    numbers = in_order({"draws": 1 + len(others), **found.numbers, **scatter(beside_real, others)})
-    train = load_mnist(RAW, "train").images
-    copies = measure_memorisation(found.digits, found.features, train, yardstick.known)
-    write_csv(METRICS / "classes.csv", ("digit", "set", "share", "fd_mnist"), found.by_class.rows())
-    write_csv(NEAREST, copies.columns, copies.rows())
-    write_json(METRICS / "memorisation.json", copies.numbers)
-    write_json(METRICS / "fid.json", numbers | {"protocol": found.protocol})
-
-
-def open_yardstick(config: Config) -> Yardstick:
-    """What the settings measure by, the reference as the stage of that name left it."""
-    device = choose_runtime(config.runtime, 0.0).device
-    weights, skipped = choose_weights(config.fid.inception, config.fid.weights_path, device)
-    inception: Inception | str = skipped
-    if weights:
-        train, test = (load_mnist(RAW, part).images for part in ("train", "t10k"))
-        stored = REFERENCE / "inception.npz"
-        inception = Inception.load(weights, config.fid.inception_features, stored, (train, test), config.seed, device)
-    return Yardstick(load_classifier(device), MnistReference.load(REFERENCE / "mnist.npz"), inception)
+    labels = read_labels(LABELS, len(images))
+    found = evaluator.measure(images, labels, settings.bootstrap, "generated")
+    others = [evaluator.measure(x, labels, 0, name, alone=True).numbers for name, x in load_arrays(REPLICATES).items()]
+    with_real = {key: value for key, value in found.numbers.items() if f"{key}_real" in found.numbers}
+    numbers = in_order({"replicates": 1 + len(others), **found.numbers, **over_replicates(with_real, others)})
+    test_nearest = load_arrays(REFERENCE / "pixels.npz")["test_nearest"]
+    memorization, nearest = evaluator.memorization(images, found.features, train, test_nearest)
+    write_table(EVALUATION / "classes.csv", found.classes)
+    write_table(EVALUATION / "nearest.csv", nearest)
+    write_json(EVALUATION / "memorization.json", significant(memorization))
+    write_json(EVALUATION / "fid.json", significant(numbers | {"protocol": found.protocol}))
 
 
 if __name__ == "__main__":

@@ -1,24 +1,25 @@
-"""Embed the real digits once, so that no model's evaluation has to."""
+"""Compute the features of the real images once, so that no model's evaluation has to."""
 
 from ddpm.config import Config
-from ddpm.data.sources.mnist import load_mnist
-from ddpm.evaluation.features.classifier import load_classifier
-from ddpm.evaluation.features.inception import choose_weights
-from ddpm.evaluation.reference import make_inception_reference, make_mnist_reference
+from ddpm.data.sources import SOURCES
+from ddpm.evaluation.features import open_extractors
+from ddpm.evaluation.reference import make_reference, nearest_pixels
+from ddpm.utils.files import save_arrays
 from ddpm.utils.runtime import choose_runtime
-from stages import RAW, REFERENCE, run
+from stages.paths import RAW, REFERENCE
+from stages.runner import run
 
 
 def reference(config: Config) -> None:
+    source = SOURCES[config.data.name]
+    train, test = source.load(RAW, "train"), source.load(RAW, "test")
     device = choose_runtime(config.runtime, 0.0).device
-    weights, skipped = choose_weights(config.fid.inception, config.fid.weights_path, device)
-    train, test = load_mnist(RAW, "train"), load_mnist(RAW, "t10k")
-    make_mnist_reference(load_classifier(device), train, test).save(REFERENCE / "mnist.npz")
-    if weights:
-        dimensions = config.fid.inception_features
-        known = make_inception_reference(weights, dimensions, train.images, test.images, config.seed, device)
-        known.save(REFERENCE / "inception.npz")
-    print(f"Inception: {skipped or weights}")
+    networks, skipped = open_extractors(config.fid.extractors, config.fid, device)
+    for network in networks:
+        make_reference(network, train, test, config.seed).save(REFERENCE / f"{network.name}.npz")
+    save_arrays(REFERENCE / "pixels.npz", test_nearest=nearest_pixels(train, test))
+    for name, reason in skipped.items():
+        print(f"{name} skipped: {reason}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from stages.runner import run
 
 STRIP_ROWS = 6
 PAIRS = 5  # of each class
-MEASURE = "feature distance of the MNIST classifier"  # in nearest.csv
 
 
 def visualize(config: Config) -> None:
@@ -24,9 +23,10 @@ def visualize(config: Config) -> None:
     generated = read_pngs(GENERATED, worker_count(config.runtime.workers))
     test, training = read_image_set(SPLIT / "test.npz"), SOURCES[config.data.name].load(RAW, "train")
     nearest = pd.read_csv(EVALUATION / "nearest.csv")
+    space = "feature" if "feature_index" in nearest else "pixel"
     sample_grid(FIGURES / "samples.png", generated, columns, scale)
     real_and_generated(FIGURES / "real_and_generated.png", test.images, generated, max(1, columns // 2), scale)
-    closest_pairs(FIGURES / "closest_pairs.png", generated, training, nearest, PAIRS, scale, MEASURE)
+    closest_pairs(FIGURES / "closest_pairs.png", generated, training, nearest, PAIRS, scale, space)
     trajectory = load_arrays(TRAJECTORY)
     x_t, t = trajectory["x_t"], trajectory["t"].tolist()
     reverse_strip(FIGURES / "reverse_process.png", x_t, t, settings.snapshots, STRIP_ROWS, 2 * scale)

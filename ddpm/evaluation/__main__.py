@@ -5,20 +5,22 @@ IMAGES is a folder of PNG files, an npz file ([n, h, w], [n, h, w, c] or [n, c, 
 """
 
 import argparse
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import torch
 
+from ddpm.data.image_set import ImageSet
 from ddpm.data.load import load_images
-from ddpm.data.sources.mnist import load_mnist
-from ddpm.evaluation.evaluator import Inception, Yardstick
-from ddpm.evaluation.features.classifier import load_classifier
-from ddpm.evaluation.features.inception import find_weights
-from ddpm.evaluation.measure import measure_memorisation, refuse_constant
-from ddpm.evaluation.reference import MnistReference, make_mnist_reference
+from ddpm.data.sources import SOURCES
+from ddpm.evaluation.evaluator import Evaluator
+from ddpm.evaluation.features import EXTRACTORS, open_extractors
+from ddpm.evaluation.measure import refuse_constant
+from ddpm.evaluation.reference import find_reference, nearest_pixels
 from ddpm.evaluation.tables import number_table, read_labels
 from ddpm.utils.errors import one_sentence
-from ddpm.utils.files import write_json
+from ddpm.utils.files import load_arrays, save_arrays, significant, write_json
 from ddpm.utils.runtime import worker_count
 
 
@@ -28,46 +30,57 @@ def parse() -> argparse.Namespace:
         prog="python -m ddpm.evaluation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("images", type=Path)
-    parser.add_argument("--reference", type=Path, required=True, help="folder with the four MNIST files")
-    parser.add_argument("--features", type=Path, metavar="NPZ", help="the real digits' features: read, or made there")
-    parser.add_argument("--labels", type=Path, metavar="CSV", help="a column `digit`: what each image was to show")
+    parser.add_argument("--reference", type=Path, required=True, help="folder with the data set's original files")
+    parser.add_argument("--data", default="mnist", choices=list(SOURCES), help="the data set (default mnist)")
+    parser.add_argument("--extractors", nargs="+", default=["mnist"], choices=list(EXTRACTORS), metavar="NAME")
+    parser.add_argument(
+        "--features", type=Path, metavar="FOLDER", help="the real images' features: read, or made there"
+    )
+    parser.add_argument("--labels", type=Path, metavar="CSV", help="a column `label`: each image's conditioning label")
     parser.add_argument("--bootstrap", type=int, default=200, help="resamples for the intervals (default 200)")
-    parser.add_argument("--inception", type=Path, metavar="PTH", help="pytorch-fid's weights: measure by them, too")
-    parser.add_argument("--dimensions", type=int, default=2048, choices=(64, 192, 768, 2048), help="of Inception")
+    parser.add_argument("--inception-weights", metavar="PTH", help="else torch's cache or a download")
+    parser.add_argument("--inception-features", type=int, default=2048, choices=(64, 192, 768, 2048))
     parser.add_argument("--seed", type=int, default=3407)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write numbers and protocol there, too")
+    parser.set_defaults(inception="required")  # who names it wants it
     return parser.parse_args()
 
 
-def evaluate(asked: argparse.Namespace) -> None:
-    """Measure, print, and write what is asked for. Raises DdpmError, OSError."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    images = load_images(asked.images, worker_count("auto"))
+def evaluate(arguments: argparse.Namespace, features: Path) -> None:
+    """Measure, print, and write what is asked for; ``features`` is an existing folder. Raises DdpmError, OSError."""
+    images = load_images(arguments.images, worker_count("auto"))
     refuse_constant(images, lambda i: f"number {i + 1}")
-    labels = read_labels(asked.labels, len(images)) if asked.labels else None
-    train, test = (load_mnist(asked.reference, part) for part in ("train", "t10k"))
-    inception: Inception | str = "skipped: no weights were named"
-    if asked.inception:
-        weights = find_weights(asked.inception, download=False)
-        inception = Inception.load(weights, asked.dimensions, None, (train.images, test.images), asked.seed, device)
-    classifier = load_classifier(device)
-    if asked.features and asked.features.exists():
-        known = MnistReference.load(asked.features)
-    else:
-        known = make_mnist_reference(classifier, train, test)
-        if asked.features:
-            known.save(asked.features)
-    found = Yardstick(classifier, known, inception).measure(images, labels, asked.bootstrap, asked.seed, "images")
-    numbers = found.numbers | measure_memorisation(found.digits, found.features, train.images, known).numbers
+    labels = read_labels(arguments.labels, len(images)) if arguments.labels else None
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    networks, skipped = open_extractors(arguments.extractors, arguments, device)
+
+    @cache
+    def real() -> tuple[ImageSet, ImageSet]:
+        source = SOURCES[arguments.data]
+        return source.load(arguments.reference, "train"), source.load(arguments.reference, "test")
+
+    references = []
+    for network in networks:
+        path = features / f"{network.name}.npz"
+        references.append(find_reference(network, path, arguments.seed, real))
+        references[-1].save(path)
+    by_pixels = features / "pixels.npz"
+    if not by_pixels.exists():
+        save_arrays(by_pixels, test_nearest=nearest_pixels(*real()))
+    evaluator = Evaluator(list(zip(networks, references, strict=True)), skipped, arguments.seed)
+    found = evaluator.measure(images, labels, arguments.bootstrap, "images")
+    test_nearest = load_arrays(by_pixels)["test_nearest"]
+    numbers = found.numbers | evaluator.memorization(images, found.features, real()[0], test_nearest)[0]
     print(number_table(numbers))
-    if asked.json:
-        write_json(asked.json, numbers | {"protocol": found.protocol})
+    if arguments.json:
+        write_json(arguments.json, significant(numbers | {"protocol": found.protocol}))
 
 
 def main() -> None:
-    """Run; what the user can mend ends it with one sentence and exit status 1."""
-    with one_sentence():
-        evaluate(parse())
+    """Run; what the user can fix ends it with one sentence and exit status 1."""
+    arguments = parse()
+    with one_sentence(), tempfile.TemporaryDirectory() as scratch:
+        evaluate(arguments, arguments.features or Path(scratch))
 
 
 if __name__ == "__main__":

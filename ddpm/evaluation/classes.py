@@ -1,87 +1,67 @@
-"""What the shipped classifier's verdicts say of a set of images: which digits, and how surely they are digits."""
-
-from dataclasses import dataclass
+"""What class probabilities say of a set of images: which classes there are, and how clearly."""
 
 import numpy as np
+import pandas as pd
 
-from ddpm.evaluation.features.classifier import CLASSES
 from ddpm.evaluation.frechet import fit_gaussian, frechet_distance
 
-SURE = 0.9  # a digit counts as sure where the classifier gives one class at least this probability
-UNSURE = 0.7  # and as unsure where it gives none this much
+CONFIDENT = 0.9  # an image is confident where the classifier gives one class at least this probability
+AMBIGUOUS = 0.7  # and ambiguous where it gives none this much
 
 
-def sure_share(probabilities: np.ndarray) -> float:
-    """Share of images given one class with probability ≥ `SURE`, from probabilities [n, 10]."""
-    return float((probabilities.max(1) >= SURE).mean())
+def confident(probabilities: np.ndarray) -> np.ndarray:
+    """Whether one class has probability ≥ `CONFIDENT`: bool [n], from probabilities [n, c]."""
+    return probabilities.max(1) >= CONFIDENT
 
 
-def unsure_share(probabilities: np.ndarray) -> float:
-    """Share of images given no class with probability ≥ `UNSURE`, from probabilities [n, 10]."""
-    return float((probabilities.max(1) < UNSURE).mean())
+def ambiguous(probabilities: np.ndarray) -> np.ndarray:
+    """Whether no class has probability ≥ `AMBIGUOUS`: bool [n], from probabilities [n, c]."""
+    return probabilities.max(1) < AMBIGUOUS
 
 
-def label_agreement(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Share of images whose likeliest class, from probabilities [n, 10], is their label, from integers [n]."""
-    return float((probabilities.argmax(1) == labels).mean())
+def correct(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Whether the most probable class is the label: bool [n], from probabilities [n, c] and int64 labels [n]."""
+    return probabilities.argmax(1) == labels
 
 
-def class_shares(probabilities: np.ndarray) -> np.ndarray:
-    """Share of images whose likeliest class is each digit: float64 [10], from probabilities [n, 10]."""
-    return np.bincount(probabilities.argmax(1), minlength=CLASSES) / len(probabilities)
+def class_fractions(probabilities: np.ndarray) -> np.ndarray:
+    """Fraction of images whose most probable class is each one: float64 [c], from probabilities [n, c]."""
+    count, classes = probabilities.shape
+    return np.bincount(probabilities.argmax(1), minlength=classes) / count
 
 
-def class_divergence(shares: np.ndarray, real: np.ndarray) -> float:
-    """Kullback-Leibler divergence, in nats, of class shares [10] from ``real`` ones, all of which are above 0."""
-    there = shares > 0
-    return float((shares[there] * np.log(shares[there] / real[there])).sum())
+def class_kl(fractions: np.ndarray, real: np.ndarray) -> float:
+    """Kullback-Leibler divergence, in nats, of class fractions [c] from ``real`` ones, all of which are above 0."""
+    there = fractions > 0
+    return float((fractions[there] * np.log(fractions[there] / real[there])).sum())
 
 
-def class_score(probabilities: np.ndarray) -> float:
-    """Exp E KL(p(y|x) ‖ p(y)), in [1, 10]: the Inception Score (Salimans et al. 2016, §4) with digits as classes."""
+def classifier_score(probabilities: np.ndarray) -> float:
+    """Exp E KL(p(y|x) ‖ p(y)), in [1, c]: the Inception Score (Salimans et al. 2016, §4) with this classifier."""
     p = probabilities.astype(np.float64).clip(1e-12)
     return float(np.exp((p * np.log(p / p.mean(0))).sum(1).mean()))
 
 
-@dataclass(frozen=True)
-class ByClass:
-    """One row a digit, generated and real: shares float64 [10, 2], distances float64 [10, 2].
+def class_distances(
+    features: np.ndarray, predicted: np.ndarray, train: np.ndarray, train_labels: np.ndarray, classes: int
+) -> np.ndarray:
+    """Fréchet distance of the images of each predicted class from the training images of it: float64 [classes].
 
-    A distance is the Fréchet distance of the images read as that digit from the training images of it; that of the
-    real column is scored by the test images. NaN where there are too few images for one.
+    features: [n, d]; predicted: int64 [n]; train: [m, d]; train_labels: int64 [m]. NaN where either set is too small.
     """
-
-    shares: np.ndarray
-    distances: np.ndarray
-
-    def rows(self) -> list[tuple[int, str, float, float | None]]:
-        """A table: digit, set, share, fd_mnist (None for NaN)."""
-        return [
-            (digit, name, float(self.shares[digit, column]), None if np.isnan(distance) else float(distance))
-            for digit in range(CLASSES)
-            for column, name in enumerate(("generated", "real"))
-            for distance in [self.distances[digit, column]]
-        ]
+    distances = np.full(classes, np.nan)
+    for label in range(classes):
+        chosen, known = features[predicted == label], train[train_labels == label]
+        if min(len(chosen), len(known)) > features.shape[1]:
+            distances[label] = frechet_distance(fit_gaussian(known), fit_gaussian(chosen))
+    return distances
 
 
-def measure_by_class(
-    features: np.ndarray,
-    probabilities: np.ndarray,
-    train: tuple[np.ndarray, np.ndarray],
-    test: tuple[np.ndarray, np.ndarray],
-) -> ByClass:
-    """Divide images by the classifier's verdict and hold each digit's against that digit.
-
-    features: float32 [n, 128]; probabilities: float32 [n, 10]; train: features and labels of real images; test:
-    features and verdicts.
-    """
-    verdict = probabilities.argmax(1)
-    distances = np.full((CLASSES, 2), np.nan)
-    for digit in range(CLASSES):
-        known = fit_gaussian(train[0][train[1] == digit], f"the training images of {digit}")
-        for column, (values, labels) in enumerate(((features, verdict), test)):
-            chosen = values[labels == digit]
-            if len(chosen) > chosen.shape[1]:
-                distances[digit, column] = frechet_distance(known, fit_gaussian(chosen))
-    real = np.bincount(test[1], minlength=CLASSES) / len(test[1])
-    return ByClass(np.stack([class_shares(probabilities), real], 1), distances)
+def class_table(fractions: dict[str, np.ndarray], distances: dict[str, np.ndarray], frechet_key: str) -> pd.DataFrame:
+    """One row a class and set ("generated", "real"): columns label, set, fraction and ``frechet_key`` (NaN: none)."""
+    rows = [
+        (label, name, fractions[name][label], distances[name][label])
+        for label in range(len(next(iter(fractions.values()))))
+        for name in fractions
+    ]
+    return pd.DataFrame(rows, columns=["label", "set", "fraction", frechet_key])

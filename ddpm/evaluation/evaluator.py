@@ -1,96 +1,84 @@
-"""The feature networks together with the real digits by them: what any set of images is measured by."""
+"""Images in, numbers out: the feature networks together with the real images by them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self
+from functools import partial
+from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
+import pandas as pd
 
-from ddpm.evaluation.classes import ByClass
-from ddpm.evaluation.features.classifier import Classifier, classify
-from ddpm.evaluation.features.inception import inception_features, load_inception
-from ddpm.evaluation.measure import measure_features, measure_mnist, to_mnist
-from ddpm.evaluation.protocol import inception_protocol, mnist_protocol, versions
-from ddpm.evaluation.reference import InceptionReference, MnistReference, make_inception_reference
-from ddpm.utils.files import sha256
+from ddpm.data.image_set import ImageSet
+from ddpm.evaluation.features import FeatureExtractor
+from ddpm.evaluation.measure import alike, measure_classes, measure_features, measure_memorization
+from ddpm.evaluation.protocol import extractor_protocol, versions
+from ddpm.evaluation.reference import Reference, pixels
+from ddpm.utils.seeds import numpy_generator
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """numbers: flat metrics. protocol: what stands behind them. by_class: some of them digit by digit.
+    """numbers: flat metrics. protocol: how they were measured. classes: some of them class by class.
 
-    digits: uint8 [n, 28, 28], the images as the classifier took them; features: float32 [n, 128], its own.
+    features: by name of the network, float32 [n, d].
     """
 
     numbers: dict[str, float]
     protocol: dict[str, Any]
-    by_class: ByClass
-    digits: np.ndarray
-    features: np.ndarray
+    classes: pd.DataFrame
+    features: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Inception:
-    """pytorch-fid's network with the real digits by it."""
+class Evaluator:
+    """networks: each with the real images by it. skipped: of those left out, why. seed: of the random choices.
 
-    network: nn.Module
-    known: InceptionReference
+    Class probabilities are those of the first network that gives some; distances between single images' features are
+    measured with the first one that has the features of all training images.
+    """
 
-    @classmethod
-    def load(
-        cls,
-        weights: Path,
-        dimensions: int,
-        stored: Path | None,
-        real: tuple[np.ndarray, np.ndarray],
-        seed: int,
-        device: torch.device,
-    ) -> Self:
-        """The network of ``weights``, on ``device``, and its reference, read from ``stored`` or made anew.
-
-        It is made where ``stored`` is None, not there, or of other weights. real: training and test images, uint8
-        [n, 28, 28]. Raises DdpmError for weights that do not fit, DamagedFile.
-        """
-        known = InceptionReference.load(stored) if stored and stored.exists() else None
-        if known is None or known.weights_sha256 != sha256(weights) or len(known.mean) != dimensions:
-            known = make_inception_reference(weights, dimensions, *real, seed, device)
-        return cls(load_inception(weights, dimensions, device), known)
-
-
-@dataclass(frozen=True)
-class Yardstick:
-    """classifier and known: the shipped classifier and the real digits by it. inception: or why it is left out."""
-
-    classifier: Classifier
-    known: MnistReference
-    inception: Inception | str
+    networks: Sequence[tuple[FeatureExtractor, Reference]]
+    skipped: dict[str, str]
+    seed: int
 
     def measure(
-        self, images: np.ndarray, asked: np.ndarray | None, bootstrap: int, seed: int, label: str, alone: bool = False
+        self, images: np.ndarray, labels: np.ndarray | None, bootstrap: int, label: str, alone: bool = False
     ) -> Measurement:
-        """All numbers of uint8 images [n, h, w, 3].
+        """All metrics of uint8 images [n, c, h, w].
 
-        asked: int64 [n], the digit each was to show, or None. bootstrap: resamples of the intervals, 0 for none. alone:
-        leaves out what real digits score. ``label`` names the progress bars. Raises DdpmError for too few images.
+        labels: int64 [n], the class label each was conditioned on, or None. bootstrap: resamples of the intervals, 0
+        for none. alone: leaves out what real images score. ``label`` names the progress bars. Raises DdpmError for too
+        few images.
         """
-        digits = to_mnist(images)
-        features, probabilities = classify(self.classifier, digits, label)
-        found = measure_mnist(features, probabilities, asked, self.known, bootstrap, seed, alone)
-        count = len(images)
-        numbers = {"images": count, "reference_images": len(self.known.train), **found.numbers}
-        protocol: dict[str, Any] = {
-            "mnist": mnist_protocol(images.shape[1:3], count, len(self.known.train)),
-            "inception": self.inception,
-            "versions": versions(),
-        }
-        if isinstance(self.inception, Inception):
-            known = self.inception.known
-            by_inception = inception_features(self.inception.network, images, label)
-            names = ("fid_inception", "inception")
-            numbers |= measure_features(names, by_inception, known.real, bootstrap, seed, alone)
-            protocol["inception"] = inception_protocol(
-                len(known.mean), str(known.weights_sha256), count, int(known.count)
-            )
-        return Measurement(numbers, protocol, found.by_class, digits, features)
+        numbers: dict[str, float] = {"images": len(images), "reference_images": self.networks[0][1].count}
+        protocol: dict[str, Any] = {}
+        features: dict[str, np.ndarray] = {}
+        classes = pd.DataFrame()
+        for network, real in self.networks:
+            found = network.features(images, label)
+            stream = partial(numpy_generator, self.seed, "evaluation", network.name)
+            keys = (network.name, network.frechet_key)
+            numbers |= measure_features(*keys, found.values, real, bootstrap, stream, alone)
+            if found.probabilities is not None and classes.empty:
+                of_classes, classes = measure_classes(
+                    network.frechet_key, found.values, found.probabilities, labels, real, bootstrap, stream, alone
+                )
+                numbers |= of_classes
+            features[network.name] = found.values
+            protocol[network.name] = extractor_protocol(network, images.shape, real)
+        skipped = {name: f"skipped: {reason}" for name, reason in self.skipped.items()}
+        return Measurement(numbers, protocol | skipped | {"versions": versions()}, classes, features)
+
+    def memorization(
+        self, images: np.ndarray, features: dict[str, np.ndarray], train: ImageSet, test_nearest_pixel: np.ndarray
+    ) -> tuple[dict[str, float], pd.DataFrame]:
+        """`measure_memorization` of uint8 images [n, c, h, w], by pixels and by their features (`Measurement`).
+
+        test_nearest_pixel: see `ddpm.evaluation.reference.nearest_pixels`.
+        """
+        spaces = {"pixel": (pixels(alike(images, train.spec)), pixels(train.images), test_nearest_pixel)}
+        for network, real in self.networks:
+            if real.complete:
+                spaces["feature"] = (features[network.name], real.train, real.test_nearest)
+                break
+        return measure_memorization(spaces)

@@ -7,7 +7,6 @@ import numpy as np
 from tqdm import tqdm
 
 from ddpm.utils.errors import DdpmError
-from ddpm.utils.seeds import numpy_generator
 
 CURVE_POINTS = 10
 CURVE_ORDERS = 50
@@ -24,20 +23,19 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class FrechetIntervals:
-    """95 % intervals (low, high) of the distance and, where it could be estimated, of its limit for many images."""
+    """95 % intervals (low, high) of the distance and, where it could be estimated, of FD∞."""
 
     distance: tuple[float, float]
-    limit: tuple[float, float] | None
+    infinity: tuple[float, float] | None
 
 
 def fit_gaussian(features: np.ndarray, what: str = "the set") -> Gaussian:
     """Mean and unbiased covariance of features [n, d], in float64; ``what`` names the set in an error.
 
-    Raises DdpmError for values that are not finite, and for n ≤ d: the covariance would be singular and the distance
-    say more about the number of images than about them.
+    Raises DdpmError for values that are not finite, and for n ≤ d, where the covariance would be singular.
     """
     if not np.isfinite(features).all():
-        raise DdpmError(f"{what} has features that are no finite numbers.")
+        raise DdpmError(f"{what} has features that are not finite numbers.")
     count, dimensions = features.shape
     if count <= dimensions:
         raise DdpmError(
@@ -66,8 +64,8 @@ def curve_sizes(count: int, dimensions: int) -> list[int]:
     return [] if count < 2 * least else np.linspace(least, count, CURVE_POINTS).round().astype(int).tolist()
 
 
-def frechet_limit(features: np.ndarray, reference: Gaussian, seed: int, label: str) -> float | None:
-    """The distance that infinitely many images like features [n, d] would have: FD∞, without the bias of a finite set.
+def frechet_infinity(features: np.ndarray, reference: Gaussian, generator: np.random.Generator) -> float | None:
+    """FD∞: the distance that infinitely many images like features [n, d] would have, without the bias of a finite set.
 
     The distance falls with the number of images as FD∞ + c/n; a line through it over 1/n, at ten sizes from n/5 up,
     meets the axis in FD∞ (Chong & Forsyth 2020, "Effectively Unbiased FID"). The mean over random orders of the images;
@@ -76,7 +74,6 @@ def frechet_limit(features: np.ndarray, reference: Gaussian, seed: int, label: s
     sizes = curve_sizes(*features.shape)
     if not sizes:
         return None
-    generator = numpy_generator(seed, f"limit {label}")
     factor = _factor(reference.covariance)
     curves = [
         _curve(features[generator.permutation(len(features))], reference, factor, sizes) for _ in range(CURVE_ORDERS)
@@ -85,19 +82,23 @@ def frechet_limit(features: np.ndarray, reference: Gaussian, seed: int, label: s
 
 
 def bootstrap_intervals(
-    features: np.ndarray, reference: Gaussian, resamples: int, seed: int, label: str, limit: float | None = None
+    features: np.ndarray,
+    reference: Gaussian,
+    resamples: int,
+    generator: np.random.Generator,
+    infinity: float | None = None,
+    label: str = "",
 ) -> FrechetIntervals:
-    """95 % intervals of the distance of features [n, d] from ``reference``, and of its ``limit``, by resampling them.
+    """95 % intervals of the distance of features [n, d] from ``reference``, and of ``infinity`` (FD∞), by resampling.
 
     They are where other sets of n images from the same source would score. Each resample lies further from the
     reference than the sample it came from, all by about the same, so their spread is taken and centred on the sample's
     own number (Efron & Tibshirani 1993, ch. 10 and 13).
     """
-    generator = numpy_generator(seed, f"bootstrap {label}")
     count = len(features)
-    estimate = frechet_distance(reference, fit_gaussian(features, label))
+    estimate = frechet_distance(reference, fit_gaussian(features))
     factor = _factor(reference.covariance)
-    sizes = [count] if limit is None else curve_sizes(*features.shape)
+    sizes = [count] if infinity is None else curve_sizes(*features.shape)
     curves = np.array(
         [
             _curve(features[generator.integers(count, size=count)], reference, factor, sizes)
@@ -105,9 +106,9 @@ def bootstrap_intervals(
         ]
     )
     low, high = _centred(curves[:, -1], estimate)
-    if limit is None:
+    if infinity is None:
         return FrechetIntervals((max(0.0, low), high), None)
-    return FrechetIntervals((max(0.0, low), high), _centred(_intercept(sizes, curves.T), limit))
+    return FrechetIntervals((max(0.0, low), high), _centred(_intercept(sizes, curves.T), infinity))
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
@@ -118,7 +119,7 @@ def _factor(covariance: np.ndarray) -> np.ndarray:
 
 
 def _above_rounding(values: np.ndarray) -> np.ndarray:
-    """Which eigenvalues [d] are more than rounding errors, whose roots would be felt and differ from run to run."""
+    """Which eigenvalues [d] are more than rounding errors, whose roots would differ from machine to machine."""
     return values > values.max(initial=0.0) * len(values) * np.finfo(np.float64).eps
 
 

@@ -3,21 +3,25 @@
 import numpy as np
 from tqdm import tqdm
 
-from ddpm.utils.seeds import numpy_generator
-
 SUBSETS = 100
 SUBSET_SIZE = 1000
 
 
-def kernel_distances(generated: np.ndarray, real: np.ndarray, seed: int, label: str) -> np.ndarray:
-    """Squared maximum mean discrepancy of ``SUBSETS`` random pairs of subsets of features [n, d] and [m, d].
+def subset_size(generated: int, real: int) -> int:
+    """Images in a subset: `SUBSET_SIZE`, and at most a quarter of either set, so that subsets differ."""
+    return min(SUBSET_SIZE, generated // 4, real // 4)
+
+
+def kernel_distances(
+    generated: np.ndarray, real: np.ndarray, generator: np.random.Generator, label: str = ""
+) -> np.ndarray:
+    """Squared maximum mean discrepancy of `SUBSETS` random pairs of subsets of features [n, d] and [m, d].
 
     With the kernel (x·y/d + 1)³ and the unbiased estimate (Bińkowski et al. 2018, "Demystifying MMD GANs", §4 and
-    appendix). Subsets hold `SUBSET_SIZE` images, or as many as there are. Returns float64 [SUBSETS]: their mean is the
-    distance, ≈ 0 for two sets from one source, and may be negative.
+    appendix). Returns float64 [SUBSETS]: their mean is the distance, ≈ 0 for two sets from one source, and may be
+    negative. n, m ≥ 8; ``label`` names the progress bar.
     """
-    generator = numpy_generator(seed, f"kernel {label}")
-    size = min(SUBSET_SIZE, len(generated), len(real))
+    size = subset_size(len(generated), len(real))
     found = []
     for _ in tqdm(range(SUBSETS), desc=f"kernel, {label}", unit="subset"):
         x, y = (part[generator.permutation(len(part))[:size]].astype(np.float64) for part in (generated, real))
@@ -25,13 +29,16 @@ def kernel_distances(generated: np.ndarray, real: np.ndarray, seed: int, label: 
     return np.array(found)
 
 
-def kernel_interval(distances: np.ndarray, count: int) -> tuple[float, float]:
-    """95 % interval (low, high) of the mean of ``distances``, for ``count`` images in all.
+def kernel_interval(distances: np.ndarray, generated: int, real: int) -> tuple[float, float]:
+    """95 % interval (low, high) of the mean of ``distances``, from so many images in all.
 
-    The variance of a subset's estimate falls as one over its images or faster: that of all images is taken as the
-    subsets' own, scaled by the ratio of their sizes.
+    f is the part of the smaller set that a subset holds. Subsets of one set overlap, so their variance s² is that of
+    independent ones, v, less by the factor 1 − f. The variance of a subset's estimate falls as one over its images or
+    faster: that of all images is at most f·v, to which comes s²/`SUBSETS` as only some of the subsets are taken.
     """
-    half = 1.96 * distances.std(ddof=1) * np.sqrt(min(1.0, SUBSET_SIZE / count))
+    fraction = subset_size(generated, real) / min(generated, real)
+    variance = distances.var(ddof=1) * (fraction / (1 - fraction) + 1 / len(distances))
+    half = 1.96 * np.sqrt(variance)
     return float(distances.mean() - half), float(distances.mean() + half)
 
 

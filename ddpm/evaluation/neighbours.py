@@ -1,6 +1,6 @@
-"""What nearest neighbours tell: whether images look real, whether all kinds are there, and whether they were copied.
+"""Nearest neighbours: fidelity and diversity of a set of images, and whether training images were memorized.
 
-Distances are Euclidean. Matrices of them are made a strip at a time: no set is too large for the memory.
+Distances are Euclidean. They are computed a strip at a time, so that memory does not limit the number of images.
 """
 
 from collections.abc import Iterator
@@ -20,9 +20,9 @@ _STRIP = 500
 class Manifold:
     """One value an image, whose means are the metrics of the same names.
 
-    precision: bool [n], whether a generated image lies within the reach of any real one. recall: bool [m], whether a
-    real image lies within that of any generated one. density: float64 [n], how many real images reach a generated one,
-    over k. coverage: bool [m], whether a real image reaches any generated one.
+    precision: bool [n], whether a generated image lies within the radius of any real one. recall: bool [m], whether a
+    real image lies within that of any generated one. density: float64 [n], in how many radii of real images a generated
+    one lies, over k. coverage: bool [m], whether any generated image lies within the radius of a real one.
     """
 
     precision: np.ndarray
@@ -31,33 +31,33 @@ class Manifold:
     coverage: np.ndarray
 
 
-def manifold(real: np.ndarray, generated: np.ndarray, label: str) -> Manifold:
+def manifold(real: np.ndarray, generated: np.ndarray, label: str = "") -> Manifold:
     """Fidelity and diversity of features [n, d] beside real ones [m, d]; n = m makes the numbers comparable.
 
-    An image's reach is the distance to its k-th nearest of its own set: k = 3 for precision and recall (Kynkäänniemi et
-    al. 2019, eq. 1 and 2), k = 5 for density and coverage (Naeem et al. 2020, eq. 3 and 5).
+    An image's radius is the distance to the k-th nearest of its own set: k = 3 for precision and recall (Kynkäänniemi
+    et al. 2019, eq. 1 and 2), k = 5 for density and coverage (Naeem et al. 2020, eq. 3 and 5).
     """
     real_t, generated_t = (torch.from_numpy(part.astype(np.float64)) for part in (real, generated))
     k = (PRECISION_NEIGHBOURS, COVERAGE_NEIGHBOURS)
-    real_reach, real_reach_wide = _reaches(real_t, k, f"reach, real, {label}")
-    generated_reach, _ = _reaches(generated_t, k, f"reach, {label}")
+    real_radii, real_radii_wide = _radii(real_t, k, f"radii, real, {label}")
+    generated_radii, _ = _radii(generated_t, k, f"radii, {label}")
     recall = torch.zeros(len(real), dtype=torch.bool)
     nearest = torch.full((len(real),), torch.inf, dtype=torch.float64)
     precision, density = [], []
     for strip, distance in _strips(generated_t, real_t, f"neighbours, {label}"):
-        precision.append((distance <= real_reach).any(1))
-        density.append((distance <= real_reach_wide).sum(1).double() / COVERAGE_NEIGHBOURS)
-        recall |= (distance <= generated_reach[strip, None]).any(0)
+        precision.append((distance <= real_radii).any(1))
+        density.append((distance <= real_radii_wide).sum(1).double() / COVERAGE_NEIGHBOURS)
+        recall |= (distance <= generated_radii[strip, None]).any(0)
         nearest = torch.minimum(nearest, distance.amin(0))
     return Manifold(
         torch.cat(precision).numpy(),
         recall.numpy(),
         torch.cat(density).numpy(),
-        (nearest <= real_reach_wide).numpy(),
+        (nearest <= real_radii_wide).numpy(),
     )
 
 
-def nearest(queries: np.ndarray, points: np.ndarray, label: str) -> tuple[np.ndarray, np.ndarray]:
+def nearest(queries: np.ndarray, points: np.ndarray, label: str = "") -> tuple[np.ndarray, np.ndarray]:
     """The nearest of ``points`` [m, d] to each of ``queries`` [n, d]: (index int64 [n], distance float64 [n]).
 
     The nearest is found in float32, where two are equal to seven digits perhaps the second; its distance is exact.
@@ -74,8 +74,8 @@ def nearest(queries: np.ndarray, points: np.ndarray, label: str) -> tuple[np.nda
     return found, np.sqrt(((queries.astype(np.float64) - points[found].astype(np.float64)) ** 2).sum(1))
 
 
-def closer_share(distances: np.ndarray, held_out: np.ndarray) -> float:
-    """The chance that an image lies closer to the training set than a held-out digit does, ties counting half.
+def nearest_auc(distances: np.ndarray, held_out: np.ndarray) -> float:
+    """Probability that an image lies closer to the training set than a held-out one does, ties counting half.
 
     distances and held_out: distances to the nearest training image, [n] and [m]. 0.5 for images from the same source,
     1 for copies; the statistic of Mann and Whitney, as in Meehan et al. 2020, "A Non-Parametric Test to Detect
@@ -86,15 +86,15 @@ def closer_share(distances: np.ndarray, held_out: np.ndarray) -> float:
     return float(1.0 - (less + not_more).mean() / (2 * len(ordered)))
 
 
-def copied_share(distances: np.ndarray, held_out: np.ndarray) -> float:
-    """Share of images closer to the training set than 99 % of the held-out digits are; about 0.01 where none is copied.
+def memorized_fraction(distances: np.ndarray, held_out: np.ndarray) -> float:
+    """Fraction of images closer to the training set than 99 % of the held-out ones; about 0.01 without memorization.
 
     distances and held_out: distances to the nearest training image, [n] and [m].
     """
     return float((distances < np.quantile(held_out, 0.01)).mean())
 
 
-def _reaches(features: Tensor, k: tuple[int, int], label: str) -> tuple[Tensor, Tensor]:
+def _radii(features: Tensor, k: tuple[int, int], label: str) -> tuple[Tensor, Tensor]:
     """Distance of each of features [n, d] to its k-th nearest other, for both k: two float64 [n]."""
     found = []
     for strip, distance in _strips(features, features, label):

@@ -1,164 +1,154 @@
-"""What generated images are held against: the 60,000 training digits, and what real digits score."""
+"""What generated images are compared with: the features of the real ones by one network."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
-import torch
 
-from ddpm.data.split import ImageSet
-from ddpm.evaluation.features.classifier import Classifier, classify
-from ddpm.evaluation.features.inception import inception_features, load_inception
+from ddpm.data.image_set import ImageSet
+from ddpm.evaluation.features import FeatureExtractor
 from ddpm.evaluation.frechet import Gaussian, fit_gaussian, frechet_distance
 from ddpm.evaluation.neighbours import nearest
 from ddpm.utils.errors import DamagedFile
-from ddpm.utils.files import load_arrays, save_arrays, sha256
+from ddpm.utils.files import load_arrays, save_arrays
 from ddpm.utils.seeds import numpy_generator
 
-# A single draw of 10,000 training digits varies by a third; the mean of this many is steady.
-FLOOR_DRAWS = 10
-INCEPTION_SAMPLE = 10_000
+# One sample of 10,000 training images varies by a third; the mean of this many is steady.
+FLOOR_SAMPLES = 10
+FLOOR_IMAGES = 10_000
+# Features of all training images are kept up to this many numbers (80 MB), else those of a random sample.
+_KEPT_NUMBERS = 10_000 * 2048
 
 
 @dataclass(frozen=True)
-class RealFeatures:
-    """What features of one network are held against.
+class Reference:
+    """Features of the real images, of dimension d, by the network with these weights.
 
-    everything: of all training images. train: features [m, d] of some or all of them, of which random ones are taken
-    where single images are compared. test: features [k, d]. floor: (n) -> the Fréchet distance that n random training
-    images score.
+    mean float64 [d], covariance float64 [d, d], count: of all training images. train float32 [m, d], train_labels int64
+    [m]: of all of them, or of a random sample. test float32 [k, d], test_labels int64 [k], test_probabilities float32
+    [k, c], c = 0 for a network that gives none. test_nearest float64 [k]: distance of each test image to the nearest
+    training image; empty where ``train`` is a sample. floor: the Fréchet distance of `FLOOR_IMAGES` random training
+    images. seed: of the random choices.
     """
 
-    everything: Gaussian
-    train: np.ndarray
-    test: np.ndarray
-    floor: Callable[[int], float]
-
-
-@dataclass(frozen=True)
-class MnistReference:
-    """Features of the shipped classifier: train float32 [60000, 128], test float32 [10000, 128].
-
-    test_probabilities: float32 [10000, 10], the classifier's verdict on the test digits. train_labels, test_labels:
-    uint8. test_nearest and test_nearest_pixel: float64 [10000], the distance of each test digit to the nearest training
-    digit, by features and by pixels (see `pixels`).
-    """
-
-    train: np.ndarray
-    test: np.ndarray
-    test_probabilities: np.ndarray
-    train_labels: np.ndarray
-    test_labels: np.ndarray
-    test_nearest: np.ndarray
-    test_nearest_pixel: np.ndarray
-
-    def real(self, seed: int) -> RealFeatures:
-        """What a set of images is measured against; ``seed`` decides the draws of the floor."""
-        everything = fit_gaussian(self.train, "the training set")
-        return RealFeatures(everything, self.train, self.test, lambda count: frechet_floor(self.train, count, seed))
-
-    def save(self, path: Path) -> None:
-        """Store as npz. Raises OSError."""
-        save_arrays(path, **asdict(self))
-
-    @classmethod
-    def load(cls, path: Path) -> "MnistReference":
-        """Read what `save` wrote. Raises MissingFile or DamagedFile."""
-        return cls(**_fields(path, cls))
-
-
-@dataclass(frozen=True)
-class InceptionReference:
-    """Inception features of the real digits, by the weights of this SHA-256.
-
-    mean float64 [d], covariance float64 [d, d], count: of all training images. train float32 [10000, d]: of a random
-    tenth thousand of them. test float32 [10000, d]. floor: the Fréchet distance of that many random training images.
-    """
-
+    weights_sha256: str
+    seed: int
     mean: np.ndarray
     covariance: np.ndarray
-    count: np.ndarray
+    count: int
     train: np.ndarray
+    train_labels: np.ndarray
     test: np.ndarray
-    floor: np.ndarray
-    weights_sha256: np.ndarray
+    test_labels: np.ndarray
+    test_probabilities: np.ndarray
+    test_nearest: np.ndarray
+    floor: float
 
     @property
-    def real(self) -> RealFeatures:
-        """What a set of images is measured against; the floor is that of `INCEPTION_SAMPLE` images, however many."""
-        everything = Gaussian(self.mean, self.covariance, int(self.count))
-        return RealFeatures(everything, self.train, self.test, lambda _: float(self.floor))
+    def gaussian(self) -> Gaussian:
+        """Of all training images."""
+        return Gaussian(self.mean, self.covariance, self.count)
+
+    @property
+    def complete(self) -> bool:
+        """Whether ``train`` holds all training images."""
+        return len(self.train) == self.count
+
+    def frechet_floor(self, count: int) -> float:
+        """The Fréchet distance of ``count`` random training images; of `FLOOR_IMAGES` where ``train`` is a sample."""
+        if count == FLOOR_IMAGES or not self.complete:
+            return self.floor
+        return frechet_floor(self.train, self.gaussian, count, _stream(self.seed, "floor"))
 
     def save(self, path: Path) -> None:
         """Store as npz. Raises OSError."""
-        save_arrays(path, **asdict(self))
+        save_arrays(path, **{key: np.asarray(value) for key, value in asdict(self).items()})
 
     @classmethod
-    def load(cls, path: Path) -> "InceptionReference":
+    def load(cls, path: Path) -> Self:
         """Read what `save` wrote. Raises MissingFile or DamagedFile."""
-        return cls(**_fields(path, cls))
+        arrays: dict[str, Any] = load_arrays(path)
+        if set(arrays) != {field.name for field in fields(cls)}:
+            raise DamagedFile(f"{path} holds {sorted(arrays)}, not the features of real images")
+        return cls(**{key: value.item() if value.ndim == 0 else value for key, value in arrays.items()})
+
+
+def make_reference(extractor: FeatureExtractor, train: ImageSet, test: ImageSet, seed: int) -> Reference:
+    """Measure the real images. Raises DdpmError for fewer training images than feature dimensions."""
+    everything, held_out = (extractor.features(part.images, name) for part, name in ((train, "train"), (test, "test")))
+    return reference_of(
+        extractor.weights_sha256,
+        (everything.values, train.labels),
+        (held_out.values, test.labels),
+        held_out.probabilities,
+        seed,
+    )
+
+
+def reference_of(
+    weights_sha256: str,
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    test_probabilities: np.ndarray | None,
+    seed: int,
+) -> Reference:
+    """From features and labels of all training and test images: see `Reference`."""
+    features, labels = train
+    gaussian = fit_gaussian(features, "the training set")
+    kept = min(len(features), _KEPT_NUMBERS // features.shape[1])
+    chosen = np.sort(_stream(seed, "sample").permutation(len(features))[:kept])
+    complete = kept == len(features)
+    return Reference(
+        weights_sha256,
+        seed,
+        gaussian.mean,
+        gaussian.covariance,
+        gaussian.count,
+        features[chosen],
+        labels[chosen],
+        *test,
+        np.empty((len(test[0]), 0), np.float32) if test_probabilities is None else test_probabilities,
+        nearest(test[0], features, "test, features")[1] if complete else np.empty(0),
+        frechet_floor(features, gaussian, FLOOR_IMAGES, _stream(seed, "floor")),
+    )
+
+
+def find_reference(
+    extractor: FeatureExtractor, path: Path, seed: int, real: Callable[[], tuple[ImageSet, ImageSet]]
+) -> Reference:
+    """The reference stored at ``path``, or a new one where none is there, or one of other weights or another seed.
+
+    real: gives the training and the test images. Raises MissingFile, DamagedFile.
+    """
+    if path.exists():
+        stored = Reference.load(path)
+        wanted = (extractor.weights_sha256, extractor.dimensions, seed)
+        if (stored.weights_sha256, len(stored.mean), stored.seed) == wanted:
+            return stored
+    return make_reference(extractor, *real(), seed)
 
 
 def pixels(images: np.ndarray) -> np.ndarray:
-    """uint8 images [n, 28, 28] as points for distances: float32 [n, 784] in [0, 1]."""
+    """uint8 images [n, c, h, w] as points for distances: float32 [n, c·h·w] in [0, 1]."""
     return images.reshape(len(images), -1) / np.float32(255)
 
 
-def make_mnist_reference(classifier: Classifier, train: ImageSet, test: ImageSet) -> MnistReference:
-    """Measure the real digits, images of 28 × 28 pixels."""
-    train_features, _ = classify(classifier, train.images, "train")
-    test_features, test_probabilities = classify(classifier, test.images, "test")
-    _, by_features = nearest(test_features, train_features, "test, features")
-    _, by_pixels = nearest(pixels(test.images), pixels(train.images), "test, pixels")
-    return MnistReference(
-        train_features, test_features, test_probabilities, train.labels, test.labels, by_features, by_pixels
-    )
+def nearest_pixels(train: ImageSet, test: ImageSet) -> np.ndarray:
+    """Distance of each test image to the nearest training image, by pixels in [0, 1]: float64 [k]."""
+    return nearest(pixels(test.images), pixels(train.images), "test, pixels")[1]
 
 
-def make_inception_reference(
-    weights: Path, dimensions: int, train: np.ndarray, test: np.ndarray, seed: int, device: torch.device
-) -> InceptionReference:
-    """Measure the real digits, uint8 [n, 28, 28], by the weights in this file: see `load_inception`."""
-    network = load_inception(weights, dimensions, device)
-    train_features, test_features = (
-        inception_features(network, images, label) for images, label in ((train, "train"), (test, "test"))
-    )
-    return summarize_inception(train_features, test_features, sha256(weights), seed)
+def frechet_floor(train: np.ndarray, everything: Gaussian, count: int, generator: np.random.Generator) -> float:
+    """The Fréchet distance that ``count`` random ones of features [n, d] score against all of them.
 
-
-def summarize_inception(train: np.ndarray, test: np.ndarray, weights_sha256: str, seed: int) -> InceptionReference:
-    """From Inception features of all training and test images, float32 [n, d]."""
-    everything = fit_gaussian(train, "the training set")
-    chosen = numpy_generator(seed, "inception sample").permutation(len(train))[:INCEPTION_SAMPLE]
-    return InceptionReference(
-        everything.mean,
-        everything.covariance,
-        np.array(everything.count),
-        train[np.sort(chosen)],
-        test,
-        np.array(frechet_floor(train, INCEPTION_SAMPLE, seed)),
-        np.array(weights_sha256),
-    )
-
-
-def frechet_floor(train: np.ndarray, count: int, seed: int) -> float:
-    """The Fréchet distance that ``count`` random images of the training set's features [n, d] score against all of it.
-
-    The mean over `FLOOR_DRAWS` draws. At most half of the images are drawn, as all of them would score nothing.
+    The mean over `FLOOR_SAMPLES` samples of at most half of the images, as all of them would score nothing.
     """
-    everything = fit_gaussian(train, "the training set")
-    generator = numpy_generator(seed, "floor")
-    drawn = min(count, len(train) // 2)
-    draws = [
-        frechet_distance(everything, fit_gaussian(train[generator.permutation(len(train))[:drawn]], "a floor draw"))
-        for _ in range(FLOOR_DRAWS)
-    ]
-    return float(np.mean(draws))
+    size = min(count, len(train) // 2)
+    samples = (train[generator.permutation(len(train))[:size]] for _ in range(FLOOR_SAMPLES))
+    return float(np.mean([frechet_distance(everything, fit_gaussian(sample, "a floor sample")) for sample in samples]))
 
 
-def _fields(path: Path, kind: type) -> dict[str, np.ndarray]:
-    arrays = load_arrays(path)
-    if set(arrays) != {field.name for field in fields(kind)}:
-        raise DamagedFile(f"{path} holds {sorted(arrays)}, not the fields of {kind.__name__}")
-    return arrays
+def _stream(seed: int, purpose: str) -> np.random.Generator:
+    return numpy_generator(seed, "reference", purpose)

@@ -1,7 +1,7 @@
 """The recipe of the shipped classifier: `python -m ddpm.evaluation.train_classifier data/raw OUTPUT.safetensors`.
 
 60,000 training digits under small random rotations, shifts and scalings; AdamW with a one-cycle learning rate; the
-weights after the last epoch, none picked by their test accuracy, which is measured once at the end and printed.
+weights after the last epoch, not chosen by test accuracy, which is measured once at the end and printed.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ddpm.data.idx import read_idx
+from ddpm.data.sources.mnist import MNIST
 from ddpm.evaluation.features.classifier import Classifier
 from ddpm.utils.files import atomic_path, sha256
 from ddpm.utils.seeds import torch_generator
@@ -29,18 +29,18 @@ MAX_SCALING = 0.1
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Rotate, scale and shift each image at random. uint8 [n, 28, 28] in and out."""
+    """Rotate, scale and shift each image at random. uint8 [n, 1, 28, 28] in and out."""
     count = len(images)
     angle, scale, *shift = torch.rand(4, count, generator=generator) * 2 - 1
     angle, scale = angle * MAX_ROTATION, 1 + scale * MAX_SCALING
     cos, sin = angle.cos() * scale, angle.sin() * scale
     rows = [torch.stack([cos, -sin, shift[0] * MAX_SHIFT], 1), torch.stack([sin, cos, shift[1] * MAX_SHIFT], 1)]
-    grid = F.affine_grid(torch.stack(rows, 1), [count, 1, 28, 28], align_corners=False)
-    return F.grid_sample(images[:, None].float(), grid, align_corners=False)[:, 0].round().to(torch.uint8)
+    grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    return F.grid_sample(images.float(), grid, align_corners=False).round().to(torch.uint8)
 
 
 def train(images: Tensor, labels: Tensor) -> Classifier:
-    """Train on uint8 images [n, 28, 28] and int64 labels [n]; returns the network in evaluation mode."""
+    """Train on uint8 images [n, 1, 28, 28] and int64 labels [n]; returns the network in evaluation mode."""
     torch.manual_seed(SEED)  # the initial weights and dropout have no generator argument
     generator = torch_generator(SEED, "classifier")
     network = Classifier().to(memory_format=torch.channels_last)
@@ -65,7 +65,7 @@ def train(images: Tensor, labels: Tensor) -> Classifier:
 
 @torch.inference_mode()
 def accuracy(network: Classifier, images: Tensor, labels: Tensor) -> float:
-    """Share of uint8 images [n, 28, 28] given their label, in [0, 1]."""
+    """Fraction of uint8 images [n, 1, 28, 28] given their label, in [0, 1]."""
     guesses = torch.cat([network(batch).argmax(1) for batch in images.split(500)])
     return (guesses == labels).double().mean().item()
 
@@ -76,19 +76,11 @@ def main() -> None:
     parser.add_argument("raw", type=Path, help="folder with the four IDX files")
     parser.add_argument("output", type=Path, help="the safetensors file to write")
     arguments = parser.parse_args()
-    part = {
-        name: torch.from_numpy(read_idx(arguments.raw / name))
-        for name in (
-            "train-images-idx3-ubyte",
-            "train-labels-idx1-ubyte",
-            "t10k-images-idx3-ubyte",
-            "t10k-labels-idx1-ubyte",
-        )
-    }
-    network = train(part["train-images-idx3-ubyte"], part["train-labels-idx1-ubyte"].long())
+    train_set, test_set = (MNIST.load(arguments.raw, part) for part in ("train", "test"))
+    network = train(torch.from_numpy(train_set.images), torch.from_numpy(train_set.labels))
     with atomic_path(arguments.output) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, temporary)
-    score = accuracy(network, part["t10k-images-idx3-ubyte"], part["t10k-labels-idx1-ubyte"].long())
+    score = accuracy(network, torch.from_numpy(test_set.images), torch.from_numpy(test_set.labels))
     print(f"test accuracy {score:.4f}  sha256 {sha256(arguments.output)}")
 
 

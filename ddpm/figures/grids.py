@@ -32,26 +32,28 @@ def real_and_generated(path: Path, real: np.ndarray, generated: np.ndarray, colu
 
 
 def closest_pairs(
-    path: Path, generated: np.ndarray, training: ImageSet, nearest: pd.DataFrame, columns: int, scale: int, measure: str
+    path: Path, generated: np.ndarray, training: ImageSet, nearest: pd.DataFrame, columns: int, scale: int, space: str
 ) -> None:
     """The generated images nearest to a training image, each left of it: ``columns`` pairs a class, one class a row.
 
     A pair belongs to the class of its training image; a class with fewer pairs has empty cells. nearest: columns image
-    (from 1, of ``generated``), feature_index (from 0, of ``training``), feature_distance. measure: what the distance
-    is, for the caption. Raises OSError.
+    (from 1, of ``generated``), SPACE_index (from 0, of ``training``) and SPACE_distance. space: "feature" or "pixel".
+    Raises OSError.
     """
-    pairs = nearest.sort_values("feature_distance", kind="stable")
-    row = pd.Series(training.labels[pairs["feature_index"]], pairs.index)
+    pairs = nearest.sort_values(f"{space}_distance", kind="stable")
+    index = pairs[f"{space}_index"]
+    row = pd.Series(training.labels[index], pairs.index)
     column = row.groupby(row).cumcount()
-    pairs, cell = pairs[column < columns], (row * columns + column)[column < columns]
-    real, sampled = _alike(training.images[pairs["feature_index"]], generated[pairs["image"] - 1])
-    shown = np.concatenate([sampled, np.full_like(sampled[..., :1], 255), real], 3)
-    cells = np.full((max(1, training.classes) * columns, *shown.shape[1:]), _EMPTY, np.uint8)
-    cells[cell] = shown
+    shown = column < columns
+    pairs, index, cell = pairs[shown], index[shown], (row * columns + column)[shown]
+    real, sampled = _alike(training.images[index], generated[pairs["image"] - 1])
+    side_by_side = np.concatenate([sampled, np.full_like(sampled[..., :1], 255), real], 3)
+    cells = np.full((max(1, training.classes) * columns, *side_by_side.shape[1:]), _EMPTY, np.uint8)
+    cells[cell] = side_by_side
     grid = enlarge(tile(cells, columns, 3 * _GAP, background=255), scale)
     labels = [str(label) for label in range(training.classes)]
     rows = "; rows: its class label" if labels else ""
-    caption = f"closest pairs by {measure}\nleft: generated, right: nearest training image{rows}"
+    caption = f"closest pairs by {space} distance\nleft: generated, right: nearest training image{rows}"
     _write_page(path, [grid], [caption], labels=labels, label_gap=3 * _GAP * scale)
 
 

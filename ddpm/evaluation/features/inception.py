@@ -27,8 +27,8 @@ def open_inception(
 ) -> "InceptionExtractor":
     """The network where it can be had.
 
-    inception "auto": measure where there is a CUDA device (a CPU takes a quarter of an hour for every 10,000 images) and
-    the weights can be had, else raise UnavailableExtractor; "required": raise DdpmError where they cannot be had.
+    inception "auto": where there is no CUDA device (a CPU takes a quarter of an hour for every 10,000 images), or the
+    weights cannot be had, raise UnavailableExtractor; "required": raise DdpmError where they cannot be had.
     inception_weights: their file, None for torch's hub cache or a download. inception_features: 64, 192, 768 or 2048.
     """
     if inception == "auto" and device.type != "cuda":
