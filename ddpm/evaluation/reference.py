@@ -16,7 +16,7 @@ from ddpm.utils.files import load_arrays, save_arrays
 from ddpm.utils.seeds import numpy_generator
 
 # One sample of 10,000 training images varies by a third; the mean of this many is steady.
-FLOOR_SAMPLES = 10
+FLOOR_SAMPLES = 40
 FLOOR_IMAGES = 10_000
 # Features of all training images are kept up to this many numbers (80 MB), else those of a random sample.
 _KEPT_NUMBERS = 10_000 * 2048

@@ -43,9 +43,8 @@ def number_table(numbers: Mapping[str, float]) -> str:
     """Flat metrics as text, one row a number: its value, 95 % interval, and what real images score."""
     ends = ("_low", "_high", "_real", "_floor")
     rows = {
-        key: {"value": value} | {end[1:]: numbers[key + end] for end in ends if key + end in numbers}
-        for key, value in numbers.items()
+        key: [f"{numbers[key + end]:.6g}" if key + end in numbers else "" for end in ("", *ends)]
+        for key in numbers
         if not key.endswith(ends)
     }
-    table = pd.DataFrame.from_dict(rows, orient="index", dtype=object)
-    return table.map(lambda value: f"{value:.4g}" if isinstance(value, float) else value).fillna("").to_string()
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["value", *(end[1:] for end in ends)]).to_string()
