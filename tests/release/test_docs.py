@@ -56,7 +56,7 @@ def test_figures_are_those_of_the_committed_run(page: str, least: int):
     difference = "".join(difflib.unified_diff(*pair, f"a/{page}", f"b/{page}", n=0))
     if difference:
         pytest.fail(
-            f"figures of another run; `patch -p1` with this brings them up to date:\n{difference}", pytrace=False
+            f"figures of another run, which `patch -p1` with this corrects:\n{difference}", pytrace=False
         )
 
 
