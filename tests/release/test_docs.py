@@ -55,9 +55,7 @@ def test_figures_are_those_of_the_committed_run(page: str, least: int):
     pair = text.splitlines(keepends=True), FIGURE.sub(current, text).splitlines(keepends=True)
     difference = "".join(difflib.unified_diff(*pair, f"a/{page}", f"b/{page}", n=0))
     if difference:
-        pytest.fail(
-            f"figures of another run, which `patch -p1` with this corrects:\n{difference}", pytrace=False
-        )
+        pytest.fail(f"figures of another run, which `patch -p1` with this corrects:\n{difference}", pytrace=False)
 
 
 def test_every_metric_is_explained_and_every_explained_metric_exists():
