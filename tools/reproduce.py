@@ -2,7 +2,7 @@
 
 It clones the commit into a temporary folder with an empty cache, runs `dvc repro` there and compares the MD5 of each
 output with the committed dvc.lock. Timings are not counted. Where anything else differs, compare device and threads in
-metrics/cost.json and versions in metrics/fid.json. A run killed with --kills N should resume and end with the same bits.
+metrics/cost.json and versions in metrics/fid.json. A run killed by --kills N should resume to the same bits.
 """
 
 import argparse
@@ -42,9 +42,7 @@ def compare(before: str, after: str) -> pd.DataFrame:
 
 
 def repeat(revision: str, folder: Path, kills: int = 0, seconds: float = 60.0) -> pd.DataFrame:
-    """Clone a revision into an empty folder, run its pipeline there, killed ``kills`` times ``seconds`` after a start on
-    average, and `compare`. Raises DdpmError.
-    """
+    """Clone a revision, run its pipeline, killed so many times about ``seconds`` after a start. Raises DdpmError."""
     commit = commit_of(revision)
     lock = git("show", f"{commit}:dvc.lock")
     git("clone", "--quiet", "--no-checkout", ".", str(folder))
