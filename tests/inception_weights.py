@@ -1,4 +1,4 @@
-"""Random weights for pytorch-fid's network: the real ones cannot be had everywhere, and any will do for a comparison."""
+"""Random weights for pytorch-fid's network: the real ones cannot be had everywhere, and any serve a comparison."""
 
 from pathlib import Path
 
