@@ -1,12 +1,13 @@
-# make repro: from nothing to digits, a Fréchet distance and pictures. make test: the checks. Both set themselves up.
-# make release-check: do README, docs and pictures say what the committed run says? In a clean clone of the commit.
-# make doctor: is what is stored sound? make reproduce: does the commit give the same bits from nothing?
+# make repro: from nothing to images, a Fréchet distance and figures. make test: lint, units, the graph through the real
+# dvc. make stress: kills, faults, remotes, concurrency. make release-check: whether README, docs and pictures say what
+# the committed run says. make doctor: whether what DVC stores is intact. make reproduce: whether the commit gives the
+# same bits from nothing. make lock, make pictures: see below. Every target but lock and pictures installs what it needs.
 VENV ?= .venv
 PYTHON ?= python3
 ACTIVATE := . $(VENV)/bin/activate
 READY := $(VENV)/.ready
 
-.PHONY: setup repro test release-check lint doctor reproduce pictures lock clean
+.PHONY: setup repro test stress release-check lint doctor reproduce pictures lock clean
 .DEFAULT_GOAL := repro
 
 $(READY): requirements.txt
@@ -23,7 +24,10 @@ lint: $(READY)
 	$(ACTIVATE) && ruff check . && ruff format --check . && mypy
 
 test: lint
-	$(ACTIVATE) && pytest
+	$(ACTIVATE) && pytest tests/unit tests/pipeline
+
+stress: $(READY)
+	$(ACTIVATE) && pytest tests/stress
 
 release-check: $(READY)
 	$(ACTIVATE) && folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT \
@@ -46,7 +50,8 @@ lock:
 		&& "$$folder/bin/uv" pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 			--no-emit-index-url --custom-compile-command "make lock" --output-file requirements.txt requirements.in
 	$(MAKE) setup
-	$(ACTIVATE) && python -m tools.licences
+	$(ACTIVATE) && { printf '# Licences of the installed packages\n\nWritten by `make lock` with pip-licenses.\n\n'; \
+		pip-licenses --with-system --ignore-packages pip --format=markdown; } > docs/licences.md
 
 clean:
 	rm -rf $(VENV) .ckpt .pytest_cache .ruff_cache .mypy_cache dvc_plots

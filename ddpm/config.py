@@ -5,14 +5,13 @@ The names of a choice are those of its registry.
 An upper bound lies far above what is of use, and below what ends in overflow or in files that no program reads.
 """
 
-import json
 import re
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
 from ddpm.data.sources import SOURCES
@@ -24,17 +23,29 @@ from ddpm.evaluation.features import EXTRACTORS
 from ddpm.models.networks import NETWORKS
 from ddpm.training.optimizers import LR_DECAYS, OPTIMIZERS
 from ddpm.utils.errors import DdpmError
+from ddpm.utils.registry import Registry
 
 
-def _name_in(names: Iterable[str]) -> AfterValidator:
-    """A validator that a value is one of the names of a registry, asked when a value is checked."""
+def _name_in(names: Registry[Any]) -> BeforeValidator:
+    """A validator that a value is one of the names that a registry holds when the value is checked."""
 
-    def check(name: str) -> str:
-        if name not in names:
-            raise ValueError(f"{name} is not one of {', '.join(names)}")
-        return name
+    def check(value: object) -> object:
+        if value not in names:
+            raise ValueError(f"input should be one of {', '.join(names)}")
+        return value
 
-    return AfterValidator(check)
+    return BeforeValidator(check)
+
+
+def _like(pattern: str, description: str) -> BeforeValidator:
+    """A validator that a value is text which the whole ``pattern`` matches; the message has its ``description``."""
+
+    def check(value: object) -> object:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise ValueError(f"input should be {description}")
+        return value
+
+    return BeforeValidator(check)
 
 
 Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
@@ -47,10 +58,24 @@ AutoOrCount = Annotated[Literal["auto"] | Count, Field(union_mode="left_to_right
 Blocks = Annotated[int, Field(strict=True, ge=1, le=64)]
 Beta = Annotated[float, Field(strict=True, ge=1e-6, lt=1)]
 ClassLabel = Annotated[int, Field(strict=True, ge=0, le=9_999)]
-Name = Annotated[str, Field(min_length=1, pattern=r"^[^\p{Cc}\p{Zl}\p{Zp}]*$")]  # on one line
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
+Name = Annotated[str, _like(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]+", "text on one line")]
+ModelFile = Annotated[str, _like("[A-Za-z0-9_]+", "the name of a file in data/model without its ending, such as best")]
+Device = Annotated[str, _like("auto|cpu|cuda(:(0|[1-9][0-9]?))?", "auto, cpu, cuda, cuda:0, cuda:1, …")]
 
-_SHORT = reprlib.Repr()
+
+class _Yaml(reprlib.Repr):
+    """Writes values like YAML, shortened where they are long: some lines of YAML can stand for billions of values."""
+
+    def repr_NoneType(self, _: None, level: int) -> str:  # noqa: N802, ARG002 (the name is reprlib's)
+        return "null"
+
+    def repr_bool(self, value: bool, level: int) -> str:  # noqa: ARG002
+        return str(value).lower()
+
+    repr_tuple = reprlib.Repr.repr_list  # type: ignore[assignment]
+
+
+_SHORT = _Yaml()
 _SHORT.maxlevel = 2
 _SHORT.maxstring = _SHORT.maxother = 100
 
@@ -158,7 +183,7 @@ class GenerateConfig(_Section):
     classes and guidance are for a class-conditional network.
     """
 
-    checkpoint: FileName
+    checkpoint: ModelFile
     num_images: Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
     replicate: CountOrZero
     replicates: Annotated[int, Field(strict=True, ge=0, le=1000)]
@@ -214,16 +239,10 @@ class VisualizeConfig(_Section):
     scale: Annotated[int, Field(strict=True, ge=1, le=16)]
 
 
-def _device(name: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]?))?", name):
-        raise ValueError(f"{name} is not one of auto, cpu, cuda, cuda:0, cuda:1, …")
-    return name
-
-
 class RuntimeConfig(_Section):
     """Where and how fast, never what: nothing here is a dependency of a stage."""
 
-    device: Annotated[str, AfterValidator(_device)]
+    device: Device
     precision: Literal["auto", "float32", "bfloat16"]
     compile: Literal["auto", "on", "off"]
     deterministic: Annotated[bool, Field(strict=True)]
@@ -284,17 +303,32 @@ def describe(error: ValidationError) -> str:
         reasons = problems.setdefault(key, [])
         if problem["type"] == "extra_forbidden":
             reasons.append(f"unknown key {key}")
-        elif problem["type"] == "missing":
+        elif problem["type"] == "missing" and len(problem["loc"]) <= 2:
             reasons.append(f"missing key {key}")
-        elif problem["type"] == "value_error":
+        elif problem["type"] == "value_error" and isinstance(problem["input"], Mapping):
             reasons.append(": ".join(filter(None, (key, str(problem["ctx"]["error"])))))
         else:
-            reason = f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
+            reason = _reason(problem)
+            if problem["type"] == "too_short" and problem["input"]:
+                continue  # it has members, and what is wrong with them is said already
             if not reasons:
                 reasons.append(f"{key} = {_shown(problem['input'])}: {reason}")
-            elif problem["type"] != "too_short" and not any(reason in earlier for earlier in reasons):
+            elif not any(reason in earlier for earlier in reasons):
                 reasons.append(reason)
     return "; ".join(", or ".join(reasons) for reasons in problems.values())
+
+
+def _reason(problem: Mapping[str, Any]) -> str:
+    """What is wrong with a value, without words of Python."""
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    plain = {
+        "missing": "input should be a longer list",
+        "model_type": "input should be a section with keys",
+        "tuple_type": "input should be a list",
+    }
+    message = plain.get(problem["type"], str(problem["msg"])).replace("Tuple", "list").partition(" after validation")[0]
+    return f"{message[0].lower()}{message[1:]}"
 
 
 def _shown_key(part: int | str) -> str:
@@ -302,11 +336,8 @@ def _shown_key(part: int | str) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value as YAML writes it, shortened where it is long: some lines of YAML can stand for billions of values."""
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
     try:
-        return _SHORT.repr(list(value) if isinstance(value, tuple) else value)
+        return _SHORT.repr(value)
     except ValueError:  # an integer of more digits than Python writes
         return "an immense number"
 

@@ -1,8 +1,8 @@
 """Write a preset into params.yaml: `python -m presets NAME`.
 
 A preset is a file NAME.yaml in this folder that holds only what it changes. Comments and order of params.yaml are kept;
-a key that params.yaml does not have is refused, and nothing is written. `git checkout params.yaml` brings the defaults
-back.
+a key that params.yaml does not have is refused, and nothing is written. `git checkout HEAD -- params.yaml` restores the
+committed settings.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def main() -> None:
     name = parser.parse_args().name
     with one_sentence():
         apply(name, PARAMS)
-    print(f"{PARAMS} now holds the preset {name}; `git diff {PARAMS}` shows it, `git checkout {PARAMS}` undoes it.")
+    print(f"{PARAMS} holds the preset {name}: `git diff {PARAMS}` shows it, `git checkout HEAD -- {PARAMS}` undoes it.")
 
 
 if __name__ == "__main__":

@@ -15,23 +15,21 @@ from stages.runner import run
 
 def generate(config: Config) -> None:
     settings, batch_size = config.generate, config.runtime.generate_batch_size
-    path = MODEL / f"{settings.checkpoint}.safetensors"
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path := MODEL / f"{settings.checkpoint}.safetensors")
     network = restore_network(checkpoint, str(path))
     nfe = make_generator(checkpoint, network, settings, config.seed, choose_runtime(config.runtime, 0.0)).nfe
     work = nfe * settings.num_images * (1 + settings.replicates)
     runtime = choose_runtime(config.runtime, work * flops_per_image(checkpoint.model, checkpoint.spec))
     network = runtime.compile(runtime.prepare(network, trains=False))
     generator = make_generator(checkpoint, network, settings, config.seed, runtime)
-    numbers = range(1, settings.num_images + 1)
-    labels = generator.labels(numbers)
+    labels = generator.labels(range(1, settings.num_images + 1))
     with KeptRun(resume_folder("generate", config, *runtime.arithmetic())) as kept:
         with atomic_folder(GENERATED) as folder:
             workers = worker_count(config.runtime.workers)
             cost, trajectory = write_images(generator, folder, batch_size, workers, kept.folder)
         save_arrays(REPLICATES, **sample_replicates(generator, settings.replicates, batch_size, kept.folder))
         save_arrays(TRAJECTORY, **trajectory)
-        write_csv(LABELS, ("image", "label"), [] if labels is None else zip(numbers, labels.tolist(), strict=True))
+        write_csv(LABELS, ("image", "label"), [] if labels is None else enumerate(labels.tolist(), 1))
         cost |= {"generate_nfe": nfe, "generate_peak_memory_mib": peak_memory_bytes(runtime) / 2**20}
         described = (runtime.describe() | environment()).items()
         write_json(COST / "generate.json", cost | {f"generate_{key}": value for key, value in described})

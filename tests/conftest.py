@@ -18,6 +18,8 @@ from xdist.scheduler import LoadScopeScheduling
 from ddpm.config import Config, parse_config
 from ddpm.data.image_set import ImageSet
 from ddpm.data.sources.mnist import FILES, MNIST
+from ddpm.evaluation.features import Features
+from ddpm.evaluation.features.classifier import MnistExtractor
 from ddpm.utils.files import sha256
 from ddpm.utils.runtime import Runtime
 
@@ -34,7 +36,9 @@ TOGETHER = {
     "test_offline": "small run",
     "test_sharing": "small run",
     "test_evaluation_command": "real digits",
-    "test_measure": "real digits",
+    "test_real_digits": "real digits",
+    "test_classifier": "test digits",
+    "test_measure": "test digits",
 }
 
 
@@ -122,6 +126,12 @@ def tiny(configure: Callable[..., Config]) -> Callable[..., Config]:
 def cpu() -> Runtime:
     """Plain float32 on the processor."""
     return Runtime(torch.device("cpu"), torch.float32, False)
+
+
+@pytest.fixture(scope="session")
+def by_classifier(test_digits: ImageSet) -> Features:
+    """Features [10000, 128] and probabilities [10000, 10] of the test images, by the shipped classifier."""
+    return MnistExtractor(torch.device("cpu")).features(test_digits.images, "test")
 
 
 @pytest.fixture

@@ -35,10 +35,9 @@ class Sampler(Protocol):
 
 
 # σ_t² of the reverse steps by name: β̃_t and β_t, the two ends between which the best lies (DDPM, §3.2).
-VARIANCES: dict[str, Callable[[Schedule], Tensor]] = {
-    "small": lambda schedule: schedule.posterior_variance,
-    "large": lambda schedule: schedule.beta,
-}
+VARIANCES: Registry[Callable[[Schedule], Tensor]] = Registry("variance")
+VARIANCES.register("small")(lambda schedule: schedule.posterior_variance)
+VARIANCES.register("large")(lambda schedule: schedule.beta)
 SAMPLERS: Registry[Callable[..., Sampler]] = Registry("sampler")
 
 
@@ -55,7 +54,7 @@ def evaluated_times(sampler: Sampler, steps: Schedule) -> list[int]:
     return times
 
 
-def _reverse(
+def reverse_process(
     step_back: Callable[[int, Tensor, Tensor], Tensor],
     denoise: Denoise,
     x_T: Tensor,
@@ -76,10 +75,7 @@ def _reverse(
 
 @SAMPLERS.register("ddpm")
 def ddpm(variance: str = "small") -> Sampler:
-    """Ancestral sampling (DDPM, algorithm 2), with σ_t² = β̃_t for "small" and β_t for "large" variance (§3.2).
-
-    Raises KeyError for another ``variance``.
-    """
+    """Ancestral sampling (DDPM, algorithm 2), with σ_t² = β̃_t for "small" and β_t for "large" variance (§3.2)."""
 
     def sample(
         denoise: Denoise, x_T: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep | None = None
@@ -91,7 +87,7 @@ def ddpm(variance: str = "small") -> Sampler:
             mean = q_posterior_mean(x_0, x_t, alpha_bar[step], alpha_bar_prev[step])
             return mean + sigma[step] * noise() if step > 0 else mean
 
-        return _reverse(step_back, denoise, x_T, schedule, on_step)
+        return reverse_process(step_back, denoise, x_T, schedule, on_step)
 
     return sample
 
@@ -112,7 +108,7 @@ def ddim(eta: float = 0.0) -> Sampler:
             mean = alpha_bar_prev[step].sqrt() * x_0 + direction * eps
             return mean + sigma[step] * noise() if eta and step > 0 else mean
 
-        return _reverse(step_back, denoise, x_T, schedule, on_step)
+        return reverse_process(step_back, denoise, x_T, schedule, on_step)
 
     return sample
 
@@ -146,7 +142,7 @@ def dpmpp_2m(eta: float = 0.0) -> Sampler:
             mean = (sigma[step - 1] / sigma[step] * torch.exp(-eta * h)) * x_t + (alpha[step - 1] * gain) * estimate
             return mean + (sigma[step - 1] * (-torch.expm1(-2.0 * eta * h)).sqrt()) * noise() if eta else mean
 
-        return _reverse(step_back, denoise, x_T, schedule, on_step)
+        return reverse_process(step_back, denoise, x_T, schedule, on_step)
 
     return sample
 
@@ -181,6 +177,6 @@ def heun() -> Sampler:
             x_0_ahead = denoise(ahead, int(schedule.times[step - 1]))
             return ahead + (alpha[step - 1] * (1.0 - gain / h)) * (x_0_ahead - x_0)
 
-        return _reverse(step_back, denoise, x_T, schedule, on_step)
+        return reverse_process(step_back, denoise, x_T, schedule, on_step)
 
     return sample

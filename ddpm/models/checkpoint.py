@@ -1,10 +1,10 @@
 """One file for a trained network: tensors and plain settings in safetensors, nothing that executes on loading.
 
 The file carries what built the network, so that sampling rebuilds it and never asks. Tensors are grouped by a prefix:
-``ema`` (the average, which sampling uses), ``weights``, ``optimizer`` and ``rng`` (what resuming needs).
+``ema`` (the average, which sampling uses), ``weights``, ``optimizer``, ``rng`` and ``sums`` (what resuming needs).
 
-It also carries its own SHA-256, as safetensors has no checksum: that of all its bytes, with zeros where the digest
-stands. So no byte can change unnoticed, be it of a tensor or of a setting.
+It also carries its own SHA-256, as safetensors has no checksum: that of all its bytes, with zeros in place of the
+digest. So no byte of a tensor or a setting can change unnoticed.
 """
 
 import hashlib
@@ -101,7 +101,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
 
 
 def _header_size(content: bytes | memoryview) -> int:
-    """The length of safetensors' JSON header, which follows the 8 bytes that tell it."""
+    """The length of safetensors' JSON header, which follows the 8 bytes that hold it."""
     return int.from_bytes(content[:8], "little")
 
 

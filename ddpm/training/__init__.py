@@ -1,1 +1,1 @@
-"""The training run: optimizer, fixed validation, the loop, and the folder that survives being killed."""
+"""The training run: the loop, the state it saves and resumes from, its monitor, optimizers and fixed validation."""

@@ -19,7 +19,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the network's present weights in."""
+        """Move the average towards the network's weights: one update."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(self.average, self._weights, 1.0 - decay)
         self.updates += 1

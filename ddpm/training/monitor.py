@@ -1,4 +1,4 @@
-"""What is seen of a training run as it goes: log rows, validation, preview grids, checkpoints, the clock."""
+"""What a training run shows and stores as it goes: log rows, validation, preview grids, checkpoints, timings."""
 
 import math
 import time
@@ -79,19 +79,23 @@ class Monitor:
         def due(every: int) -> bool:
             return bool(every) and (step % every == 0 or last)
 
-        if any(map(due, (self.config.log_every, self.config.validate_every, self.config.preview_every))):
+        config, pause = self.config, time.perf_counter()
+        saves = not last and (bool(stop) or pause - self.saved_at > save_every_seconds)
+        keeps = self.keep_every > 0 and step % self.keep_every == 0
+        if saves or keeps or any(map(due, (config.log_every, config.validate_every, config.preview_every))):
             # The device's work up to here is the network's; what follows is not.
             self.runtime.synchronize()
-        pause = time.perf_counter()
-        if due(self.config.log_every):
+            pause = time.perf_counter()
+            self.refuse_non_finite()
+        if due(config.log_every):
             self.log(lr)
-        if due(self.config.validate_every):
+        if due(config.validate_every):
             self.validate()
-        if due(self.config.preview_every):
+        if due(config.preview_every):
             self.preview()
-        if self.keep_every and step % self.keep_every == 0:
+        if keeps:
             self.save(f"epoch_{step // self.per_epoch:04d}", {})
-        if not last and (stop or time.perf_counter() - self.saved_at > save_every_seconds):
+        if saves:
             self.state.history["seconds"] = time.perf_counter() - self.started
             save_checkpoint(self.folder.state, self.state.checkpoint(self.state.history))
             self.saved_at = time.perf_counter()
@@ -99,26 +103,28 @@ class Monitor:
                 raise SystemExit(f"stopped at step {step} of {self.total}; the next `dvc repro` resumes there.")
         self.overhead += time.perf_counter() - pause
 
+    def refuse_non_finite(self, loss: float = 0.0) -> None:
+        """Raise DdpmError where ``loss``, a loss since the last row of the log, or a weight is not finite."""
+        # A loss is of the weights before its step; those after it may be the first that are not finite.
+        size = torch.stack(torch._foreach_norm(list(self.state.network.parameters()))).sum()
+        if not math.isfinite(loss + (self.state.sums.sum() + size).item()):
+            raise DdpmError(
+                f"the loss is not a finite number at step {self.state.step}: lower train.lr (now {self.config.lr}) or "
+                "train.grad_clip."
+            )
+
     def log(self, lr: float) -> None:
         """A row of log.csv: loss and gradient norm, means of the steps since the last row."""
         step, history = self.state.step, self.state.history
         since = step - (history["log"][-1]["step"] if history["log"] else 0)
         loss, norm = (self.state.sums / since).tolist()
         self.state.sums.zero_()
-        # The loss is of the weights before this step; those after it may be the first that are not finite.
-        size = torch.stack(torch._foreach_norm(list(self.state.network.parameters()))).sum().item()
-        if not math.isfinite(loss + norm + size):
-            kept = f"; the last good state is kept in {self.folder.folder}" if self.folder.state.exists() else ""
-            raise DdpmError(
-                f"the loss is no finite number at step {step}: lower train.lr (now {self.config.lr}) or "
-                f"train.grad_clip{kept}."
-            )
         history["log"].append({"step": step, "epoch": step / self.per_epoch, "loss": loss, "lr": lr, "grad_norm": norm})
         self.folder.write_csv("log.csv", history["log"])
         self.progress.set_postfix(loss=f"{loss:.4f}", refresh=False)
 
     def validate(self) -> None:
-        """A row of validation.csv by the averaged weights; they are the best checkpoint where the loss is lowest."""
+        """A row of validation.csv by the averaged weights; best.safetensors is theirs where the loss is lowest."""
         step, history = self.state.step, self.state.history
         with self.state.averaged():
             # Gradients stay on: switching them off would compile the network a second time.
@@ -126,6 +132,7 @@ class Monitor:
                 self.squared_errors(*batch).detach().clone() for batch in self.grid.batches(self.config.batch_size)
             ]
         row = self.grid.summarize(torch.cat(found), self.objective.grid_weights)
+        self.refuse_non_finite(row["val_loss"])
         history["val"].append({"step": step, "epoch": step / self.per_epoch, **row})
         self.folder.write_csv("validation.csv", history["val"])
         if row["val_loss"] < history["best_val_loss"]:

@@ -13,7 +13,7 @@ OPTIMIZERS: Registry[Callable[..., list[torch.optim.Optimizer]]] = Registry("opt
 LR_DECAYS: Registry[Callable[[float], float]] = Registry("learning rate decay")
 LR_DECAYS.register("cosine")(lambda progress: 0.5 * (1 + math.cos(math.pi * progress)))
 LR_DECAYS.register("linear")(lambda progress: 1 - progress)
-LR_DECAYS.register("none")(lambda progress: 1.0)
+LR_DECAYS.register("none")(lambda _: 1.0)
 
 # Layers that touch the image or the label rather than hidden features: Muon's premise does not hold there.
 _EDGES = ("conv_in.", "conv_out.", "label_embedding.")

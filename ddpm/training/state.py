@@ -90,7 +90,7 @@ class TrainState:
 
     def checkpoint(self, metadata: dict[str, Any]) -> Checkpoint:
         """A checkpoint of this moment, from which training could go on."""
-        tensors = {
+        tensors: dict[str, dict[str, Tensor]] = {
             "ema": {name: value.clone() for name, value in self.ema.state_dict().items()},
             "weights": dict(self.network.named_parameters()),
             "optimizer": self.optimizer.state_dict(),

@@ -6,6 +6,7 @@ named after all that decides the run, from which the next run of the same resume
 
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,7 +83,7 @@ def stop_signals(unit: str) -> Iterator[list[int]]:
     def remember(number: int, _: object) -> None:
         received.append(number)
         signal.signal(number, previous[number])
-        tqdm.write(f"stopping after this {unit}; once more stops at once")
+        tqdm.write(f"stopping after this {unit}; once more stops at once", file=sys.stderr)
 
     for wanted in (signal.SIGINT, signal.SIGTERM):
         previous[wanted] = signal.signal(wanted, remember)

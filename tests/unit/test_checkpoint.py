@@ -4,7 +4,6 @@ import os
 import pickle
 import random
 import resource
-import shutil
 import struct
 import subprocess
 import sys
@@ -18,28 +17,28 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ddpm.config import Config, ModelConfig
-from ddpm.diffusion.schedule import cosine_schedule, linear_schedule
+from ddpm.data.image_set import ImageSpec
+from ddpm.models.build import build_network, conditioning_classes, flops_per_image
 from ddpm.models.checkpoint import (
     Checkpoint,
-    build_network,
-    build_schedule,
-    flops_per_image,
     load_checkpoint,
     restore_network,
     save_checkpoint,
 )
 from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
 
+SPEC = ImageSpec(size=12, channels=3, classes=4)
+
 
 @pytest.fixture
 def checkpoint(tiny: Callable[..., Config]) -> Checkpoint:
     config = tiny()
     torch.manual_seed(0)
-    network = build_network(config.model)
+    network = build_network(config.model, SPEC)
     ema = {name: torch.randn_like(weight) for name, weight in network.state_dict().items()}
-    facts = {"step": 7, "val_loss": 0.1 + 0.2, "log": [{"loss": 1e-5}], "best_val_loss": float("inf")}
+    metadata = {"step": 7, "val_loss": 0.1 + 0.2, "log": [{"loss": 1e-5}], "best_val_loss": float("inf")}
     rng = {"t": torch.Generator().manual_seed(3).get_state()}
-    return Checkpoint(config.model, config.diffusion, 28, [0.1] * 10, facts, {"ema": ema, "rng": rng})
+    return Checkpoint(config.model, config.diffusion, SPEC, [0.25] * 4, metadata, {"ema": ema, "rng": rng})
 
 
 @pytest.fixture
@@ -59,7 +58,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_checkpoint_comes_back_bit_for_bit(saved: Path, checkpoint: Checkpoint):
+def test_a_checkpoint_is_read_as_written_bit_for_bit(saved: Path, checkpoint: Checkpoint):
     found = load_checkpoint(saved)
     assert replace(found, tensors={}) == replace(checkpoint, tensors={})
     assert found.tensors.keys() == checkpoint.tensors.keys()
@@ -96,10 +95,10 @@ def test_a_missing_file_is_named(tmp_path: Path):
         load_checkpoint(tmp_path / "nowhere.safetensors")
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.1, 0.5, 0.9, 0.999, 0.99999])
-def test_a_truncated_file_is_damaged(saved: Path, share: float):
+@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.01, 0.1, 0.5, 0.9, 0.999, 0.99999])
+def test_a_truncated_file_is_damaged(saved: Path, fraction: float):
     content = saved.read_bytes()
-    saved.write_bytes(content[: int(share * len(content))])
+    saved.write_bytes(content[: int(fraction * len(content))])
     with pytest.raises(DamagedFile, match=r"model\.safetensors"):
         load_checkpoint(saved)
 
@@ -137,7 +136,7 @@ def test_every_flipped_byte_is_noticed(saved: Path):
     load_checkpoint(saved)
 
 
-def test_a_flipped_weight_and_a_flipped_setting_are_told_by_the_checksum(saved: Path):
+def test_a_flipped_weight_and_a_flipped_setting_fail_the_checksum(saved: Path):
     content = saved.read_bytes()
     for changed in (content[:-1] + bytes([content[-1] ^ 1]), content.replace(b"cosine", b"linear", 1)):
         assert changed != content
@@ -148,14 +147,14 @@ def test_a_flipped_weight_and_a_flipped_setting_are_told_by_the_checksum(saved: 
 
 def test_a_checkpoint_without_a_checksum_is_refused(saved: Path, checkpoint: Checkpoint):
     header = {"model": checkpoint.model.model_dump(), "diffusion": checkpoint.diffusion.model_dump()}
-    header |= {"image_size": 28, "class_shares": [], "facts": {}}
+    header |= {"spec": {"size": 12, "channels": 3, "classes": 4}, "class_frequencies": [], "metadata": {}}
     save_file(load_file(saved), saved, metadata={"ddpm": json.dumps(header)})
     with pytest.raises(DamagedFile, match=r"model\.safetensors holds no SHA-256 of itself.*older version$"):
         load_checkpoint(saved)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool])
-def test_tensors_of_every_kind_come_back(saved: Path, checkpoint: Checkpoint, dtype: torch.dtype):
+def test_tensors_of_every_kind_are_read_as_written(saved: Path, checkpoint: Checkpoint, dtype: torch.dtype):
     kinds = {"many": torch.arange(6).to(dtype).view(2, 3).T, "one": torch.ones((), dtype=dtype)}
     kinds["none"] = torch.zeros(0, 3, dtype=dtype)
     save_checkpoint(saved, replace(checkpoint, tensors={"ema": kinds}))
@@ -174,7 +173,7 @@ def test_the_order_of_tensors_and_groups_is_no_part_of_a_checkpoint(saved: Path,
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_checkpoint_comes_back_on_a_cuda_device(saved: Path, checkpoint: Checkpoint):
+def test_a_checkpoint_is_read_onto_a_cuda_device(saved: Path, checkpoint: Checkpoint):
     for name, tensor in load_checkpoint(saved, "cuda").tensors["ema"].items():
         assert tensor.is_cuda
         assert torch.equal(tensor.cpu(), checkpoint.tensors["ema"][name])
@@ -202,7 +201,7 @@ def test_a_pickle_is_refused_and_its_code_not_run(saved: Path, tmp_path: Path):
     assert not mark.exists()
 
 
-def test_settings_of_another_version_are_told_from_damage(saved: Path, checkpoint: Checkpoint):
+def test_settings_of_another_version_are_not_called_damaged(saved: Path, checkpoint: Checkpoint):
     class LaterModel(ModelConfig):
         flux_capacitor: int = 1
 
@@ -236,26 +235,25 @@ def test_weights_that_are_no_numbers_are_refused(checkpoint: Checkpoint, value: 
 def test_a_write_that_fails_leaves_the_old_checkpoint(saved: Path, checkpoint: Checkpoint):
     before = saved.read_bytes()
     with files_of_at_most(4096), pytest.raises(OSError) as caught:
-        save_checkpoint(saved, replace(checkpoint, facts={}))
+        save_checkpoint(saved, replace(checkpoint, metadata={}))
     assert caught.value.errno == errno.EFBIG
     assert caught.value.filename == str(saved)
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
 
 
-def test_a_full_disk_is_called_so_by_a_stage(saved: Path, root: Path, tmp_path: Path):
-    shutil.copy(root / "params.yaml", tmp_path)
-    (tmp_path / "disk").mkdir()
-    (tmp_path / "stage.py").write_text(
+def test_a_full_disk_is_called_so_by_a_stage(saved: Path, root: Path, workspace: Path):
+    (workspace / "disk").mkdir()
+    (workspace / "stage.py").write_text(
         "from pathlib import Path\n"
         "from ddpm.models.checkpoint import load_checkpoint, save_checkpoint\n"
-        "from stages import run\n"
+        "from stages.runner import run\n"
         "run(lambda _: save_checkpoint(Path('disk/best.safetensors'), load_checkpoint(Path('model.safetensors'))))\n"
     )
     script = "mount -t tmpfs -o size=64k tmpfs disk || exit 42\n$PYTHON stage.py; code=$?\nls -A disk\nexit $code"
     ended = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
-        cwd=tmp_path,
+        cwd=workspace,
         env=os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(root)},
         capture_output=True,
         text=True,
@@ -274,13 +272,16 @@ def test_a_checkpoint_is_as_readable_as_any_other_file(saved: Path):
     assert saved.stat().st_mode == (saved.parent / "other").stat().st_mode
 
 
-def test_the_schedule_is_the_one_in_the_settings(configure: Callable[..., Config]):
-    assert torch.equal(build_schedule(configure().diffusion).beta, cosine_schedule(1000).beta)
-    linear = configure({"diffusion.schedule": "linear", "diffusion.beta_end": 0.03}).diffusion
-    assert torch.equal(build_schedule(linear).beta, linear_schedule(1000, 1e-4, 0.03).beta)
+def test_the_network_has_the_channels_and_classes_of_its_images(configure: Callable[..., Config]):
+    model, unconditional = configure().model, configure({"model.classes": 0}).model
+    x_t, t = torch.zeros(2, *SPEC.shape), torch.zeros(2, dtype=torch.int64)
+    assert build_network(model, SPEC)(x_t, t, t).shape == x_t.shape
+    assert conditioning_classes(model, SPEC) == 4
+    assert conditioning_classes(unconditional, SPEC) == conditioning_classes(model, replace(SPEC, classes=0)) == 0
+    assert build_network(unconditional, SPEC).label_embedding is None
 
 
 def test_counting_operations_needs_no_memory_for_the_network(configure: Callable[..., Config]):
     # 260,000 channels would be terabytes of weights.
     huge = configure({"model.base_channels": 4096, "model.channel_multipliers": [64]}).model
-    assert flops_per_image(huge, 28) > 1e13
+    assert flops_per_image(huge, SPEC) > 1e13

@@ -4,12 +4,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from ddpm.data.split import ImageSet
-from ddpm.evaluation import classifier
-from ddpm.evaluation.features.classifier import CLASSES, FEATURES, WEIGHTS, WEIGHTS_SHA256, classify, load_classifier
+from ddpm.data.image_set import ImageSet
+from ddpm.evaluation.features import EXTRACTORS, Features, UnavailableExtractor, classifier, open_extractors
+from ddpm.evaluation.features.classifier import (
+    CLASSES,
+    FEATURES,
+    WEIGHTS,
+    WEIGHTS_SHA256,
+    MnistExtractor,
+    load_classifier,
+)
 from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
 from ddpm.utils.files import sha256
+from ddpm.utils.images import to_rgb
 
 CPU = torch.device("cpu")
 
@@ -19,13 +28,15 @@ def test_the_shipped_weights_are_the_ones_the_code_names():
     assert WEIGHTS.stat().st_size <= 1_000_000
 
 
-def test_it_reads_real_digits(test_digits: ImageSet, verdicts: tuple[np.ndarray, np.ndarray]):
-    _, probabilities = verdicts
+def test_it_classifies_real_digits(test_digits: ImageSet, by_classifier: Features):
+    probabilities = by_classifier.probabilities
+    assert probabilities is not None
     assert (probabilities.argmax(1) == test_digits.labels).mean() >= 0.995
 
 
-def test_verdicts_are_probabilities_and_features_not_negative(verdicts: tuple[np.ndarray, np.ndarray]):
-    features, probabilities = verdicts
+def test_features_are_not_negative_and_probabilities_sum_to_one(by_classifier: Features):
+    features, probabilities = by_classifier.values, by_classifier.probabilities
+    assert probabilities is not None
     assert features.shape == (10_000, FEATURES)
     assert probabilities.shape == (10_000, CLASSES)
     assert features.min() >= 0
@@ -33,24 +44,49 @@ def test_verdicts_are_probabilities_and_features_not_negative(verdicts: tuple[np
     assert (features.std(0) > 0).sum() > 0.9 * FEATURES
 
 
-def test_verdicts_do_not_depend_on_the_batch(test_digits: ImageSet, verdicts: tuple[np.ndarray, np.ndarray]):
-    network = load_classifier(CPU)
+def test_features_do_not_depend_on_the_batch(test_digits: ImageSet, by_classifier: Features):
+    network = MnistExtractor(CPU)
     for places in ([1234], [9999, 0, 3], list(range(490, 530))):
-        features, probabilities = classify(network, test_digits.images[places], "some")
-        np.testing.assert_allclose(features, verdicts[0][places], rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(probabilities, verdicts[1][places], atol=1e-5)
+        found = network.features(test_digits.images[places], "some")
+        np.testing.assert_allclose(found.values, by_classifier.values[places], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found.probabilities, by_classifier.probabilities[places], atol=1e-5)
+
+
+def test_a_grey_image_in_rgb_has_the_features_of_the_grey_one(test_digits: ImageSet):
+    images = test_digits.images[:50]
+    grey, rgb = (MnistExtractor(CPU).features(part, "some").values for part in (images, to_rgb(images)))
+    assert np.array_equal(grey, rgb)
+
+
+@pytest.mark.parametrize("size", [14, 56])
+def test_other_sizes_are_resized(test_digits: ImageSet, by_classifier: Features, size: int):
+    resized = [Image.fromarray(image[0]).resize((size, size), 3) for image in test_digits.images[:100]]
+    found = MnistExtractor(CPU).features(np.stack([np.asarray(image) for image in resized])[:, None], "some")
+    assert found.probabilities is not None
+    assert (found.probabilities.argmax(1) == test_digits.labels[:100]).mean() > 0.9
+
+
+def test_a_network_that_cannot_be_had_is_left_out_with_the_reason():
+    networks, skipped = open_extractors(["mnist"], object(), CPU)
+    assert [network.name for network in networks] == ["mnist"]
+    assert skipped == {}
+
+    @EXTRACTORS.register("absent")
+    def absent() -> None:
+        raise UnavailableExtractor("no such network here")
+
+    try:
+        assert open_extractors(["mnist", "absent"], object(), CPU)[1] == {"absent": "no such network here"}
+        with pytest.raises(DdpmError, match=r"none of fid\.extractors .*absent: no such network here.*add mnist"):
+            open_extractors(["absent"], object(), CPU)
+    finally:
+        del EXTRACTORS._entries["absent"]
 
 
 def test_the_network_is_fixed():
     network = load_classifier(CPU)
     assert not network.training
     assert not any(weight.requires_grad for weight in network.parameters())
-
-
-@pytest.mark.parametrize("shape", [(3, 32, 32), (3, 28, 28, 3), (28, 28)])
-def test_images_of_another_size_are_refused(shape: tuple[int, ...]):
-    with pytest.raises(DdpmError, match="28 × 28"):
-        classify(load_classifier(CPU), np.zeros(shape, np.uint8), "some")
 
 
 def test_other_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -27,13 +27,13 @@ def test_average_is_the_weighted_sum_of_all_weights_seen(decay: float):
         set_weights(module, value)
         ema.update()
     kept = np.array([min(decay, (1 + n) / (10 + n)) for n in range(30)])
-    shares = np.append(1.0, 1 - kept) * np.append(np.cumprod(kept[::-1])[::-1], 1.0)
-    assert shares.sum() == pytest.approx(1)
+    weights = np.append(1.0, 1 - kept) * np.append(np.cumprod(kept[::-1])[::-1], 1.0)
+    assert weights.sum() == pytest.approx(1)
     for average in ema.average:
-        np.testing.assert_allclose(average, (shares * values).sum(), rtol=1e-12)
+        np.testing.assert_allclose(average, (weights * values).sum(), rtol=1e-12)
 
 
-def test_decay_rises_from_a_tenth_to_its_limit():
+def test_decay_rises_from_a_tenth_to_its_final_value():
     module = network()
     ema = Ema(module, 0.4)
     used = []
@@ -80,8 +80,7 @@ def test_an_average_continues_from_its_state():
         part.update()
         if n == 2:
             states = {name: value.clone() for name, value in part.state_dict().items()}
-            part = Ema(network(), 0.9)
-            part._weights = whole._weights
+            part = Ema(module, 0.9)
             part.load_state_dict(states, 3)
     assert all(torch.equal(a, b) for a, b in zip(whole.average, part.average, strict=True))
 

@@ -9,7 +9,7 @@ from ddpm.evaluation.frechet import (
     curve_sizes,
     fit_gaussian,
     frechet_distance,
-    frechet_limit,
+    frechet_infinity,
 )
 from ddpm.utils.errors import DdpmError
 
@@ -92,7 +92,7 @@ def test_too_few_images_are_refused(count: int):
 def test_features_that_are_no_numbers_are_refused(value: float):
     features = np.zeros((20, 3))
     features[7, 1] = value
-    with pytest.raises(DdpmError, match="the sample has features that are no finite numbers"):
+    with pytest.raises(DdpmError, match="the sample has features that are not finite numbers"):
         fit_gaussian(features, "the sample")
 
 
@@ -101,37 +101,38 @@ def sample(rng: np.random.Generator) -> np.ndarray:
     return rng.normal(0.5, 1.0, size=(400, 4))
 
 
+fresh = np.random.default_rng
 REFERENCE = Gaussian(np.zeros(4), np.eye(4), 60_000)
 
 
 def test_the_interval_holds_the_estimate_and_follows_from_the_seed(sample: np.ndarray):
     estimate = frechet_distance(REFERENCE, fit_gaussian(sample))
-    intervals = [bootstrap_intervals(sample, REFERENCE, 100, seed, "test").distance for seed in (1, 1, 2)]
+    intervals = [bootstrap_intervals(sample, REFERENCE, 100, fresh(seed)).distance for seed in (1, 1, 2)]
     assert intervals[0] == intervals[1] != intervals[2]
     assert all(low < estimate < high for low, high in intervals)
 
 
 def test_the_interval_is_as_wide_as_fresh_samples_scatter(sample: np.ndarray, rng: np.random.Generator):
-    fresh = [frechet_distance(REFERENCE, fit_gaussian(rng.normal(0.5, 1.0, size=(400, 4)))) for _ in range(300)]
-    low, high = bootstrap_intervals(sample, REFERENCE, 300, 1, "test").distance
-    assert high - low == pytest.approx(np.diff(np.quantile(fresh, [0.025, 0.975]))[0], rel=0.25)
+    others = [frechet_distance(REFERENCE, fit_gaussian(rng.normal(0.5, 1.0, size=(400, 4)))) for _ in range(300)]
+    low, high = bootstrap_intervals(sample, REFERENCE, 300, fresh(1)).distance
+    assert high - low == pytest.approx(np.diff(np.quantile(others, [0.025, 0.975]))[0], rel=0.25)
 
 
 def test_the_interval_halves_with_four_times_the_images(sample: np.ndarray, rng: np.random.Generator):
     more = rng.normal(0.5, 1.0, size=(1600, 4))
-    widths = [np.diff(bootstrap_intervals(part, REFERENCE, 300, 1, "test").distance)[0] for part in (sample, more)]
+    widths = [np.diff(bootstrap_intervals(part, REFERENCE, 300, fresh(1)).distance)[0] for part in (sample, more)]
     assert widths[1] / widths[0] == pytest.approx(0.5, rel=0.25)
 
 
 def test_the_interval_covers_fresh_samples(sample: np.ndarray, rng: np.random.Generator):
-    low, high = bootstrap_intervals(sample, REFERENCE, 200, 1, "test").distance
+    low, high = bootstrap_intervals(sample, REFERENCE, 200, fresh(1)).distance
     spread = high - low
-    fresh = [frechet_distance(REFERENCE, fit_gaussian(rng.normal(0.5, 1.0, size=(400, 4)))) for _ in range(200)]
-    assert low - spread < np.mean(fresh) < high + spread
+    others = [frechet_distance(REFERENCE, fit_gaussian(rng.normal(0.5, 1.0, size=(400, 4)))) for _ in range(200)]
+    assert low - spread < np.mean(others) < high + spread
 
 
 def test_the_interval_of_a_perfect_set_does_not_go_below_zero(rng: np.random.Generator):
-    low, high = bootstrap_intervals(rng.normal(size=(400, 4)), REFERENCE, 100, 1, "test").distance
+    low, high = bootstrap_intervals(rng.normal(size=(400, 4)), REFERENCE, 100, fresh(1)).distance
     assert 0 <= low < high
 
 
@@ -145,36 +146,36 @@ def test_the_order_of_images_is_not_seen_even_where_features_are_dead(rng: np.ra
     assert max(found) - min(found) < 1e-10 * max(found)
 
 
-def test_the_limit_is_the_distance_of_the_distributions_whatever_the_count(rng: np.random.Generator):
+def test_fd_infinity_is_the_distance_of_the_distributions_whatever_the_count(rng: np.random.Generator):
     # Two normal distributions whose means differ by 0.3 in each of 8 dimensions.
     reference, expected = Gaussian(np.zeros(8), np.eye(8), 60_000), 8 * 0.3**2
     for count in (300, 3000):
         samples = rng.normal(0.3, 1.0, size=(20, count, 8))
-        limits = [frechet_limit(sample, reference, 1, "test") for sample in samples]
+        estimates = [frechet_infinity(sample, reference, fresh(1)) for sample in samples]
         biased = [frechet_distance(reference, fit_gaussian(sample)) for sample in samples]
-        error = np.std(limits) / np.sqrt(len(limits))
-        assert np.mean(limits) == pytest.approx(expected, abs=3.5 * error)
-        assert np.mean(biased) > expected + 3.5 * error if count == 300 else np.mean(biased) > np.mean(limits)
+        error = np.std(estimates) / np.sqrt(len(estimates))
+        assert np.mean(estimates) == pytest.approx(expected, abs=3.5 * error)
+        assert np.mean(biased) > expected + 3.5 * error if count == 300 else np.mean(biased) > np.mean(estimates)
 
 
-def test_the_limit_of_perfect_images_is_zero_and_may_fall_below(rng: np.random.Generator):
+def test_fd_infinity_of_perfect_images_is_zero_and_may_fall_below(rng: np.random.Generator):
     reference = Gaussian(np.zeros(8), np.eye(8), 60_000)
-    limits = [frechet_limit(rng.normal(size=(1000, 8)), reference, 1, "test") for _ in range(20)]
-    assert min(limits) < 0 < max(limits)
-    assert abs(np.mean(limits)) < 0.01
+    estimates = [frechet_infinity(rng.normal(size=(1000, 8)), reference, fresh(1)) for _ in range(20)]
+    assert min(estimates) < 0 < max(estimates)
+    assert abs(np.mean(estimates)) < 0.01
 
 
-def test_too_few_images_have_no_limit(rng: np.random.Generator):
+def test_too_few_images_have_no_fd_infinity(rng: np.random.Generator):
     assert curve_sizes(256, 128) == []
     assert curve_sizes(258, 128)[0] == 129
     assert curve_sizes(10_000, 128)[::9] == [2000, 10_000]
-    assert frechet_limit(rng.normal(size=(12, 8)), Gaussian(np.zeros(8), np.eye(8), 100), 1, "test") is None
+    assert frechet_infinity(rng.normal(size=(12, 8)), Gaussian(np.zeros(8), np.eye(8), 100), fresh(1)) is None
 
 
-def test_the_limits_interval_is_centred_on_it_and_wider_than_the_distances(sample: np.ndarray):
-    limit = frechet_limit(sample, REFERENCE, 1, "test")
-    assert limit is not None
-    found = bootstrap_intervals(sample, REFERENCE, 200, 1, "test", limit)
-    assert found.limit is not None
-    assert found.limit[0] < limit < found.limit[1]
-    assert np.diff(found.limit)[0] > np.diff(found.distance)[0]
+def test_the_interval_of_fd_infinity_is_centred_on_it_and_wider_than_the_distances(sample: np.ndarray):
+    infinity = frechet_infinity(sample, REFERENCE, fresh(1))
+    assert infinity is not None
+    found = bootstrap_intervals(sample, REFERENCE, 200, fresh(1), infinity)
+    assert found.infinity is not None
+    assert found.infinity[0] < infinity < found.infinity[1]
+    assert np.diff(found.infinity)[0] > np.diff(found.distance)[0]

@@ -9,48 +9,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pytorch_fid import inception as theirs
-from torch import nn
+from inception_weights import OFFICIAL_NAME, random_weights
 
-from ddpm.data.split import ImageSet
-from ddpm.evaluation.features.inception import choose_weights, find_weights, inception_features, load_inception
-from ddpm.evaluation.frechet import Gaussian, frechet_distance
+from ddpm.data.image_set import ImageSet
+from ddpm.evaluation.features import UnavailableExtractor
+from ddpm.evaluation.features.inception import InceptionExtractor, find_weights, load_inception, open_inception
 from ddpm.utils.errors import DdpmError
-from ddpm.utils.files import sha256
-from ddpm.utils.images import write_rgb_pngs
+from ddpm.utils.images import to_rgb, write_rgb_pngs
 
 CPU = torch.device("cpu")
-OFFICIAL_NAME = theirs.FID_WEIGHTS_URL.rsplit("/", 1)[1]
 IMAGES = 12
 FEATURES = 2048
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of pytorch-fid's network under a name that ends in their SHA-256.
+    return random_weights(tmp_path_factory.mktemp("weights"))
 
-    They are drawn so that activations neither vanish nor explode on their way through fifty layers.
-    """
-    network = theirs._inception_v3(num_classes=1008, aux_logits=False, weights=None)
-    network.Mixed_5b = theirs.FIDInceptionA(192, pool_features=32)
-    network.Mixed_5c = theirs.FIDInceptionA(256, pool_features=64)
-    network.Mixed_5d = theirs.FIDInceptionA(288, pool_features=64)
-    network.Mixed_6b = theirs.FIDInceptionC(768, channels_7x7=128)
-    network.Mixed_6c = theirs.FIDInceptionC(768, channels_7x7=160)
-    network.Mixed_6d = theirs.FIDInceptionC(768, channels_7x7=160)
-    network.Mixed_6e = theirs.FIDInceptionC(768, channels_7x7=192)
-    network.Mixed_7b = theirs.FIDInceptionE_1(1280)
-    network.Mixed_7c = theirs.FIDInceptionE_2(2048)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d):
-                module.weight.normal_(0, (2 / module.weight[0].numel()) ** 0.5, generator=generator)
-            elif isinstance(module, nn.BatchNorm2d):
-                module.bias.uniform_(-0.2, 0.2, generator=generator)
-    folder = tmp_path_factory.mktemp("weights")
-    torch.save(network.state_dict(), folder / "unnamed.pth")
-    return (folder / "unnamed.pth").rename(folder / f"random-{sha256(folder / 'unnamed.pth')[:8]}.pth")
+
+def opened(mode: str, path: Path | None, device: torch.device) -> InceptionExtractor:
+    return open_inception(device, mode, str(path) if path else None, 64)
 
 
 @pytest.fixture
@@ -73,7 +51,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def ours(weights: Path, test_digits: ImageSet) -> np.ndarray:
     """Our features of the first test digits."""
-    return inception_features(load_inception(weights, FEATURES, CPU), test_digits.images[:IMAGES], "test")
+    return InceptionExtractor(weights, FEATURES, CPU).features(test_digits.images[:IMAGES], "test").values
 
 
 def test_statistics_are_those_of_the_pytorch_fid_command(
@@ -97,36 +75,9 @@ def test_statistics_are_those_of_the_pytorch_fid_command(
     np.testing.assert_allclose(np.cov(ours.astype(np.float64), rowvar=False), covariance, rtol=1e-3, atol=1e-4 * scale)
 
 
-@pytest.mark.parametrize("dimensions", [64, 192, 768, 2048])
-def test_the_distance_is_the_one_that_the_pytorch_fid_command_prints(
-    weights: Path, test_digits: ImageSet, tmp_path: Path, rng: np.random.Generator, dimensions: int
-):
-    count = dimensions + 6 if dimensions < 100 else IMAGES
-    sets = [test_digits.images[:count], test_digits.images[count : 2 * count] // 2]
-    for name, images in zip("ab", sets, strict=True):
-        (tmp_path / name).mkdir()
-        write_rgb_pngs(tmp_path / name, images, 1, count)
-    shown = tmp_path / "home" / "hub" / "checkpoints" / OFFICIAL_NAME
-    shown.parent.mkdir(parents=True)
-    shown.symlink_to(weights)
-    command = [sys.executable, "-m", "pytorch_fid", "--device", "cpu", "--num-workers", "0", "--dims", str(dimensions)]
-    environment = os.environ | {"TORCH_HOME": str(tmp_path / "home")}
-    done = subprocess.run(
-        [*command, tmp_path / "a", tmp_path / "b"], env=environment, check=True, capture_output=True, text=True
-    )
-    expected = float(done.stdout.split()[-1])
-    network = load_inception(weights, dimensions, CPU)
-    found = [inception_features(network, images, "test").astype(np.float64) for images in sets]
-    assert found[0].shape == (count, dimensions)
-    gaussians = [Gaussian(part.mean(0), np.cov(part, rowvar=False), count) for part in found]
-    assert frechet_distance(*gaussians) == pytest.approx(expected, rel=1e-3)
-    halves = np.concatenate([inception_features(network, part, "test") for part in np.split(sets[0], 2)])
-    np.testing.assert_allclose(halves, found[0], rtol=1e-3, atol=1e-4 * found[0].max())
-
-
 def test_grey_images_are_rgb_images_of_equal_channels(weights: Path, ours: np.ndarray, test_digits: ImageSet):
-    rgb = np.repeat(test_digits.images[2:4, ..., None], 3, -1)
-    found = inception_features(load_inception(weights, FEATURES, CPU), rgb, "test")
+    rgb = to_rgb(test_digits.images[2:4])
+    found = InceptionExtractor(weights, FEATURES, CPU).features(rgb, "test").values
     np.testing.assert_allclose(found, ours[2:4], rtol=1e-3, atol=1e-4 * ours.max())
 
 
@@ -150,7 +101,7 @@ def test_a_file_that_is_no_inception_network_is_named(tmp_path: Path):
 
 def test_a_file_with_the_hash_of_its_name_is_taken(weights: Path):
     assert find_weights(weights, download=False) == weights
-    assert choose_weights("required", weights, CPU) == (weights, "")
+    assert opened("required", weights, CPU).dimensions == 64
 
 
 @pytest.mark.parametrize("name", ["random-00000000.pth", "random.pth", "random-123.pth"])
@@ -160,7 +111,7 @@ def test_a_file_without_the_hash_of_its_name_is_refused(tmp_path: Path, name: st
         find_weights(tmp_path / name, download=False)
 
 
-def test_a_missing_file_is_named_with_the_mend(tmp_path: Path):
+def test_a_missing_file_is_named_with_the_fix(tmp_path: Path):
     with pytest.raises(DdpmError, match=r"nowhere\.pth are missing.*fid\.inception_weights"):
         find_weights(tmp_path / "nowhere.pth", download=True)
 
@@ -177,7 +128,7 @@ def test_the_hub_folder_is_where_weights_are_looked_for(hub: Path):
 @pytest.mark.usefixtures("no_network")
 def test_required_without_weights_and_network_is_one_sentence(hub: Path):
     with pytest.raises(DdpmError, match=r"could not be downloaded.*fid\.inception_weights") as caught:
-        choose_weights("required", None, CPU)
+        opened("required", None, CPU)
     assert "\n" not in str(caught.value)
     assert not list(hub.glob("*"))
 
@@ -190,24 +141,16 @@ def test_a_download_that_breaks_off_is_a_reason_to_skip(hub: Path, monkeypatch: 
         raise error
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", broken)
-    found, reason = choose_weights("auto", None, torch.device("cuda"))
-    assert found is None
-    assert reason.startswith("skipped: the Inception weights could not be downloaded")
+    with pytest.raises(UnavailableExtractor, match="Inception weights could not be downloaded"):
+        opened("auto", None, torch.device("cuda"))
     assert not list(hub.glob("*"))
 
 
-def test_off_and_auto_on_a_cpu_skip_with_the_reason(weights: Path):
-    assert choose_weights("off", weights, CPU) == (None, "skipped: fid.inception is off")
-    found, reason = choose_weights("auto", weights, CPU)
-    assert found is None
-    assert reason.startswith("skipped: no CUDA device")
-
-
-def test_auto_with_a_gpu_measures_or_says_what_is_missing(weights: Path, tmp_path: Path):
-    assert choose_weights("auto", weights, torch.device("cuda")) == (weights, "")
-    found, reason = choose_weights("auto", tmp_path / "nowhere.pth", torch.device("cuda"))
-    assert found is None
-    assert "nowhere.pth are missing" in reason
+def test_auto_is_skipped_without_a_gpu_or_weights_and_says_why(weights: Path, tmp_path: Path):
+    with pytest.raises(UnavailableExtractor, match=r"no CUDA device \(fid\.inception: required"):
+        opened("auto", weights, CPU)
+    with pytest.raises(UnavailableExtractor, match=r"nowhere\.pth are missing"):
+        opened("auto", tmp_path / "nowhere.pth", torch.device("cuda"))
 
 
 def test_copies_of_the_weights_under_the_official_name_need_the_official_hash(weights: Path, hub: Path):

@@ -8,8 +8,8 @@ from scipy.stats import norm
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
+from ddpm.diffusion import schedule as schedules
 from ddpm.diffusion.likelihood import (
-    VARIANCES,
     bits_per_dimension,
     decoder_term,
     prior_term,
@@ -17,37 +17,45 @@ from ddpm.diffusion.likelihood import (
     step_variance,
     visited_times,
 )
-from ddpm.diffusion.process import normalize, q_posterior_mean
-from ddpm.diffusion.schedule import Schedule, cosine_schedule, even_times, linear_schedule, respace
+from ddpm.diffusion.process import q_posterior_mean
+from ddpm.diffusion.samplers import VARIANCES
+from ddpm.diffusion.schedule import Schedule, even_times, respace
+from ddpm.utils.images import normalize
 
-SCHEDULES = {"linear": linear_schedule(1000, 1e-4, 0.02), "cosine": cosine_schedule(1000)}
+
+def linear(timesteps: int, beta_start: float, beta_end: float) -> Schedule:
+    return Schedule(schedules.linear(timesteps, beta_start, beta_end), torch.arange(timesteps))
 
 
-@pytest.fixture(params=SCHEDULES.values(), ids=SCHEDULES.keys())
+LINEAR = linear(1000, 1e-4, 0.02)
+EXAMPLES = {"linear": LINEAR, "cosine": Schedule(schedules.cosine(1000), torch.arange(1000))}
+
+
+@pytest.fixture(params=EXAMPLES.values(), ids=EXAMPLES.keys())
 def schedule(request: pytest.FixtureRequest) -> Schedule:
     return request.param
 
 
 @pytest.fixture
 def x_0() -> Tensor:
-    return normalize(torch.randint(256, (6, 5, 5), generator=torch.Generator().manual_seed(1), dtype=torch.uint8))
+    return normalize(torch.randint(256, (6, 1, 5, 5), generator=torch.Generator().manual_seed(1), dtype=torch.uint8))
 
 
 def test_the_prior_term_is_torchs_divergence(schedule: Schedule, x_0: Tensor):
-    share = schedule.alpha_bar[-1]
-    q = Normal(share.sqrt() * x_0.double(), (1 - share).sqrt().expand(x_0.shape))
+    signal = schedule.alpha_bar[-1]
+    q = Normal(signal.sqrt() * x_0.double(), (1 - signal).sqrt().expand(x_0.shape))
     expected = kl_divergence(q, Normal(torch.zeros_like(q.loc), 1.0)).sum((1, 2, 3))
     torch.testing.assert_close(prior_term(x_0, schedule), expected, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("variance", VARIANCES)
+@pytest.mark.parametrize("variance", list(VARIANCES))
 @pytest.mark.parametrize("step", [1, 2, 500, 999])
 def test_a_steps_term_is_torchs_divergence_of_the_two_reverse_steps(
     schedule: Schedule, x_0: Tensor, step: int, variance: str
 ):
     x_t, x_0_hat = torch.randn(x_0.shape, dtype=torch.float64), (x_0 * 0.9).double()
-    share, before = schedule.alpha_bar[step], schedule.alpha_bar_prev[step]
-    means = [q_posterior_mean(x, x_t, share, before) for x in (x_0.double(), x_0_hat)]
+    signal, before = schedule.alpha_bar[step], schedule.alpha_bar_prev[step]
+    means = [q_posterior_mean(x, x_t, signal, before) for x in (x_0.double(), x_0_hat)]
     q = Normal(means[0], schedule.posterior_variance[step].sqrt())
     p = Normal(means[1], step_variance(schedule, step, variance).sqrt())
     expected = kl_divergence(q, p).sum((1, 2, 3))
@@ -56,7 +64,7 @@ def test_a_steps_term_is_torchs_divergence_of_the_two_reverse_steps(
 
 @pytest.mark.parametrize("sigma", [0.003, 0.05, 1.0])
 def test_the_decoder_is_scipys_probability_of_each_grey_value(sigma: float):
-    greys = torch.arange(256, dtype=torch.uint8).reshape(256, 1, 1)
+    greys = torch.arange(256, dtype=torch.uint8).reshape(256, 1, 1, 1)
     x_0 = normalize(greys)
     mean = torch.full_like(x_0, 0.1)
     found = decoder_term(x_0, mean, torch.tensor(sigma**2, dtype=torch.float64)).numpy()
@@ -83,17 +91,17 @@ def exact_denoiser(schedule: Schedule) -> Callable[[Tensor, int], Tensor]:
     """E[x_0 | x_t] for pixels that are N(MEAN, DEVIATION²), from Bayes' rule; t is a time of ``schedule``."""
 
     def denoise(x_t: Tensor, t: int) -> Tensor:
-        share = schedule.alpha_bar[t].item()
-        gain = share**0.5 * DEVIATION**2 / (share * DEVIATION**2 + 1 - share)
-        return MEAN + gain * (x_t - share**0.5 * MEAN)
+        signal = schedule.alpha_bar[t].item()
+        gain = signal**0.5 * DEVIATION**2 / (signal * DEVIATION**2 + 1 - signal)
+        return MEAN + gain * (x_t - signal**0.5 * MEAN)
 
     return denoise
 
 
 @pytest.fixture(scope="module")
 def gaussian_images() -> Tensor:
-    """256 grey values of normal pixels: uint8 [4000, 6, 6]."""
-    x = MEAN + DEVIATION * torch.randn(4000, 6, 6, generator=torch.Generator().manual_seed(5))
+    """256 grey values of normal pixels: uint8 [4000, 1, 6, 6]."""
+    x = MEAN + DEVIATION * torch.randn(4000, 1, 6, 6, generator=torch.Generator().manual_seed(5))
     return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -102,51 +110,48 @@ ENTROPY = 0.5 * math.log2(2 * math.pi * math.e * DEVIATION**2) - math.log2(2 / 2
 
 
 def bound(schedule: Schedule, images: Tensor, times_per_image: int) -> dict[str, float]:
-    denoise = exact_denoiser(linear_schedule(1000, 1e-4, 0.02))
+    denoise = exact_denoiser(LINEAR)
     return bits_per_dimension(lambda _: denoise, images, None, [], schedule, times_per_image, 7)
 
 
 def test_the_bound_is_above_the_entropy_and_tighter_with_more_steps(gaussian_images: Tensor):
-    full = linear_schedule(1000, 1e-4, 0.02)
-    found = [bound(respace(full, even_times(full, steps)), gaussian_images, 50) for steps in (10, 50, 250)]
+    found = [bound(respace(LINEAR, even_times(LINEAR, steps)), gaussian_images, 50) for steps in (10, 50, 250)]
     for variance in VARIANCES:
         bounds = [each[f"bpd_{variance}"] for each in found]
         assert bounds == sorted(bounds, reverse=True)
-        assert all(each[f"bpd_{variance}"] > ENTROPY - 3 * each[f"bpd_{variance}_error"] for each in found)
+        assert all(each[f"bpd_{variance}"] > ENTROPY - 3 * each[f"bpd_{variance}_se"] for each in found)
     assert found[-1]["bpd_large"] < ENTROPY + 0.08
 
 
 def test_large_variance_suits_broad_data_and_small_variance_a_point(gaussian_images: Tensor):
     # DDPM, §3.2: they are the best choices for normal data and for a single image.
-    schedule = linear_schedule(1000, 1e-4, 0.02)
-    broad = bound(schedule, gaussian_images, 20)
+    broad = bound(LINEAR, gaussian_images, 20)
     assert broad["bpd_large"] < broad["bpd_small"] - 0.3
-    point = torch.full((40, 6, 6), 77, dtype=torch.uint8)
-    oracle = bits_per_dimension(lambda _: lambda x_t, _: normalize(point[: len(x_t)]), point, None, [], schedule, 20, 7)
+    point = torch.full((40, 1, 6, 6), 77, dtype=torch.uint8)
+    oracle = bits_per_dimension(lambda _: lambda x_t, _: normalize(point[: len(x_t)]), point, None, [], LINEAR, 20, 7)
     assert abs(oracle["bpd_steps_small"]) < 1e-9
     assert oracle["bpd_steps_large"] > 0.3
 
 
-@pytest.mark.parametrize("variance", VARIANCES)
+@pytest.mark.parametrize("variance", list(VARIANCES))
 def test_the_steps_terms_are_what_the_posterior_variance_says(gaussian_images: Tensor, variance: str):
-    schedule = linear_schedule(1000, 1e-4, 0.02)
-    share = schedule.alpha_bar[1:]
-    left = DEVIATION**2 * (1 - share) / (share * DEVIATION**2 + 1 - share)  # variance of x_0, given x_t
-    weight = schedule.alpha_bar_prev[1:] * schedule.beta[1:] ** 2 / (1 - share) ** 2
-    sigma2 = (schedule.posterior_variance if variance == "small" else schedule.beta)[1:]
-    ratio = schedule.posterior_variance[1:] / sigma2
+    signal = LINEAR.alpha_bar[1:]
+    left = DEVIATION**2 * (1 - signal) / (signal * DEVIATION**2 + 1 - signal)  # variance of x_0, given x_t
+    weight = LINEAR.alpha_bar_prev[1:] * LINEAR.beta[1:] ** 2 / (1 - signal) ** 2
+    sigma2 = (LINEAR.posterior_variance if variance == "small" else LINEAR.beta)[1:]
+    ratio = LINEAR.posterior_variance[1:] / sigma2
     expected = 0.5 * (weight * left / sigma2 + ratio - 1 - ratio.log()).sum().item() / math.log(2)
-    assert bound(schedule, gaussian_images, 50)[f"bpd_steps_{variance}"] == pytest.approx(expected, rel=0.01)
+    assert bound(LINEAR, gaussian_images, 50)[f"bpd_steps_{variance}"] == pytest.approx(expected, rel=0.01)
 
 
 def test_of_few_images_each_meets_more_steps_and_all_steps_are_met():
-    schedule, met = linear_schedule(50, 1e-4, 0.2), []
+    schedule, met = linear(50, 1e-4, 0.2), []
 
     def denoise(x_t: Tensor, t: int) -> Tensor:
         met.extend([t] * len(x_t))
         return x_t
 
-    images = torch.arange(6, dtype=torch.uint8)[:, None, None].expand(6, 3, 3)
+    images = torch.arange(6, dtype=torch.uint8)[:, None, None, None].expand(6, 1, 3, 3)
     bits_per_dimension(lambda _: denoise, images, None, [], schedule, 1, 7)
     assert sorted(met) == sorted([0] * 6 + [t for t in range(1, 50) for _ in range(2)])
     with pytest.raises(ValueError, match="two images"):
@@ -154,36 +159,33 @@ def test_of_few_images_each_meets_more_steps_and_all_steps_are_met():
 
 
 def test_few_times_an_image_give_the_same_bound_within_its_error(gaussian_images: Tensor):
-    schedule = linear_schedule(1000, 1e-4, 0.02)
-    many, few = (bound(schedule, gaussian_images, times) for times in (200, 5))
-    assert few["bpd_small"] == pytest.approx(many["bpd_small"], abs=4 * few["bpd_small_error"])
-    assert many["bpd_small_error"] < few["bpd_small_error"] < 0.1
+    many, few = (bound(LINEAR, gaussian_images, times) for times in (200, 5))
+    assert few["bpd_small"] == pytest.approx(many["bpd_small"], abs=4 * few["bpd_small_se"])
+    assert many["bpd_small_se"] < few["bpd_small_se"] < 0.1
 
 
 def test_the_bound_is_the_sum_of_its_parts_with_the_labels(gaussian_images: Tensor):
-    schedule = linear_schedule(1000, 1e-4, 0.02)
     labels = torch.arange(400) % 2
-    told: list[Tensor | None] = []
+    met: list[Tensor | None] = []
 
     def make_denoiser(labels: Tensor | None) -> Callable[[Tensor, int], Tensor]:
-        told.append(labels)
-        return exact_denoiser(schedule)
+        met.append(labels)
+        return exact_denoiser(LINEAR)
 
-    found = bits_per_dimension(make_denoiser, gaussian_images[:400], labels, [0.25, 0.75], schedule, 5, 7)
+    found = bits_per_dimension(make_denoiser, gaussian_images[:400], labels, [0.25, 0.75], LINEAR, 5, 7)
     expected = -(math.log2(0.25) + math.log2(0.75)) / 2 / 36
     assert found["bpd_label"] == pytest.approx(expected, rel=1e-9)
     for variance in VARIANCES:
         parts = [found[f"bpd_{part}"] for part in ("prior", "decoder", "label", f"steps_{variance}")]
         assert found[f"bpd_{variance}"] == pytest.approx(sum(parts), rel=1e-9)
-    assert sum(len(each) for each in told if each is not None) == 400
+    assert sum(len(each) for each in met if each is not None) == 400
 
 
 def test_a_worse_denoiser_has_a_worse_bound(gaussian_images: Tensor):
-    schedule = linear_schedule(1000, 1e-4, 0.02)
-    exact = exact_denoiser(schedule)
+    exact = exact_denoiser(LINEAR)
 
     def worse(x_t: Tensor, t: int) -> Tensor:
         return exact(x_t, t) + 0.05
 
-    found = bits_per_dimension(lambda _: worse, gaussian_images, None, [], schedule, 20, 7)
-    assert found["bpd_small"] > bound(schedule, gaussian_images, 20)["bpd_small"] + 0.5
+    found = bits_per_dimension(lambda _: worse, gaussian_images, None, [], LINEAR, 20, 7)
+    assert found["bpd_small"] > bound(LINEAR, gaussian_images, 20)["bpd_small"] + 0.5

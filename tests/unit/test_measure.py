@@ -1,197 +1,167 @@
+import os
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
-from ddpm.data.split import ImageSet
-from ddpm.evaluation.features.classifier import classify, load_classifier
+from ddpm.data.image_set import ImageSet, ImageSpec
+from ddpm.evaluation.evaluator import Evaluator
+from ddpm.evaluation.features import Features
+from ddpm.evaluation.features.classifier import MnistExtractor
 from ddpm.evaluation.frechet import fit_gaussian, frechet_distance
-from ddpm.evaluation.measure import (
-    mean_interval,
-    measure_memorisation,
-    measure_mnist,
-    refuse_constant,
-    to_mnist,
-)
+from ddpm.evaluation.measure import alike, mean_interval, measure_classes, measure_features, refuse_constant
 from ddpm.evaluation.neighbours import nearest
-from ddpm.evaluation.reference import MnistReference, pixels
-from ddpm.evaluation.tables import number_table, read_labels, scatter
+from ddpm.evaluation.reference import Reference, pixels, reference_of
+from ddpm.evaluation.tables import number_table, over_replicates, read_labels
 from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
+from ddpm.utils.seeds import numpy_generator
 
-Verdicts = tuple[np.ndarray, np.ndarray]
-CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def reference(verdicts: Verdicts, test_digits: ImageSet) -> MnistReference:
-    """6,000 of the test digits as the training set, 2,000 as the test set; the last 2,000 are left to be measured."""
-    features, probabilities = verdicts
-    images, labels = pixels(test_digits.images), test_digits.labels
-    held_out = slice(6000, 8000)
-    return MnistReference(
-        features[:6000],
-        features[held_out],
-        probabilities[held_out],
-        labels[:6000],
-        labels[held_out],
-        nearest(features[held_out], features[:6000], "test")[1],
-        nearest(images[held_out], images[:6000], "test")[1],
-    )
-
-
+TRAIN, TEST, REST = slice(0, 6000), slice(6000, 8000), slice(8000, 10_000)
 Numbers = dict[str, float]
 
 
-def evaluated(images: np.ndarray, labels: np.ndarray | None, known: MnistReference, train: np.ndarray) -> Numbers:
-    """All numbers of images, as the stage has them."""
-    features, probabilities = classify(load_classifier(CPU), images, "test")
-    numbers = measure_mnist(features, probabilities, labels, known, 20, 3407).numbers
-    return numbers | measure_memorisation(images, features, train, known).numbers
+@pytest.fixture(scope="module")
+def reference(by_classifier: Features, test_digits: ImageSet) -> Reference:
+    """6,000 of the test digits as the training set, 2,000 as the test set; the last 2,000 are left to be measured."""
+    assert by_classifier.probabilities is not None
+    train, test = ((by_classifier.values[part], test_digits.labels[part]) for part in (TRAIN, TEST))
+    return reference_of("test", train, test, by_classifier.probabilities[TEST], 3407)
 
 
-def test_the_test_digits_score_at_the_floor_on_every_metric(
-    full: MnistReference, digits: ImageSet, test_digits: ImageSet
-):
-    numbers = evaluated(test_digits.images, test_digits.labels, full, digits.images)
-    real = [key for key in numbers if key.endswith("_real")]
-    assert len(real) == 20
-    for key in real:
-        # The limit is the mean over random orders, the kernel distance over random subsets.
-        random = key.startswith(("closer_share", "copied_share", "kd_mnist", "fd_mnist_limit"))
-        tolerance = {"abs": 0.15} if random else {"rel": 0.02}
-        assert numbers[key.removesuffix("_real")] == pytest.approx(numbers[key], **tolerance), key
-    assert numbers["fd_mnist_over_floor"] < 3
-    assert numbers["closer_share_pixel"] == pytest.approx(0.5, abs=1e-9)
+def measured(
+    by: Features, reference: Reference, chosen: object, labels: np.ndarray | None = None, *, alone: bool = False
+) -> Numbers:
+    """All numbers of some of the test digits."""
+    assert by.probabilities is not None
+    stream = partial(numpy_generator, 1)
+    features, probabilities = by.values[chosen], by.probabilities[chosen]
+    numbers = measure_features("mnist", "fd_mnist", features, reference, 20, stream, alone)
+    classes, _ = measure_classes("fd_mnist", features, probabilities, labels, reference, 20, stream, alone)
+    return numbers | classes
+
+
+def test_real_images_score_what_real_images_score(by_classifier: Features, reference: Reference, test_digits: ImageSet):
+    numbers = measured(by_classifier, reference, REST, test_digits.labels[REST])
     intervals = [key.removesuffix("_low") for key in numbers if key.endswith("_low")]
-    assert len(intervals) == 9
+    assert len(intervals) == 10
     for key in intervals:
         assert numbers[f"{key}_low"] <= numbers[key] <= numbers[f"{key}_high"], key
+    for key in ("precision_mnist", "recall_mnist", "coverage_mnist", "label_accuracy", "confident_fraction"):
+        assert numbers[key] == pytest.approx(numbers[f"{key}_real"], abs=0.05), key
+    assert numbers["fd_mnist_over_floor"] == numbers["fd_mnist"] / numbers["fd_mnist_floor"]
 
 
-def test_noise_scores_terribly(full: MnistReference, digits: ImageSet, rng: np.random.Generator):
-    numbers = evaluated(rng.integers(256, size=(10_000, 28, 28), dtype=np.uint8), None, full, digits.images)
-    assert numbers["fd_mnist_over_floor"] > 1000
-    assert numbers["fd_mnist_limit"] > 100
-    assert numbers["kd_mnist"] > 20
-    assert numbers["recall_mnist"] < 0.05
-    assert numbers["coverage_mnist"] < 0.05
-    assert numbers["class_score"] < 3
-    assert numbers["class_divergence"] > 0.5
-    assert numbers["nearest_pixel"] > 2 * numbers["nearest_pixel_real"]
-    assert numbers["closer_share_pixel"] < 0.01
-    assert numbers["copied_share_pixel"] == 0
-    assert "label_agreement" not in numbers
+def test_numbers_alone_are_those_beside_what_real_digits_score(
+    by_classifier: Features, reference: Reference, test_digits: ImageSet
+):
+    together, alone = (
+        measured(by_classifier, reference, REST, test_digits.labels[REST], alone=alone) for alone in (False, True)
+    )
+    intervals = ("_low", "_high")
+    assert {key: value for key, value in alone.items() if not key.endswith(intervals)}.items() <= together.items()
+    assert {key for key in together if f"{key}_real" in together} <= set(alone)
+    assert not [key for key in alone if key.endswith(("_real", "_floor"))]
 
 
-def test_copies_of_one_digit_score_terribly(full: MnistReference, digits: ImageSet, test_digits: ImageSet):
-    numbers = evaluated(np.repeat(test_digits.images[:1], 10_000, 0), None, full, digits.images)
-    assert numbers["fd_mnist_over_floor"] > 1000
-    assert numbers["kd_mnist"] > 20
-    assert numbers["recall_mnist"] < 0.01
-    assert numbers["coverage_mnist"] < 0.01
-    assert numbers["class_score"] == pytest.approx(1, abs=1e-6)
-    assert numbers["class_divergence"] > 2
-    assert numbers["commonest_class_share"] == 1
-    assert "fd_mnist_per_class" not in numbers
+def test_few_images_have_no_infinity_and_no_distance_per_class(by_classifier: Features, reference: Reference):
+    numbers = measured(by_classifier, reference, slice(8000, 8200))
+    assert not {"fd_mnist_infinity", "fd_mnist_per_class", "label_accuracy"} & set(numbers)
+    assert numbers["fd_mnist"] > 0
+    assert numbers["kd_mnist_low"] < numbers["kd_mnist"] < numbers["kd_mnist_high"]
 
 
-def test_a_copied_training_set_is_caught(full: MnistReference, digits: ImageSet, rng: np.random.Generator):
-    copied = digits.images[rng.permutation(60_000)[:10_000]]
-    numbers = evaluated(copied, None, full, digits.images)
-    for kind in ("pixel", "feature"):
-        assert numbers[f"nearest_{kind}"] == 0
-        assert numbers[f"closer_share_{kind}"] == 1
-        assert numbers[f"copied_share_{kind}"] == 1
-    # Nothing else would have told: by all the others these are the best of digits.
-    assert numbers["fd_mnist"] < numbers["fd_mnist_real"]
-    assert numbers["precision_mnist"] > numbers["precision_mnist_real"]
+def test_a_missing_digit_shows(by_classifier: Features, reference: Reference, test_digits: ImageSet):
+    chosen = np.flatnonzero((test_digits.labels != 4) & (np.arange(10_000) >= 6000))[:2000]
+    with_all, without = (measured(by_classifier, reference, part) for part in (REST, chosen))
+    assert without["fd_mnist"] > 3 * with_all["fd_mnist"]
+    assert without["min_class_fraction"] < 0.01
+
+
+def test_the_distance_is_the_one_of_the_gaussians(by_classifier: Features, reference: Reference):
+    expected = frechet_distance(fit_gaussian(reference.train), fit_gaussian(by_classifier.values[REST]))
+    assert measured(by_classifier, reference, REST)["fd_mnist"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_few_copies_among_fresh_digits_are_counted(
-    verdicts: Verdicts, reference: MnistReference, test_digits: ImageSet
+    by_classifier: Features, reference: Reference, test_digits: ImageSet
 ):
     mixed = np.r_[np.arange(100), np.arange(8000, 9900)]
-    found = measure_memorisation(test_digits.images[mixed], verdicts[0][mixed], test_digits.images[:6000], reference)
-    assert found.numbers["copied_share_pixel"] == pytest.approx(0.05 + 0.01, abs=0.01)
-    assert found.pixel_index[:100].tolist() == list(range(100))
-    rows = list(found.rows())
-    assert rows[3] == (4, 3, 0.0, 3, 0.0)
-    assert len(rows) == 2000
+    train = test_digits.take(np.arange(6000))
+    held_out = nearest(pixels(test_digits.images[TEST]), pixels(train.images))[1]
+    evaluator = Evaluator([(MnistExtractor(torch.device("cpu")), reference)], {}, 3407)
+    features = {"mnist": by_classifier.values[mixed]}
+    numbers, table = evaluator.memorization(test_digits.images[mixed], features, train, held_out)
+    assert numbers["memorized_fraction_pixel"] == pytest.approx(0.05 + 0.01, abs=0.01)
+    assert numbers["memorized_fraction_feature"] == pytest.approx(0.05 + 0.01, abs=0.01)
+    assert table["pixel_index"][:100].tolist() == list(range(100))
+    columns = ["image", "pixel_index", "pixel_distance", "feature_index", "feature_distance"]
+    assert list(table.columns) == columns
+    assert table.iloc[3].tolist() == [4, 3, 0.0, 3, 0.0]
 
 
-def test_few_images_have_no_limit_and_no_distance_per_class(verdicts: Verdicts, reference: MnistReference):
-    numbers = measure_mnist(verdicts[0][8000:8200], verdicts[1][8000:8200], None, reference, 0, 1).numbers
-    assert not {"fd_mnist_limit", "fd_mnist_per_class", "fd_mnist_low"} & set(numbers)
-    assert numbers["fd_mnist"] > 0
+def test_without_the_features_of_all_training_images_pixels_are_left(rng: np.random.Generator, reference: Reference):
+    sample = Reference(**{**vars(reference), "count": 60_000})
+    images = rng.integers(256, size=(40, 1, 28, 28), dtype=np.uint8)
+    train = ImageSet(images, np.zeros(40, np.int64), np.arange(40), 1)
+    evaluator = Evaluator([(MnistExtractor(torch.device("cpu")), sample)], {}, 1)
+    numbers, table = evaluator.memorization(images, {}, train, np.ones(10))
+    assert list(table.columns) == ["image", "pixel_index", "pixel_distance"]
+    assert numbers["memorized_fraction_pixel"] == 1
 
 
 def test_blank_images_are_named(test_digits: ImageSet):
     images = test_digits.images[:50].copy()
     refuse_constant(images, str)
-    images[[3, 17, 20, 41]] = np.array([0, 0, 9, 255], np.uint8)[:, None, None]
+    images[[3, 17, 20, 41]] = np.array([0, 0, 9, 255], np.uint8)[:, None, None, None]
     with pytest.raises(DdpmError, match=r"4 of 50 images are blank \(3, 17, 20, …\)"):
         refuse_constant(images, str)
 
 
 def test_the_interval_of_a_mean_is_the_normal_ones_for_many(rng: np.random.Generator):
     values = rng.normal(size=2000)
-    low, high = mean_interval(values, 1000, 1, "test")
+    low, high = mean_interval(values, 1000, rng)
     assert low < values.mean() < high
     assert high - low == pytest.approx(2 * 1.96 / 2000**0.5, rel=0.1)
 
 
+def test_images_are_compared_by_pixels_at_the_size_and_in_the_channels_of_the_data_set(test_digits: ImageSet):
+    images = test_digits.images[:5]
+    assert alike(images.repeat(3, 1), ImageSpec(28, 1, 10)).shape == (5, 1, 28, 28)
+    assert np.array_equal(alike(images.repeat(3, 1), ImageSpec(28, 1, 10)), images)
+    assert alike(images, ImageSpec(16, 3, 0)).shape == (5, 3, 16, 16)
+
+
 def test_the_table_has_a_row_a_number():
-    numbers = {"fd": 1.23456, "fd_low": 1.0, "fd_high": 1.5, "fd_real": 0.4, "fd_floor": 0.2, "share": 0.5}
+    numbers = {"fd": 1.23456, "fd_low": 1.0, "fd_high": 1.5, "fd_real": 0.4, "fd_floor": 0.2, "kd": 0.5}
     head, first, second, third = number_table(numbers | {"images": 10_000}).splitlines()
-    assert head.split() == ["value", "95", "%", "interval", "real", "floor"]
-    assert first.split() == ["fd", "1.235", "1", "to", "1.5", "0.4", "0.2"]
-    assert second.split() == ["share", "0.5"]
+    assert head.split() == ["value", "low", "high", "real", "floor"]
+    assert first.split() == ["fd", "1.23456", "1", "1.5", "0.4", "0.2"]
+    assert second.split() == ["kd", "0.5"]
     assert third.split() == ["images", "10000"]
 
 
-def test_the_scatter_is_mean_and_deviation_over_the_sets_that_all_have_the_number():
-    found = scatter({"fd": 1.0, "kd": 5.0}, [{"fd": 2.0, "kd": 5.0, "more": 1.0}, {"fd": 6.0}])
-    assert found == {"fd_draws_mean": 3.0, "fd_draws_deviation": pytest.approx(7**0.5)}
-    assert scatter({"fd": 1.0}, []) == {}
-
-
-def test_numbers_alone_are_those_beside_what_real_digits_score(
-    verdicts: Verdicts, reference: MnistReference, test_digits: ImageSet
-):
-    arguments = (verdicts[0][8000:], verdicts[1][8000:], test_digits.labels[8000:].astype(np.int64), reference, 0, 1)
-    together, alone = (measure_mnist(*arguments, alone=alone).numbers for alone in (False, True))
-    assert alone.items() <= together.items()
-    assert {key for key in together if f"{key}_real" in together} <= set(alone)
-    assert not [key for key in alone if key.endswith(("_real", "_floor"))]
-
-
-def test_a_missing_digit_shows(verdicts: Verdicts, reference: MnistReference, test_digits: ImageSet):
-    chosen = np.flatnonzero((test_digits.labels != 4) & (np.arange(10_000) >= 6000))[:2000]
-    with_all = measure_mnist(verdicts[0][8000:], verdicts[1][8000:], None, reference, 0, 1).numbers
-    without = measure_mnist(verdicts[0][chosen], verdicts[1][chosen], None, reference, 0, 1).numbers
-    assert without["fd_mnist"] > 3 * with_all["fd_mnist"]
-    assert without["rarest_class_share"] < 0.01
-
-
-def test_the_distance_is_the_one_of_the_gaussians(verdicts: Verdicts, reference: MnistReference):
-    found = measure_mnist(verdicts[0][8000:], verdicts[1][8000:], None, reference, 0, 1).numbers["fd_mnist"]
-    expected = frechet_distance(fit_gaussian(reference.train), fit_gaussian(verdicts[0][8000:]))
-    assert found == pytest.approx(expected, rel=1e-9)
+def test_replicates_give_mean_and_deviation_of_what_all_of_them_have():
+    found = over_replicates({"fd": 1.0, "kd": 5.0}, [{"fd": 2.0, "kd": 5.0, "more": 1.0}, {"fd": 6.0}])
+    assert found == {"fd_replicates_mean": 3.0, "fd_replicates_std": pytest.approx(7**0.5)}
+    assert over_replicates({"fd": 1.0}, []) == {}
 
 
 def test_labels_are_read_as_they_were_written(tmp_path: Path):
     path = tmp_path / "labels.csv"
-    path.write_text("image,digit\n1,7\n2,0\n")
+    path.write_text("image,label\n1,7\n2,0\n")
     labels = read_labels(path, 2)
     assert labels is not None
     assert labels.tolist() == [7, 0]
-    path.write_text("image,digit\n")
+    path.write_text("image,label\n")
     assert read_labels(path, 2) is None
 
 
-@pytest.mark.parametrize("content", ["", "image,digit\n1,7\n", "image,digit\n1,7\n2,x\n", "image\n1\n2\n"])
+@pytest.mark.parametrize("content", ["", "image,label\n1,7\n", "image,label\n1,7\n2,x\n", "image\n1\n2\n"])
 def test_a_damaged_table_of_labels_is_named(tmp_path: Path, content: str):
     path = tmp_path / "labels.csv"
     path.write_text(content)
@@ -202,20 +172,43 @@ def test_a_damaged_table_of_labels_is_named(tmp_path: Path, content: str):
         read_labels(path, 2)
 
 
-def test_grey_images_reach_the_classifier_unchanged(test_digits: ImageSet):
-    images = test_digits.images[:50]
-    assert np.array_equal(to_mnist(np.repeat(images[..., None], 3, -1)), images)
+ELSEWHERE = """
+import sys
+from functools import partial
+from pathlib import Path
+import numpy as np
+from ddpm.evaluation.measure import measure_features
+from ddpm.evaluation.reference import reference_of
+from ddpm.utils.files import significant, write_json
+from ddpm.utils.seeds import numpy_generator
+rng = np.random.default_rng(5)
+mixing = rng.normal(size=(64, 64))
+train, test, generated = (np.maximum(0, rng.normal(s, 1, (n, 64)) @ mixing).astype(np.float32)
+                          for s, n in ((0, 6000), (0, 1000), (0.1, 1000)))
+known = reference_of("x", (train, np.zeros(6000, int)), (test, np.zeros(1000, int)), None, 7)
+numbers = measure_features("x", "fd_x", generated, known, 10, partial(numpy_generator, 7), False)
+write_json(Path(sys.argv[1]), significant(numbers))
+"""
 
 
-def test_colours_become_luma(rng: np.random.Generator):
-    colours = rng.integers(256, size=(5, 28, 28, 3), dtype=np.uint8)
-    luma = colours @ np.array([0.299, 0.587, 0.114])
-    assert np.abs(to_mnist(colours) - luma).max() < 1
+def test_another_machine_writes_the_same_numbers(root: Path, tmp_path: Path):
+    """Other kernels of the linear algebra and another number of threads: other last bits, the same file."""
+    written = []
+    for name, variables in (
+        ("here", {"OMP_NUM_THREADS": "1"}),
+        ("there", {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2", "OPENBLAS_CORETYPE": "Nehalem"}),
+    ):
+        environment = os.environ | {"MKL_CBWR": "COMPATIBLE" if name == "there" else "AVX2"} | variables
+        subprocess.run([sys.executable, "-c", ELSEWHERE, tmp_path / name], cwd=root, env=environment, check=True)
+        written.append((tmp_path / name).read_bytes())
+    assert written[0] == written[1]
 
 
-@pytest.mark.parametrize("size", [14, 56])
-def test_other_sizes_are_resized_to_28_pixels(test_digits: ImageSet, size: int):
-    images = [np.asarray(Image.fromarray(image).resize((size, size), 3)) for image in test_digits.images[:20]]
-    found = to_mnist(np.repeat(np.stack(images)[..., None], 3, -1))
-    assert found.shape == (20, 28, 28)
-    assert np.corrcoef(found.ravel(), test_digits.images[:20].ravel())[0, 1] > 0.9
+def test_the_table_of_classes_is_written_with_six_digits(by_classifier: Features, reference: Reference):
+    assert by_classifier.probabilities is not None
+    stream = partial(numpy_generator, 1)
+    parts = (by_classifier.values[REST], by_classifier.probabilities[REST])
+    _, table = measure_classes("fd_mnist", *parts, None, reference, 0, stream, False)
+    assert isinstance(table, pd.DataFrame)
+    assert len(table) == 20
+    assert table.groupby("set")["fraction"].sum().tolist() == pytest.approx([1, 1])

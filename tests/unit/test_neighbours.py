@@ -6,7 +6,7 @@ from scipy.stats import mannwhitneyu
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from ddpm.evaluation import neighbours
-from ddpm.evaluation.neighbours import closer_share, copied_share, manifold, nearest
+from ddpm.evaluation.neighbours import manifold, memorized_fraction, nearest, nearest_auc
 
 
 @pytest.fixture(params=[0.0, 0.4])
@@ -64,15 +64,15 @@ def test_a_collapsed_set_is_precise_and_covers_nothing(rng: np.random.Generator)
     assert found.coverage.mean() < 0.05
 
 
-def test_closer_share_is_the_statistic_of_mann_and_whitney(rng: np.random.Generator):
+def test_nearest_auc_is_the_statistic_of_mann_and_whitney(rng: np.random.Generator):
     a, b = rng.integers(20, size=300).astype(float), rng.integers(5, 25, size=200).astype(float)
     expected = 1 - mannwhitneyu(a, b).statistic / (300 * 200)
-    assert closer_share(a, b) == pytest.approx(expected, rel=1e-12)
-    assert closer_share(b, b) == 0.5
-    assert closer_share(np.zeros(3), b) == 1
+    assert nearest_auc(a, b) == pytest.approx(expected, rel=1e-12)
+    assert nearest_auc(b, b) == 0.5
+    assert nearest_auc(np.zeros(3), b) == 1
 
 
-def test_copied_share_counts_what_is_closer_than_a_hundredth_of_the_held_out(rng: np.random.Generator):
+def test_memorized_fraction_counts_what_is_closer_than_a_hundredth_of_the_held_out(rng: np.random.Generator):
     held_out = rng.normal(10, 1, size=5000)
-    assert copied_share(rng.normal(10, 1, size=5000), held_out) == pytest.approx(0.01, abs=0.005)
-    assert copied_share(np.r_[np.zeros(50), np.full(50, 10.0)], held_out) == 0.5
+    assert memorized_fraction(rng.normal(10, 1, size=5000), held_out) == pytest.approx(0.01, abs=0.005)
+    assert memorized_fraction(np.r_[np.zeros(50), np.full(50, 10.0)], held_out) == 0.5

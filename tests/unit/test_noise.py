@@ -7,19 +7,19 @@ from torch import Tensor
 from ddpm.diffusion.noise import ImageNoise
 
 
-def draws(indices: Sequence[int], seed: int = 3407, draw: int = 0, count: int = 3) -> Tensor:
+def noises(numbers: Sequence[int], seed: int = 3407, replicate: int = 0, count: int = 3) -> Tensor:
     """The first ``count`` noises of these images: [count, images, 1, 4, 4]."""
-    noise = ImageNoise(seed, draw, indices, (1, 4, 4), torch.device("cpu"))
+    noise = ImageNoise(seed, replicate, numbers, (1, 4, 4), torch.device("cpu"))
     return torch.stack([noise() for _ in range(count)])
 
 
 @pytest.mark.parametrize("batch", [[7], [7, 1], [1, 2, 7, 8], list(range(100, 0, -1))])
 def test_an_image_has_the_same_noise_in_every_batch(batch: list[int]):
-    assert torch.equal(draws(batch)[:, batch.index(7)], draws(range(1, 20))[:, 6])
+    assert torch.equal(noises(batch)[:, batch.index(7)], noises(range(1, 20))[:, 6])
 
 
-def test_images_draws_seeds_and_steps_have_noises_of_their_own():
-    everything = torch.cat([draws([1, 2]), draws([1, 2], draw=1), draws([1, 2], seed=3408)])
+def test_images_replicates_seeds_and_steps_have_noises_of_their_own():
+    everything = torch.cat([noises([1, 2]), noises([1, 2], replicate=1), noises([1, 2], seed=3408)])
     flat = everything.reshape(-1, 16)
     assert len(flat.unique(dim=0)) == len(flat) == 18
 

@@ -7,16 +7,15 @@ from ruamel.yaml import YAML
 
 import presets.__main__ as presets
 from ddpm.config import Config, load_config
-from ddpm.models.checkpoint import build_network, flops_per_image
+from ddpm.data.image_set import ImageSpec
+from ddpm.models.build import build_network, flops_per_image
 from ddpm.utils.errors import DdpmError
 
 
 @pytest.fixture
-def params(root: Path, tmp_path: Path) -> Path:
-    """A copy of params.yaml."""
-    path = tmp_path / "params.yaml"
-    path.write_text((root / "params.yaml").read_text())
-    return path
+def params(workspace: Path) -> Path:
+    """The params.yaml of the working folder."""
+    return workspace / "params.yaml"
 
 
 def flat(section: dict[str, object], prefix: str = "") -> dict[str, object]:
@@ -80,9 +79,9 @@ def test_a_preset_applied_leaves_no_other_file(params: Path, name: str):
     ],
 )
 def test_a_wrong_preset_is_refused_and_nothing_written(
-    params: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, words: str
+    params: Path, monkeypatch: pytest.MonkeyPatch, content: str, words: str
 ):
-    folder = tmp_path / "presets"
+    folder = params.with_name("presets")
     folder.mkdir()
     (folder / "wrong.yaml").write_text(content)
     monkeypatch.setattr(presets, "FOLDER", folder)
@@ -101,7 +100,6 @@ def test_an_unknown_preset_is_refused_with_those_there_are(params: Path):
 def test_the_command_writes_params_yaml_of_the_working_folder(
     params: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.chdir(params.parent)
     monkeypatch.setattr(sys, "argv", ["presets", "smoke"])
     presets.main()
     assert read(params)["train.epochs"] == 0.1
@@ -117,8 +115,8 @@ def test_the_command_ends_with_one_sentence_where_there_is_no_params_yaml(
         presets.main()
 
 
-def test_the_baseline_is_the_textbook_network(configure: Callable[..., Config]):
+def test_the_baseline_has_the_parameters_of_the_predecessors_network(configure: Callable[..., Config]):
     model = configure(read(presets.FOLDER / "baseline.yaml")).model
-    parameters = sum(weight.numel() for weight in build_network(model).parameters())
-    assert 28e6 < parameters < 34e6
-    assert 5.5e9 < flops_per_image(model, 28) < 6.5e9
+    images = ImageSpec(size=28, channels=1, classes=10)
+    assert sum(weight.numel() for weight in build_network(model, images).parameters()) == 31_935_617
+    assert 5.5e9 < flops_per_image(model, images) < 6.5e9

@@ -4,17 +4,18 @@ import torch
 from torch import Tensor
 
 from ddpm.diffusion.process import (
+    TARGETS,
     eps_from_x_0,
-    normalize,
     q_posterior_mean,
     q_sample,
-    target_of,
     v_from,
-    x_0_from,
     x_0_from_eps,
     x_0_from_v,
 )
-from ddpm.diffusion.schedule import cosine_schedule, linear_schedule
+from ddpm.diffusion.schedule import Schedule, cosine, linear
+from ddpm.utils.errors import DdpmError
+
+LINEAR = Schedule(linear(64, 1e-3, 0.15), torch.arange(64))
 
 
 @pytest.fixture
@@ -29,15 +30,7 @@ def eps() -> Tensor:
 
 @pytest.fixture
 def alpha_bar() -> Tensor:
-    return linear_schedule(64, 1e-3, 0.15).alpha_bar[:, None, None, None]
-
-
-def test_normalize_maps_black_to_minus_one_and_white_to_one():
-    pixels = torch.tensor([[[0, 255], [51, 204]]], dtype=torch.uint8)
-    x_0 = normalize(pixels)
-    assert x_0.shape == (1, 1, 2, 2)
-    assert x_0.dtype == torch.float32
-    np.testing.assert_allclose(x_0[0, 0], [[-1.0, 1.0], [-0.6, 0.6]], atol=1e-7)
+    return LINEAR.alpha_bar[:, None, None, None]
 
 
 def test_eps_and_x_0_are_recovered_from_x_t(x_0: Tensor, eps: Tensor, alpha_bar: Tensor):
@@ -47,18 +40,33 @@ def test_eps_and_x_0_are_recovered_from_x_t(x_0: Tensor, eps: Tensor, alpha_bar:
     torch.testing.assert_close(x_0_from_v(x_t, alpha_bar, v_from(x_0, alpha_bar, eps)), x_0, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("target", ["eps", "v", "x_0"])
+@pytest.mark.parametrize("target", list(TARGETS))
 def test_every_target_stands_for_the_x_0_it_was_made_from(target: str, x_0: Tensor, eps: Tensor, alpha_bar: Tensor):
     x_t = q_sample(x_0, alpha_bar, eps)
-    prediction = target_of(target, x_0, alpha_bar, eps)
-    torch.testing.assert_close(x_0_from(target, x_t, alpha_bar, prediction), x_0, rtol=0, atol=1e-12)
+    prediction = TARGETS[target].of(x_0, alpha_bar, eps)
+    torch.testing.assert_close(TARGETS[target].to_x_0(x_t, alpha_bar, prediction), x_0, rtol=0, atol=1e-12)
 
 
 def test_the_three_targets_differ(x_0: Tensor, eps: Tensor, alpha_bar: Tensor):
-    targets = [target_of(name, x_0, alpha_bar, eps) for name in ("eps", "v", "x_0")]
+    targets = [TARGETS[name].of(x_0, alpha_bar, eps) for name in ("eps", "v", "x_0")]
     assert torch.equal(targets[0], eps)
     assert torch.equal(targets[2], x_0)
     assert not torch.allclose(targets[1], eps)
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+def test_an_error_of_the_target_becomes_the_error_of_x_0_that_the_target_states(
+    target: str, x_0: Tensor, eps: Tensor, alpha_bar: Tensor
+):
+    x_t, entry = q_sample(x_0, alpha_bar, eps), TARGETS[target]
+    found = entry.to_x_0(x_t, alpha_bar, entry.of(x_0, alpha_bar, eps) + 0.1)
+    expected = entry.x_0_error(alpha_bar / (1 - alpha_bar)) * 0.1**2
+    torch.testing.assert_close((found - x_0) ** 2, expected.expand_as(x_0), rtol=1e-8, atol=1e-12)
+
+
+def test_an_unknown_target_is_refused_with_those_there_are():
+    with pytest.raises(DdpmError, match=r"^unknown target score: choose one of eps, v, x_0\.$"):
+        _ = TARGETS["score"]
 
 
 def test_x_t_and_v_are_a_rotation_of_x_0_and_eps(x_0: Tensor, eps: Tensor, alpha_bar: Tensor):
@@ -72,13 +80,13 @@ def test_x_t_has_the_variance_of_the_forward_process(t: int, alpha_bar: Tensor):
     x_0 = 0.5 + 0.3 * torch.randn(400_000, 1, 1, 1, generator=generator, dtype=torch.float64)
     eps = torch.randn(x_0.shape, generator=generator, dtype=torch.float64)
     x_t = q_sample(x_0, alpha_bar[t], eps)
-    share = alpha_bar[t].item()
-    assert x_t.var().item() == pytest.approx(share * 0.09 + 1 - share, rel=0.01)
-    assert x_t.mean().item() == pytest.approx(share**0.5 * 0.5, abs=0.006)
+    signal = alpha_bar[t].item()
+    assert x_t.var().item() == pytest.approx(signal * 0.09 + 1 - signal, rel=0.01)
+    assert x_t.mean().item() == pytest.approx(signal**0.5 * 0.5, abs=0.006)
 
 
 def test_posterior_mean_has_the_coefficients_of_equation_7(x_0: Tensor, eps: Tensor):
-    schedule = linear_schedule(64, 1e-3, 0.15)
+    schedule = LINEAR
     beta = schedule.beta.numpy()
     alpha_bar = np.cumprod(1 - beta)
     x_t = q_sample(x_0, schedule.alpha_bar[:, None, None, None], eps)
@@ -91,7 +99,7 @@ def test_posterior_mean_has_the_coefficients_of_equation_7(x_0: Tensor, eps: Ten
 
 @pytest.mark.parametrize("t", [1, 10, 49])
 def test_posterior_mean_is_that_of_bayes_rule(t: int):
-    schedule = cosine_schedule(50)
+    schedule = Schedule(cosine(50), torch.arange(50))
     x_0, x_t = 0.37, -1.21
     alpha, beta = 1 - schedule.beta[t].item(), schedule.beta[t].item()
     previous = schedule.alpha_bar_prev[t].item()
@@ -108,6 +116,6 @@ def test_posterior_mean_is_that_of_bayes_rule(t: int):
 
 
 def test_posterior_mean_before_the_first_time_is_x_0(x_0: Tensor, eps: Tensor):
-    alpha_bar = linear_schedule(64, 1e-3, 0.15).alpha_bar[0]
+    alpha_bar = LINEAR.alpha_bar[0]
     found = q_posterior_mean(x_0, eps, alpha_bar, torch.ones((), dtype=torch.float64))
     torch.testing.assert_close(found, x_0, rtol=0, atol=1e-12)

@@ -1,12 +1,16 @@
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ddpm.data.image_set import ImageSet
 from ddpm.evaluation import reference
+from ddpm.evaluation.features import Features
 from ddpm.evaluation.frechet import fit_gaussian
-from ddpm.evaluation.reference import InceptionReference, MnistReference, frechet_floor, pixels, summarize_inception
+from ddpm.evaluation.reference import Reference, find_reference, frechet_floor, pixels, reference_of
 from ddpm.utils.errors import DamagedFile, MissingFile
+from ddpm.utils.files import save_arrays
 
 
 @pytest.fixture
@@ -15,64 +19,105 @@ def train(rng: np.random.Generator) -> np.ndarray:
 
 
 @pytest.fixture
-def test_set(rng: np.random.Generator) -> np.ndarray:
-    return rng.normal(size=(1000, 5)).astype(np.float32)
+def made(train: np.ndarray, rng: np.random.Generator) -> Reference:
+    test = rng.normal(size=(1000, 5)).astype(np.float32)
+    return reference_of("abc", (train, np.arange(6000) % 10), (test, np.arange(1000) % 10), test[:, :2], 7)
 
 
-def test_a_reference_comes_back_from_its_file(tmp_path: Path, train: np.ndarray, test_set: np.ndarray):
+def test_a_reference_comes_back_from_its_file(tmp_path: Path, made: Reference):
+    made.save(tmp_path / "mnist.npz")
+    found = Reference.load(tmp_path / "mnist.npz")
+    for key, value in asdict(made).items():
+        assert np.array_equal(getattr(found, key), value), key
+        assert type(getattr(found, key)) is type(value), key
+
+
+def test_a_file_of_another_kind_is_named(tmp_path: Path):
     path = tmp_path / "mnist.npz"
-    parts = (train, test_set, test_set[:, :2], train[:, 0], test_set[:, 0], test_set[:, 1], test_set[:, 2])
-    MnistReference(*parts).save(path)
-    found = MnistReference.load(path)
-    assert np.array_equal(found.train, train)
-    assert np.array_equal(found.test, test_set)
-    assert np.array_equal(found.test_probabilities, test_set[:, :2])
-    assert np.array_equal(found.test_nearest_pixel, test_set[:, 2])
+    with pytest.raises(MissingFile, match=r"mnist\.npz"):
+        Reference.load(path)
+    save_arrays(path, images=np.zeros(3))
+    with pytest.raises(DamagedFile, match=r"mnist\.npz.*images.*not the features of real images"):
+        Reference.load(path)
 
 
-def test_a_file_of_another_kind_is_named(tmp_path: Path, train: np.ndarray):
-    path = tmp_path / "reference.npz"
-    with pytest.raises(MissingFile, match=r"reference\.npz"):
-        MnistReference.load(path)
-    MnistReference(*[train] * 7).save(path)
-    with pytest.raises(DamagedFile, match=r"reference\.npz.*InceptionReference"):
-        InceptionReference.load(path)
+def test_it_holds_the_gaussian_of_all_and_the_distance_of_each_test_image(made: Reference, train: np.ndarray):
+    expected = fit_gaussian(train)
+    assert np.array_equal(made.gaussian.covariance, expected.covariance)
+    assert made.gaussian.count == 6000
+    assert made.complete
+    assert np.array_equal(made.train, train)
+    every = np.linalg.norm(made.test[:20, None].astype(np.float64) - train[None], axis=2)
+    np.testing.assert_allclose(made.test_nearest[:20], every.min(1), rtol=1e-12)
 
 
-def test_the_floor_follows_from_the_seed_and_shrinks_with_the_count(train: np.ndarray):
-    small, again, other = (frechet_floor(train, 100, seed) for seed in (1, 1, 2))
+def test_of_many_dimensions_a_random_sample_is_kept(
+    made: Reference, train: np.ndarray, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(reference, "_KEPT_NUMBERS", 500 * 5)
+    labels = np.arange(6000)
+    found = reference_of("abc", (train, labels), (made.test, made.test_labels), None, 7)
+    assert found.train.shape == (500, 5)
+    assert np.array_equal(found.train, train[found.train_labels])
+    assert len(set(found.train_labels)) == 500
+    assert not found.complete
+    assert len(found.test_nearest) == 0
+    assert found.test_probabilities.shape == (1000, 0)
+    assert np.array_equal(found.mean, made.mean)
+    assert found.frechet_floor(100) == found.floor == made.floor
+
+
+class Fake:
+    """A feature network that counts how often it is asked."""
+
+    name, frechet_key, weights_sha256, dimensions, preprocessing = "fake", "fd_fake", "abc", 4, "none"
+    asked = 0
+
+    def features(self, images: np.ndarray, label: str) -> Features:  # noqa: ARG002
+        self.asked += 1
+        return Features(images.reshape(len(images), -1).astype(np.float32))
+
+
+def test_a_stored_reference_is_used_if_weights_and_seed_are_the_same(tmp_path: Path, rng: np.random.Generator):
+    def images(count: int) -> ImageSet:
+        pictures = rng.integers(256, size=(count, 1, 2, 2), dtype=np.uint8)
+        return ImageSet(pictures, np.zeros(count, np.int64), np.arange(count), 1)
+
+    train, test = images(100), images(30)
+    path, fake = tmp_path / "fake.npz", Fake()
+    found = find_reference(fake, path, 7, lambda: (train, test))
+    assert fake.asked == 2
+    found.save(path)
+    find_reference(fake, path, 7, lambda: (train, test))
+    assert fake.asked == 2
+    find_reference(fake, path, 8, lambda: (train, test))
+    fake.weights_sha256 = "other"
+    find_reference(fake, path, 7, lambda: (train, test))
+    assert fake.asked == 6
+
+
+def floor(train: np.ndarray, count: int, seed: int = 1) -> float:
+    return frechet_floor(train, fit_gaussian(train), count, np.random.default_rng(seed))
+
+
+def test_the_floor_follows_from_the_stream_and_shrinks_with_the_count(train: np.ndarray, made: Reference):
+    small, again, other = (floor(train, 100, seed) for seed in (1, 1, 2))
     assert small == again != other
-    assert 0 < frechet_floor(train, 1000, 1) < small
+    assert 0 < floor(train, 1000) < small
+    assert made.frechet_floor(100) == made.frechet_floor(100) == pytest.approx(small, rel=0.2)
 
 
 def test_the_floor_of_normal_features_is_what_sampling_theory_says(train: np.ndarray):
-    # Of n samples in d dimensions: d/n from the mean, about d(d+1)/(8n) from the covariance, of a subset less 1/60.
+    # Of n samples in d dimensions: d/n from the mean, about d(d+1)/(4n) from the covariance, of a subset less 1/60.
     count, d = 100, 5
-    expected = d / count + d * (d + 1) / (8 * count)
-    assert frechet_floor(train, count, 1) == pytest.approx(expected, rel=0.3)
+    expected = d / count + d * (d + 1) / (4 * count)
+    assert floor(train, count) == pytest.approx(expected, rel=0.15)
 
 
 def test_the_floor_is_never_that_of_all_training_images(train: np.ndarray):
-    assert frechet_floor(train, len(train), 1) == frechet_floor(train, len(train) // 2, 1) > 1e-4
-
-
-def test_an_inception_reference_is_the_gaussian_the_floor_and_a_sample(
-    train: np.ndarray, test_set: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(reference, "INCEPTION_SAMPLE", 500)
-    summarize_inception(train, test_set, "abc", 7).save(tmp_path / "inception.npz")
-    found = InceptionReference.load(tmp_path / "inception.npz")
-    expected = fit_gaussian(train)
-    assert np.array_equal(found.real.everything.mean, expected.mean)
-    assert np.array_equal(found.real.everything.covariance, expected.covariance)
-    assert found.real.everything.count == 6000
-    assert float(found.floor) == frechet_floor(train, 500, 7)
-    assert found.weights_sha256 == "abc"
-    assert found.train.shape == (500, 5)
-    assert {row.tobytes() for row in found.train} <= {row.tobytes() for row in train}
-    assert np.array_equal(found.test, test_set)
+    assert floor(train, len(train)) == floor(train, len(train) // 2) > 1e-4
 
 
 def test_pixels_are_points_in_the_unit_cube():
-    images = np.array([[[0, 255], [51, 102]]], np.uint8)
+    images = np.array([[[[0, 255], [51, 102]]]], np.uint8)
     np.testing.assert_allclose(pixels(images), [[0, 1, 0.2, 0.4]], rtol=1e-6)

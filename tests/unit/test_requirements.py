@@ -1,17 +1,14 @@
-"""What is installed: every version pinned, every file's hash known, every licence named, no import unaccounted for."""
+"""What is installed: every version pinned, every file's hash known, no import unaccounted for."""
 
 import ast
 import re
 import sys
-from importlib.metadata import packages_distributions
+from importlib.metadata import distributions, packages_distributions
 from pathlib import Path
 
-import pytest
+from clones import REPOSITORY
 
-from ddpm.utils.errors import DdpmError, MissingFile
-from tools.licences import LOCK, PAGE, licences, locked, normal, table, written
-
-REPOSITORY = Path(__file__).parents[1]
+LOCK, PAGE = REPOSITORY / "requirements.txt", REPOSITORY / "docs/licences.md"
 OURS = ("ddpm", "stages", "tools", "presets", "benchmarks")
 REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(?:\[[\w,-]+\])?==(?P<version>[^\s;*]+)(?: ; (?P<marker>[^\\]+))?")
 
@@ -20,6 +17,17 @@ def requirements(path: Path) -> list[str]:
     """The requirements of a file, one with all its hashes a line."""
     lines = path.read_text().replace("\\\n", " ").splitlines()
     return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+
+
+def normal(name: str) -> str:
+    """The name as package indexes compare it: ``Ruamel.yaml`` and ``ruamel_yaml`` are one."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def locked(path: Path) -> list[tuple[str, str]]:
+    """The name and version of every requirement of a file."""
+    found = [REQUIREMENT.match(line) for line in requirements(path)]
+    return [(normal(match["name"]), match["version"]) for match in found if match]
 
 
 def direct() -> list[tuple[str, str]]:
@@ -39,7 +47,7 @@ def imported(folder: Path) -> set[str]:
 
 
 def test_every_line_is_pinned_and_hashed():
-    lines = requirements(REPOSITORY / LOCK)
+    lines = requirements(LOCK)
     assert len(lines) > 100
     for line in lines:
         requirement, *hashes = line.split(" --hash=")
@@ -49,21 +57,21 @@ def test_every_line_is_pinned_and_hashed():
 
 
 def test_the_lock_names_neither_a_host_nor_a_folder_of_some_machine():
-    assert re.findall(r"://|--\w+-url|--find-links|(?<!\w)/\w+/", (REPOSITORY / LOCK).read_text()) == []
+    assert re.findall(r"://|--\w+-url|--find-links|(?<!\w)/\w+/", (LOCK).read_text()) == []
 
 
 def test_each_direct_requirement_is_locked_at_its_version():
     lines = requirements(REPOSITORY / "requirements.in")
     assert all(REQUIREMENT.fullmatch(line) for line in lines)
     assert len(direct()) == len(lines)
-    assert set(direct()) <= set(locked(REPOSITORY / LOCK))
+    assert set(direct()) <= set(locked(LOCK))
 
 
 def test_what_is_installed_is_what_is_locked():
     versions = {}
-    for name, version in locked(REPOSITORY / LOCK):
+    for name, version in locked(LOCK):
         versions.setdefault(name, set()).add(version)
-    installed = dict(licences())
+    installed = {(normal(found.name), found.version) for found in distributions()}
     assert {name for name, _ in direct()} <= {name for name, _ in installed}
     for name, version in installed:
         if name in versions:
@@ -90,24 +98,9 @@ def test_every_direct_requirement_is_used():
     assert {name for name, _ in direct()} - used - commands - plugins == set()
 
 
-def test_the_page_of_licences_is_what_the_packages_say():
-    page = REPOSITORY / PAGE
-    known = written(page)
-    for package in locked(REPOSITORY / LOCK):
-        assert known[package].strip(), package
-    assert table(locked(REPOSITORY / LOCK), {**known, **licences()}) == page.read_text()
-
-
-def test_an_unknown_licence_is_an_error_that_names_the_package(tmp_path: Path):
-    with pytest.raises(DdpmError, match=r"some-package 1\.0"):
-        table([("some-package", "1.0")], {("some-package", "2.0"): "MIT"})
-    with pytest.raises(MissingFile, match="make lock"):
-        locked(tmp_path / "requirements.txt")
-
-
-def test_a_name_is_read_with_extras_markers_and_hashes(tmp_path: Path):
-    lock = tmp_path / "requirements.txt"
-    lock.write_text(
-        "# comment==1\nRuamel.yaml==0.1 \\\n    --hash=sha256:00\nmoto[server]==5.2 ; python_full_version < '3.12'\n"
-    )
-    assert locked(lock) == [("moto", "5.2"), ("ruamel-yaml", "0.1")]
+def test_the_page_of_licences_names_the_locked_packages_that_are_installed():
+    rows = re.findall(r"^\| (\S+) +\| (\S+) +\| (.+?) +\|$", PAGE.read_text(), flags=re.MULTILINE)
+    named = {(normal(name), version) for name, version, _ in rows}
+    installed = {(normal(found.name), found.version) for found in distributions()}
+    assert len(named) > 100
+    assert set(locked(LOCK)) & installed - named == set()

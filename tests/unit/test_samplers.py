@@ -4,24 +4,35 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpm.diffusion.samplers import Sampler, ddim_sampler, ddpm_sampler, dpmpp_2m_sampler, heun_sampler
-from ddpm.diffusion.schedule import Schedule, cosine_schedule, even_times, linear_schedule, log_snr_times, respace
+from ddpm.diffusion import schedule as schedules
+from ddpm.diffusion.samplers import SAMPLERS, Sampler, ddim, ddpm, dpmpp_2m, evaluated_times, heun
+from ddpm.diffusion.schedule import Schedule, even_times, log_snr_times, respace
+from ddpm.utils.errors import DdpmError
 
-SAMPLERS = {
-    "ddpm small": ddpm_sampler("small"),
-    "ddpm large": ddpm_sampler("large"),
-    "ddim 0": ddim_sampler(0.0),
-    "ddim 0.5": ddim_sampler(0.5),
-    "ddim 1": ddim_sampler(1.0),
-    "dpmpp 0": dpmpp_2m_sampler(0.0),
-    "dpmpp 0.5": dpmpp_2m_sampler(0.5),
-    "dpmpp 1": dpmpp_2m_sampler(1.0),
-    "heun": heun_sampler(),
+
+def cosine(timesteps: int) -> Schedule:
+    return Schedule(schedules.cosine(timesteps), torch.arange(timesteps))
+
+
+def linear(timesteps: int, beta_start: float, beta_end: float) -> Schedule:
+    return Schedule(schedules.linear(timesteps, beta_start, beta_end), torch.arange(timesteps))
+
+
+EXAMPLES = {
+    "ddpm small": ddpm("small"),
+    "ddpm large": ddpm("large"),
+    "ddim 0": ddim(0.0),
+    "ddim 0.5": ddim(0.5),
+    "ddim 1": ddim(1.0),
+    "dpmpp 0": dpmpp_2m(0.0),
+    "dpmpp 0.5": dpmpp_2m(0.5),
+    "dpmpp 1": dpmpp_2m(1.0),
+    "heun": heun(),
 }
 
 
 class CountedNoise:
-    """Standard normal noise from a seed, and how often it was asked for."""
+    """Standard normal noise from a seed, and how often it was called."""
 
     def __init__(self, shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float64) -> None:
         self.generator = torch.Generator().manual_seed(seed)
@@ -36,7 +47,7 @@ def spaced(schedule: Schedule, steps: int) -> Schedule:
     return respace(schedule, even_times(schedule, steps))
 
 
-@pytest.fixture(params=SAMPLERS.values(), ids=SAMPLERS.keys())
+@pytest.fixture(params=EXAMPLES.values(), ids=EXAMPLES.keys())
 def sampler(request: pytest.FixtureRequest) -> Sampler:
     return request.param
 
@@ -45,7 +56,7 @@ def sampler(request: pytest.FixtureRequest) -> Sampler:
 def test_an_oracle_denoiser_leads_every_sampler_to_x_0(sampler: Sampler, steps: int):
     x_0 = torch.rand(4, 1, 5, 5, generator=torch.Generator().manual_seed(1)) * 2 - 1
     noise = CountedNoise(x_0.shape, dtype=torch.float32)
-    found = sampler(lambda *_: x_0, noise(), spaced(cosine_schedule(100), steps), noise)
+    found = sampler(lambda *_: x_0, noise(), spaced(cosine(100), steps), noise)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, x_0, rtol=0, atol=1e-6)
 
@@ -58,47 +69,48 @@ def test_the_denoiser_meets_the_times_it_was_trained_on_from_noise_to_image(samp
         return torch.zeros_like(x_t)
 
     noise = CountedNoise((2, 1, 1, 1))
-    sampler(denoise, noise(), respace(cosine_schedule(1000), torch.tensor([0, 10, 500, 999])), noise)
-    twice = sampler is SAMPLERS["heun"]
+    sampler(denoise, noise(), respace(cosine(1000), torch.tensor([0, 10, 500, 999])), noise)
+    twice = sampler is EXAMPLES["heun"]
     assert met == ([999, 500, 500, 10, 10, 0, 0] if twice else [999, 500, 10, 0])
+    assert evaluated_times(sampler, respace(cosine(1000), torch.tensor([0, 10, 500, 999]))) == met
 
 
 def curved(x_t: Tensor, t: int) -> Tensor:
     return torch.tanh(x_t * (1 + 0.01 * t)) * 0.9
 
 
-@pytest.mark.parametrize("schedule", [linear_schedule(100, 1e-4, 0.1), cosine_schedule(100)], ids=["linear", "cosine"])
+@pytest.mark.parametrize("schedule", [linear(100, 1e-4, 0.1), cosine(100)], ids=["linear", "cosine"])
 @pytest.mark.parametrize("steps", [5, 100])
 def test_ddim_with_eta_1_is_ddpm_with_small_variance(schedule: Schedule, steps: int):
-    ways: list[list[Tensor]] = []
-    for sampler in (ddim_sampler(1.0), ddpm_sampler("small")):
-        noise, way = CountedNoise((8, 1, 2, 2), seed=4), []
-        sampler(curved, noise(), spaced(schedule, steps), noise, lambda _, x_t, __, way=way: way.append(x_t))
-        ways.append(way)
-    assert len(ways[0]) == steps + 1
-    for by_ddim, by_ddpm in zip(*ways, strict=True):
+    trajectories: list[list[Tensor]] = []
+    for sampler in (ddim(1.0), ddpm("small")):
+        noise, seen = CountedNoise((8, 1, 2, 2), seed=4), []
+        sampler(curved, noise(), spaced(schedule, steps), noise, lambda _, x_t, __, seen=seen: seen.append(x_t))
+        trajectories.append(seen)
+    assert len(trajectories[0]) == steps + 1
+    for by_ddim, by_ddpm in zip(*trajectories, strict=True):
         torch.testing.assert_close(by_ddim, by_ddpm, rtol=1e-9, atol=1e-9)
 
 
-def test_large_variance_is_another_way_than_small():
+def test_large_variance_samples_otherwise_than_small():
     found = []
-    for sampler in (ddpm_sampler("small"), ddpm_sampler("large")):
+    for sampler in (ddpm("small"), ddpm("large")):
         noise = CountedNoise((8, 1, 2, 2), seed=4)
-        found.append(sampler(curved, noise(), spaced(cosine_schedule(100), 10), noise))
+        found.append(sampler(curved, noise(), spaced(cosine(100), 10), noise))
     assert (found[0] - found[1]).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("name", ["ddim 0", "dpmpp 0", "heun"])
-def test_deterministic_samplers_ask_for_no_noise_on_the_way(name: str):
+def test_deterministic_samplers_take_no_noise_after_the_first(name: str):
     noise = CountedNoise((2, 1, 2, 2))
-    SAMPLERS[name](curved, noise(), cosine_schedule(20), noise)
+    EXAMPLES[name](curved, noise(), cosine(20), noise)
     assert noise.calls == 1
 
 
 @pytest.mark.parametrize("name", ["ddpm small", "ddpm large", "ddim 1", "dpmpp 1"])
-def test_noisy_samplers_ask_for_noise_at_every_step_but_the_last(name: str):
+def test_noisy_samplers_take_noise_at_every_step_but_the_last(name: str):
     noise = CountedNoise((2, 1, 2, 2))
-    SAMPLERS[name](curved, noise(), cosine_schedule(20), noise)
+    EXAMPLES[name](curved, noise(), cosine(20), noise)
     assert noise.calls == 20
 
 
@@ -107,7 +119,7 @@ def test_on_step_sees_every_step_and_the_result(sampler: Sampler, steps: int):
     seen: list[tuple[int, Tensor, Tensor]] = []
     noise = CountedNoise((3, 1, 2, 2))
     x_T = noise()
-    result = sampler(curved, x_T, spaced(cosine_schedule(50), steps), noise, lambda *step: seen.append(step))
+    result = sampler(curved, x_T, spaced(cosine(50), steps), noise, lambda *step: seen.append(step))
     assert [step for step, *_ in seen] == list(range(steps + 1))
     assert torch.equal(seen[0][1], x_T)
     assert torch.equal(seen[0][2], curved(x_T, 49))
@@ -119,46 +131,44 @@ def exact_denoiser(schedule: Schedule, mean: float, deviation: float) -> Callabl
     """E[x_0 | x_t] for x_0 ~ N(mean, deviation²), from Bayes' rule."""
 
     def denoise(x_t: Tensor, t: int) -> Tensor:
-        share = schedule.alpha_bar[t].item()
-        gain = share**0.5 * deviation**2 / (share * deviation**2 + 1 - share)
-        return mean + gain * (x_t - share**0.5 * mean)
+        signal = schedule.alpha_bar[t].item()
+        gain = signal**0.5 * deviation**2 / (signal * deviation**2 + 1 - signal)
+        return mean + gain * (x_t - signal**0.5 * mean)
 
     return denoise
 
 
 @pytest.mark.parametrize("variance", ["small", "large"])
-@pytest.mark.parametrize(
-    "schedule", [linear_schedule(1000, 1e-4, 0.02), cosine_schedule(1000)], ids=["linear", "cosine"]
-)
+@pytest.mark.parametrize("schedule", [linear(1000, 1e-4, 0.02), cosine(1000)], ids=["linear", "cosine"])
 def test_ancestral_sampling_of_gaussian_data_has_its_mean_and_variance(schedule: Schedule, variance: str):
     mean, deviation = 0.4, 0.5
     noise = CountedNoise((20_000, 1, 1, 1), seed=8, dtype=torch.float32)
-    found = ddpm_sampler(variance)(exact_denoiser(schedule, mean, deviation), noise(), schedule, noise)
+    found = ddpm(variance)(exact_denoiser(schedule, mean, deviation), noise(), schedule, noise)
     assert found.mean().item() == pytest.approx(mean, abs=0.015)
     assert found.std().item() == pytest.approx(deviation, rel=0.02)
 
 
 def test_deterministic_ddim_of_gaussian_data_has_its_mean_and_variance():
-    schedule = cosine_schedule(1000)
+    schedule = cosine(1000)
     noise = CountedNoise((20_000, 1, 1, 1), seed=8)
-    found = ddim_sampler(0.0)(exact_denoiser(schedule, -0.3, 0.5), noise(), schedule, noise)
+    found = ddim(0.0)(exact_denoiser(schedule, -0.3, 0.5), noise(), schedule, noise)
     assert found.mean().item() == pytest.approx(-0.3, abs=0.015)
     assert found.std().item() == pytest.approx(0.5, rel=0.02)
 
 
-@pytest.mark.parametrize(("eta", "first_order"), [(0.0, ddim_sampler(0.0)), (1.0, ddpm_sampler("small"))])
+@pytest.mark.parametrize(("eta", "first_order"), [(0.0, ddim(0.0)), (1.0, ddpm("small"))])
 def test_the_first_step_of_dpmpp_is_of_first_order(eta: float, first_order: Sampler):
     # Of two steps the second only hands over x̂_0, so that the first decides the result.
     found = []
-    for sampler in (dpmpp_2m_sampler(eta), first_order):
+    for sampler in (dpmpp_2m(eta), first_order):
         noise = CountedNoise((8, 1, 2, 2), seed=4)
-        found.append(sampler(curved, noise(), spaced(cosine_schedule(100), 2), noise))
+        found.append(sampler(curved, noise(), spaced(cosine(100), 2), noise))
     torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-9)
 
 
 def ode_error(sampler: Sampler, steps: int, spacing: Callable[[Schedule, int], Tensor] = log_snr_times) -> float:
     """Greatest distance from where the probability-flow ODE of Gaussian data leads, which is known exactly."""
-    schedule, mean, deviation = cosine_schedule(1000), 0.4, 0.3
+    schedule, mean, deviation = cosine(1000), 0.4, 0.3
     x_T = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None, None, None]
     seen: list[Tensor] = []
     times = spacing(schedule, steps)
@@ -170,29 +180,36 @@ def ode_error(sampler: Sampler, steps: int, spacing: Callable[[Schedule, int], T
         lambda _, x_t, __: seen.append(x_t),
     )
     # Compared at the last time above 0: the jump from there to x_0 is the same for all samplers.
-    share = schedule.alpha_bar[times[[0, -1]]]
-    spread = (share * deviation**2 + 1 - share).sqrt()
-    exact = share[0].sqrt() * mean + spread[0] * (x_T - share[1].sqrt() * mean) / spread[1]
+    signal = schedule.alpha_bar[times[[0, -1]]]
+    spread = (signal * deviation**2 + 1 - signal).sqrt()
+    exact = signal[0].sqrt() * mean + spread[0] * (x_T - signal[1].sqrt() * mean) / spread[1]
     return (seen[-2] - exact).abs().max().item()
 
 
-@pytest.mark.parametrize(("sampler", "per_step"), [(dpmpp_2m_sampler(0.0), 1), (heun_sampler(), 2)])
+@pytest.mark.parametrize(("sampler", "per_step"), [(dpmpp_2m(0.0), 1), (heun(), 2)])
 def test_second_order_samplers_halve_their_error_twice_where_ddim_does_once(sampler: Sampler, per_step: int):
-    assert ode_error(ddim_sampler(0.0), 80) > 0.45 * ode_error(ddim_sampler(0.0), 40)
+    assert ode_error(ddim(0.0), 80) > 0.45 * ode_error(ddim(0.0), 40)
     assert ode_error(sampler, 80) < 0.3 * ode_error(sampler, 40)
-    assert ode_error(sampler, 80 // per_step) < 0.5 * ode_error(ddim_sampler(0.0), 80)
+    assert ode_error(sampler, 80 // per_step) < 0.5 * ode_error(ddim(0.0), 80)
 
 
 @pytest.mark.parametrize("steps", [10, 25])
-def test_heun_stays_on_the_way_in_few_even_steps_of_a_cosine_schedule(steps: int):
+def test_heun_stays_close_in_few_even_steps_of_a_cosine(steps: int):
     # Its noise over signal spans orders of magnitude in the first of these steps: averaging slopes in it diverges.
-    assert ode_error(heun_sampler(), steps, even_times) < 0.7 * ode_error(ddim_sampler(0.0), steps, even_times) < 0.1
+    assert ode_error(heun(), steps, even_times) < 0.7 * ode_error(ddim(0.0), steps, even_times) < 0.1
 
 
 @pytest.mark.parametrize("steps", [100, 1000])
 def test_stochastic_dpmpp_of_gaussian_data_has_its_mean_and_variance(steps: int):
-    schedule = cosine_schedule(1000)
+    schedule = cosine(1000)
     noise = CountedNoise((20_000, 1, 1, 1), seed=8)
-    found = dpmpp_2m_sampler(1.0)(exact_denoiser(schedule, 0.4, 0.5), noise(), spaced(schedule, steps), noise)
+    found = dpmpp_2m(1.0)(exact_denoiser(schedule, 0.4, 0.5), noise(), spaced(schedule, steps), noise)
     assert found.mean().item() == pytest.approx(0.4, abs=0.015)
     assert found.std().item() == pytest.approx(0.5, rel=0.02)
+
+
+def test_an_unknown_name_is_refused_with_those_there_are():
+    with pytest.raises(DdpmError, match=r"^unknown sampler euler: choose one of ddpm, ddim, dpmpp_2m, heun\.$"):
+        _ = SAMPLERS["euler"]
+    with pytest.raises(DdpmError, match=r"^unknown variance learned: choose one of small, large\.$"):
+        ddpm("learned")(curved, torch.zeros(1, 1, 1, 1), cosine(3), lambda: torch.zeros(1, 1, 1, 1))

@@ -1,18 +1,40 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from ddpm.diffusion.schedule import Schedule, cosine_schedule, even_times, linear_schedule, log_snr_times, respace
+from ddpm.diffusion.schedule import (
+    SCHEDULES,
+    SPACINGS,
+    Schedule,
+    build_schedule,
+    even_times,
+    log_snr_times,
+    respace,
+)
+from ddpm.utils.errors import DdpmError
 
-SCHEDULES = {
-    "linear": linear_schedule(1000, 1e-4, 0.02),
-    "cosine": cosine_schedule(1000),
-    "short linear": linear_schedule(10, 1e-4, 0.3),
-    "short cosine": cosine_schedule(10),
+
+def linear(timesteps: int, beta_start: float, beta_end: float) -> Schedule:
+    return build_schedule(
+        SimpleNamespace(schedule="linear", timesteps=timesteps, beta_start=beta_start, beta_end=beta_end)
+    )
+
+
+def cosine(timesteps: int) -> Schedule:
+    return build_schedule(SimpleNamespace(schedule="cosine", timesteps=timesteps))
+
+
+EXAMPLES = {
+    "linear": linear(1000, 1e-4, 0.02),
+    "cosine": cosine(1000),
+    "short linear": linear(10, 1e-4, 0.3),
+    "short cosine": cosine(10),
 }
 
 
-@pytest.fixture(params=SCHEDULES.values(), ids=SCHEDULES.keys())
+@pytest.fixture(params=EXAMPLES.values(), ids=EXAMPLES.keys())
 def schedule(request: pytest.FixtureRequest) -> Schedule:
     return request.param
 
@@ -30,7 +52,7 @@ def test_times_count_from_zero(schedule: Schedule):
 
 
 def test_linear_schedule_agrees_with_plain_numpy():
-    schedule = linear_schedule(1000, 1e-4, 0.02)
+    schedule = linear(1000, 1e-4, 0.02)
     beta = 1e-4 + (0.02 - 1e-4) * np.arange(1000) / 999
     np.testing.assert_allclose(schedule.beta, beta, rtol=1e-12)
     np.testing.assert_allclose(schedule.alpha_bar, np.cumprod(1 - beta), rtol=1e-11)
@@ -39,13 +61,13 @@ def test_linear_schedule_agrees_with_plain_numpy():
 
 
 def test_linear_schedule_of_the_paper_ends_in_almost_pure_noise():
-    assert linear_schedule(1000, 1e-4, 0.02).alpha_bar[-1].item() == pytest.approx(4.036e-5, rel=1e-3)
+    assert linear(1000, 1e-4, 0.02).alpha_bar[-1].item() == pytest.approx(4.036e-5, rel=1e-3)
 
 
 def test_cosine_schedule_agrees_with_its_formula():
     u = np.arange(1001) / 1000
     f = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
-    schedule = cosine_schedule(1000)
+    schedule = cosine(1000)
     np.testing.assert_allclose(schedule.beta, np.minimum(1 - f[1:] / f[:-1], 0.999), rtol=1e-9)
     np.testing.assert_allclose(schedule.alpha_bar[:-1], (f / f[0])[1:-1], rtol=1e-9)
     assert schedule.beta[-1].item() == 0.999
@@ -70,8 +92,8 @@ def test_posterior_variance_is_below_beta(schedule: Schedule):
 @pytest.mark.parametrize("steps", [1, 2, 7, 50, 999, 1000])
 @pytest.mark.parametrize("name", ["linear", "cosine"])
 def test_respacing_keeps_alpha_bar_at_the_kept_times(name: str, steps: int):
-    whole = SCHEDULES[name]
-    times = even_times(cosine_schedule(1000), steps)
+    whole = EXAMPLES[name]
+    times = even_times(cosine(1000), steps)
     kept = respace(whole, times)
     assert torch.equal(kept.times, times)
     np.testing.assert_allclose(kept.alpha_bar, whole.alpha_bar[times], rtol=1e-11, atol=1e-15)
@@ -85,7 +107,7 @@ def test_respacing_to_every_step_is_the_identity(schedule: Schedule):
 
 
 def test_respacing_twice_is_respacing_once():
-    whole = cosine_schedule(1000)
+    whole = cosine(1000)
     once = respace(whole, torch.tensor([0, 300, 999]))
     twice = respace(respace(whole, torch.tensor([0, 100, 300, 999])), torch.tensor([0, 2, 3]))
     assert torch.equal(once.times, twice.times)
@@ -96,7 +118,7 @@ def test_respacing_twice_is_respacing_once():
     ("total", "steps"), [(1000, 2), (1000, 3), (1000, 25), (1000, 999), (1000, 1000), (7, 5), (2, 2)]
 )
 def test_even_times_rise_from_the_first_time_to_the_last(total: int, steps: int):
-    times = even_times(cosine_schedule(total), steps)
+    times = even_times(cosine(total), steps)
     gaps = times.diff()
     assert len(times) == steps
     assert times[0] == 0
@@ -106,7 +128,7 @@ def test_even_times_rise_from_the_first_time_to_the_last(total: int, steps: int)
 
 
 def test_a_single_step_is_taken_from_pure_noise():
-    assert even_times(cosine_schedule(1000), 1).tolist() == [999]
+    assert even_times(cosine(1000), 1).tolist() == [999]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 25, 100, 999, 1000])
@@ -120,6 +142,19 @@ def test_log_snr_times_rise_from_the_first_time_to_the_last(schedule: Schedule, 
 
 
 def test_log_snr_times_are_even_in_log_snr_where_the_schedule_is_fine_enough():
-    schedule = linear_schedule(100_000, 1e-6, 2e-4)
+    schedule = linear(100_000, 1e-6, 2e-4)
     gaps = torch.special.logit(schedule.alpha_bar)[log_snr_times(schedule, 12)].diff()[1:]
     assert gaps.std() < 0.05 * gaps.mean().abs()
+
+
+def test_an_unknown_name_is_refused_with_those_there_are():
+    with pytest.raises(DdpmError, match=r"^unknown schedule sigmoid: choose one of linear, cosine\.$"):
+        build_schedule(SimpleNamespace(schedule="sigmoid", timesteps=10))
+    with pytest.raises(DdpmError, match=r"^unknown spacing quadratic: choose one of even, log_snr\.$"):
+        _ = SPACINGS["quadratic"]
+    assert list(SCHEDULES) == ["linear", "cosine"]
+
+
+def test_a_schedule_that_leaves_nothing_of_the_image_is_refused():
+    with pytest.raises(DdpmError, match=r"the linear schedule leaves nothing .* after 1000 timesteps: lower"):
+        linear(1000, 0.1, 0.5)

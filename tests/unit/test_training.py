@@ -1,10 +1,10 @@
+import ast
 import csv
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,25 @@ import pytest
 import torch
 
 from ddpm.config import Config
-from ddpm.data.split import ImageSet
-from ddpm.diffusion.objective import loss_weights, time_density
-from ddpm.diffusion.process import normalize, q_sample, v_from
-from ddpm.models.checkpoint import build_network, build_schedule, load_checkpoint, restore_network
-from ddpm.training.loop import Recipe, train
+from ddpm.data.image_set import ImageSet
+from ddpm.diffusion.objective import build_objective
+from ddpm.diffusion.process import q_sample, v_from
+from ddpm.diffusion.schedule import build_schedule
+from ddpm.models.build import build_network
+from ddpm.models.checkpoint import load_checkpoint, restore_network
+from ddpm.training.loop import train
+from ddpm.training.monitor import Monitor
 from ddpm.training.optimizers import lr_factor
 from ddpm.training.run_folder import RunFolder
+from ddpm.training.state import Recipe, TrainState
 from ddpm.training.validation import FixedGrid
 from ddpm.utils.errors import DdpmError
-from ddpm.utils.images import read_pngs
+from ddpm.utils.images import normalize, read_pngs
 from ddpm.utils.runtime import Runtime
 
 OUTPUTS = ("last.safetensors", "best.safetensors", "log.csv", "validation.csv")
 DROPOUT = {"model.dropout": 0.2}
+NEVER_LOGGED = {"train.log_every": 5000, "train.validate_every": 5000}
 
 Run = Callable[..., dict[str, Any]]
 
@@ -36,29 +41,32 @@ class Killed(BaseException):
 
 
 class DoomedFolder(RunFolder):
-    """A run folder in which a log row of a certain step brings an end to the run."""
+    """A run folder in which a log row of a certain step ends the run."""
 
     step = 0
-
-    def end(self) -> None:
-        raise Killed
 
     def write_csv(self, name: str, rows: Any) -> None:  # noqa: ANN401
         super().write_csv(name, rows)
         if name == "log.csv" and rows[-1]["step"] == self.step:
-            self.end()
+            raise Killed
 
 
-class SignalledFolder(DoomedFolder):
-    """One in which that end is a SIGTERM."""
+def signal_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGTERM) -> None:
+    """Send this process a signal in the middle of a training step (counted from 1), once."""
+    advance, left = TrainState.advance, [step]
 
-    def end(self) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+    def interrupted(state: TrainState, *values: Any) -> None:  # noqa: ANN401
+        advance(state, *values)
+        if left == [state.step]:
+            left.clear()
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(TrainState, "advance", interrupted)
 
 
 @pytest.fixture(scope="module")
 def run(digits: ImageSet, tiny: Callable[..., Config], cpu: Runtime) -> Run:
-    """Train on 512 digits, 20 steps by default, in FOLDER/out with FOLDER/rescue; return the results."""
+    """Train on 512 digits, 20 steps by default, in FOLDER/out with FOLDER/kept; return the results."""
     training, validation = digits.take(np.arange(512)), digits.take(np.arange(1000, 1064))
 
     def start(
@@ -66,7 +74,7 @@ def run(digits: ImageSet, tiny: Callable[..., Config], cpu: Runtime) -> Run:
     ) -> dict[str, Any]:
         config = tiny(changes or {})
         recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
-        with kind(folder / "out", folder / "rescue") as place:
+        with kind(folder / "out", folder / "kept") as place:
             return train(recipe, training, validation, cpu, place, every)[0]
 
     return start
@@ -120,35 +128,92 @@ def test_another_seed_is_another_run(run: Run, undisturbed: Undisturbed, tmp_pat
     assert not equal(weights(undisturbed({})), weights(tmp_path))
 
 
-@pytest.mark.parametrize(("step", "changes"), [(4, DROPOUT), (8, {}), (16, DROPOUT)])
-def test_a_run_told_to_stop_resumes_to_the_same_bits(
-    run: Run, undisturbed: Undisturbed, tmp_path: Path, step: int, changes: dict[str, Any]
+@pytest.mark.parametrize(
+    ("step", "changes"),
+    [(1, DROPOUT), (4, {}), (5, DROPOUT), (7, NEVER_LOGGED), (16, {"train.optimizer": "adamw"}), (19, DROPOUT)],
+)
+def test_a_run_stopped_at_any_step_resumes_to_the_same_bits(
+    run: Run,
+    undisturbed: Undisturbed,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+    changes: dict[str, Any],
 ):
-    kind = type("Folder", (SignalledFolder,), {"step": step})
-    with pytest.raises(SystemExit, match=f"stopped at step {step} of 20"):
-        run(tmp_path, changes, kind)
+    expected = undisturbed(changes)
+    signal_at(monkeypatch, step)
+    with pytest.raises(SystemExit, match=f"^stopped at step {step} of 20; the next `dvc repro` resumes there"):
+        run(tmp_path, changes)
     assert not (tmp_path / "out" / "last.safetensors").exists()
     run(tmp_path, changes)
-    assert_same_outputs(undisturbed(changes), tmp_path)
+    assert_same_outputs(expected, tmp_path)
+
+
+def test_ctrl_c_is_answered_at_once_and_a_resumed_run_says_from_where(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    said = []
+    signal_at(monkeypatch, 7, signal.SIGINT)
+    after_step = Monitor.after_step
+
+    def listening(monitor: Monitor, *arguments: Any) -> None:  # noqa: ANN401
+        said.append("stopping after this step; once more stops at once" in capfd.readouterr().err)
+        after_step(monitor, *arguments)
+
+    monkeypatch.setattr(Monitor, "after_step", listening)
+    with pytest.raises(SystemExit, match="stopped at step 7 of 20"):
+        run(tmp_path, NEVER_LOGGED)
+    assert said == [False] * 6 + [True]
+    run(tmp_path, NEVER_LOGGED)
+    assert said[7:] == [False] * 13
+
+
+def test_a_signal_at_the_last_step_stops_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    signal_at(monkeypatch, 20)
+    assert run(tmp_path)["steps"] == 20
+
+
+def test_a_resumed_run_says_from_where(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    signal_at(monkeypatch, 3)
+    with pytest.raises(SystemExit):
+        run(tmp_path)
+    run(tmp_path)
+    assert f"resuming from step 3 of 20, saved in {tmp_path / 'kept'}" in capfd.readouterr().out
+
+
+def test_a_damaged_state_ends_the_run_with_what_to_delete(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    signal_at(monkeypatch, 3)
+    with pytest.raises(SystemExit):
+        run(tmp_path)
+    state = tmp_path / "kept" / "state.safetensors"
+    content = state.read_bytes()
+    for harmed in (content[:-1] + bytes([content[-1] ^ 1]), content[:100], b""):
+        state.write_bytes(harmed)
+        with pytest.raises(DdpmError, match=r"state\.safetensors.*: delete the folder \S+kept to start that run again"):
+            run(tmp_path)
 
 
 def test_a_run_killed_between_saves_resumes_to_the_same_bits(run: Run, undisturbed: Undisturbed, tmp_path: Path):
-    for step in (12, 20):
+    for step, every in ((12, 1e-9), (20, 1e9)):
         with pytest.raises(Killed):
-            run(tmp_path, kind=type("Folder", (DoomedFolder,), {"step": step}), every=1e-9)
-        state = load_checkpoint(tmp_path / "rescue" / "state.safetensors")
-        assert state.facts["step"] == step - 4
+            run(tmp_path, kind=type("Folder", (DoomedFolder,), {"step": step}), every=every)
+        assert load_checkpoint(tmp_path / "kept" / "state.safetensors").metadata["step"] == 11
     run(tmp_path)
     assert_same_outputs(undisturbed({}), tmp_path)
 
 
-def test_what_a_killed_run_has_made_is_shown_again_where_the_outputs_were_deleted(run: Run, tmp_path: Path):
+def test_what_a_killed_run_has_made_is_shown_again_where_the_outputs_were_deleted(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    signal_at(monkeypatch, 8)
     with pytest.raises(SystemExit):
-        run(tmp_path, kind=type("Folder", (SignalledFolder,), {"step": 8}))
+        run(tmp_path)
     shown = {name: (tmp_path / "out" / name).read_bytes() for name in OUTPUTS if name != "last.safetensors"}
     for name in shown:
         (tmp_path / "out" / name).unlink()
-    with RunFolder(tmp_path / "out", tmp_path / "rescue"):
+    with RunFolder(tmp_path / "out", tmp_path / "kept"):
         assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == shown
 
 
@@ -172,6 +237,8 @@ def test_watching_a_run_does_not_change_it(
 ):
     run(tmp_path, changes | {key: 3})
     assert equal(weights(undisturbed(changes)), weights(tmp_path))
+    if key != "train.validate_every":
+        assert rows(tmp_path / "out" / "validation.csv") == rows(undisturbed(changes) / "out" / "validation.csv")
 
 
 def test_the_loss_falls(run: Run, tmp_path: Path):
@@ -183,29 +250,29 @@ def test_the_loss_falls(run: Run, tmp_path: Path):
 
 
 def test_the_first_loss_of_a_network_that_predicts_zero_is_the_variance_of_eps(run: Run, tmp_path: Path):
-    run(tmp_path, {"diffusion.target": "eps", "train.weighting": "none", "train.log_every": 1, "train.epochs": 0.0625})
+    run(
+        tmp_path, {"diffusion.target": "eps", "train.weighting": "simple", "train.log_every": 1, "train.epochs": 0.0625}
+    )
     assert [row["loss"] for row in rows(tmp_path / "out" / "log.csv")] == [pytest.approx(1, abs=0.03)]
 
 
 @pytest.mark.parametrize("changes", [{}, DROPOUT], ids=["default", "dropout"])
-def test_validation_is_the_loss_of_the_averaged_network_as_it_draws(
-    undisturbed: Undisturbed, digits: ImageSet, changes: dict[str, Any]
+def test_validation_is_the_loss_of_the_averaged_network_as_it_samples(
+    undisturbed: Undisturbed, digits: ImageSet, tiny: Callable[..., Config], changes: dict[str, Any]
 ):
     weighed = {"train.weighting": "min_snr", "train.log_sigma_mean": 0.5, "train.log_sigma_std": 1.5}
     folder = undisturbed(changes | weighed) / "out"
     found = rows(folder / "validation.csv")[-1]
     checkpoint = load_checkpoint(folder / "last.safetensors")
     network = restore_network(checkpoint, "last")
-    schedule = build_schedule(checkpoint.diffusion)
-    alpha_bar = schedule.alpha_bar.float()[:, None, None, None]
+    alpha_bar = build_schedule(checkpoint.diffusion).alpha_bar.float()[:, None, None, None]
     grid = FixedGrid(
-        torch.from_numpy(digits.images[1000:1064]), torch.from_numpy(digits.labels[1000:1064]).long(), 100, 48, 3407
+        torch.from_numpy(digits.images[1000:1064]), torch.from_numpy(digits.labels[1000:1064]), 100, 48, 3407
     )
     x_0 = normalize(grid.images)
     prediction = network(q_sample(x_0, alpha_bar[grid.t], grid.eps), grid.t, grid.labels)
     errors = ((prediction - v_from(x_0, alpha_bar[grid.t], grid.eps)) ** 2).mean((1, 2, 3)).double()
-    density = time_density("log_normal", schedule.alpha_bar, 0.5, 1.5)
-    weights = (100 * density * loss_weights("v", "min_snr", schedule.alpha_bar, 1.0))[grid.t]
+    weights = build_objective(checkpoint.diffusion, tiny(changes | weighed).train).grid_weights[grid.t].double()
     assert found["val_mse"] == pytest.approx(errors.mean().item(), rel=1e-5)
     assert found["val_loss"] == pytest.approx((weights * errors).mean().item(), rel=1e-5)
 
@@ -237,21 +304,21 @@ def test_best_is_the_step_of_the_lowest_validation_loss(run: Run, tmp_path: Path
     lowest = min(validation, key=lambda row: row["val_loss"])
     best = load_checkpoint(tmp_path / "out" / "best.safetensors")
     assert (results["best_step"], results["best_val_loss"]) == (lowest["step"], lowest["val_loss"])
-    assert (best.facts["step"], best.facts["val_loss"]) == (lowest["step"], lowest["val_loss"])
+    assert (best.metadata["step"], best.metadata["val_loss"]) == (lowest["step"], lowest["val_loss"])
     assert results["val_loss"] == validation[-1]["val_loss"]
 
 
-def test_results_are_plain_facts_of_the_run(run: Run, tmp_path: Path, tiny: Callable[..., Config]):
+def test_results_describe_the_run(run: Run, tmp_path: Path, tiny: Callable[..., Config], digits: ImageSet):
     results = run(tmp_path)
-    parameters = sum(weight.numel() for weight in build_network(tiny().model).parameters())
+    parameters = sum(weight.numel() for weight in build_network(tiny().model, digits.spec).parameters())
     assert (results["steps"], results["images_seen"], results["parameters"]) == (20, 640, parameters)
 
 
-def test_previews_are_grids_of_64_digits(run: Run, tmp_path: Path):
+def test_previews_are_grids_of_64_images(run: Run, tmp_path: Path):
     run(tmp_path, {"train.preview_every": 10})
     folder = tmp_path / "out" / "previews"
     assert sorted(path.name for path in folder.iterdir()) == ["step_000010.png", "step_000020.png"]
-    assert read_pngs(folder, 1).shape[1:3] == (2 * (8 * 30 - 2),) * 2
+    assert read_pngs(folder, 1).shape == (2, 1, *(2 * (8 * 30 - 2),) * 2)
 
 
 def test_checkpoints_are_kept_every_so_many_epochs(run: Run, tmp_path: Path):
@@ -268,8 +335,16 @@ def test_checkpoints_are_kept_every_so_many_epochs(run: Run, tmp_path: Path):
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_a_loss_that_is_no_number_ends_the_run_with_its_cause(run: Run, tmp_path: Path, epochs: float, optimizer: str):
     changes = {"train.lr": 1e30, "train.grad_clip": 1e30, "train.warmup_steps": 0}
-    with pytest.raises(DdpmError, match=r"train\.lr \(now 1e\+30\)"):
+    with pytest.raises(DdpmError, match=r"not a finite number .*train\.lr \(now 1e\+30\) or train\.grad_clip\.$"):
         run(tmp_path, changes | {"train.epochs": epochs, "train.optimizer": optimizer})
+
+
+def test_a_loss_that_is_no_number_is_found_before_it_is_saved(run: Run, tmp_path: Path):
+    changes = NEVER_LOGGED | {"train.lr": 1e30, "train.grad_clip": 1e30, "train.warmup_steps": 0}
+    with pytest.raises(DdpmError, match="not a finite number at step 1:") as caught:
+        run(tmp_path, changes, every=1e-9)
+    assert not (tmp_path / "kept" / "state.safetensors").exists()
+    assert "kept" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -289,7 +364,7 @@ def test_fewer_images_than_a_batch_are_refused(tiny: Callable[..., Config]):
 def test_a_second_process_on_the_same_run_is_refused(tmp_path: Path, root: Path):
     hold = (
         "import sys, time; from pathlib import Path; from ddpm.training.run_folder import RunFolder\n"
-        "with RunFolder(Path('out'), Path('rescue')): print('held', flush=True); sys.stdin.read()"
+        "with RunFolder(Path('out'), Path('kept')): print('held', flush=True); sys.stdin.read()"
     )
     environment = os.environ | {"PYTHONPATH": str(root)}
     with subprocess.Popen(
@@ -298,9 +373,9 @@ def test_a_second_process_on_the_same_run_is_refused(tmp_path: Path, root: Path)
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(DdpmError, match="another process is at this very run"):
-            RunFolder(tmp_path / "out", tmp_path / "rescue").__enter__()
+            RunFolder(tmp_path / "out", tmp_path / "kept").__enter__()
         holder.communicate()
-    with RunFolder(tmp_path / "out", tmp_path / "rescue") as folder:
+    with RunFolder(tmp_path / "out", tmp_path / "kept") as folder:
         assert folder.finished is None
 
 
@@ -311,30 +386,54 @@ def test_the_weights_of_a_run_do_not_depend_on_its_validation_images(
     recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
     training = digits.take(np.arange(64))
     for name, first in (("a", 1000), ("b", 2000)):
-        with RunFolder(tmp_path / name / "out", tmp_path / name / "rescue") as place:
-            train(replace(recipe), training, digits.take(np.arange(first, first + 40)), cpu, place, 1e9)
+        with RunFolder(tmp_path / name / "out", tmp_path / name / "kept") as place:
+            train(recipe, training, digits.take(np.arange(first, first + 50)), cpu, place, 1e9)
     assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
 
 
-def test_a_label_beyond_the_classes_is_an_error(run: Run, tmp_path: Path):
-    with pytest.raises(DdpmError, match=r"model\.classes=3, but there is a label 9"):
-        run(tmp_path, {"model.classes": 3})
+def test_more_validation_images_than_there_are_are_refused_before_the_first_step(run: Run, tmp_path: Path):
+    with pytest.raises(DdpmError, match=r"^train\.validation_images=65 exceeds the 64 validation images: lower it\.$"):
+        run(tmp_path, {"train.validation_images": 65})
+    assert not list((tmp_path / "out").iterdir())
 
 
-def test_the_checkpoint_knows_how_often_each_label_occurs(
+@pytest.mark.parametrize(("channels", "classes"), [(3, 4), (1, 0)], ids=["colour", "no labels"])
+def test_images_of_another_spec_train_too(
+    tiny: Callable[..., Config], cpu: Runtime, tmp_path: Path, rng: np.random.Generator, channels: int, classes: int
+):
+    config = tiny({"train.epochs": 1.0, "train.preview_every": 2})
+    recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
+    pixels = rng.integers(256, size=(64, channels, 12, 12), dtype=np.uint8)
+    images = ImageSet(pixels, np.arange(64) % max(1, classes), np.arange(64), classes)
+    with RunFolder(tmp_path / "out", tmp_path / "kept") as place:
+        train(recipe, images, images, cpu, place, 1e9)
+    checkpoint = load_checkpoint(tmp_path / "out" / "last.safetensors")
+    assert checkpoint.spec == images.spec
+    assert checkpoint.class_frequencies == [1 / 4] * classes
+    assert read_pngs(tmp_path / "out" / "previews", 1).shape[:2] == (1, channels)
+
+
+def test_the_loop_is_less_than_sixty_lines(root: Path):
+    body = ast.parse((root / "ddpm/training/loop.py").read_text()).body
+    (loop,) = (node for node in body if isinstance(node, ast.FunctionDef))
+    assert loop.end_lineno is not None
+    assert loop.end_lineno - loop.lineno < 59
+
+
+def test_the_checkpoint_holds_how_often_each_label_occurs(
     run: Run, undisturbed: Undisturbed, digits: ImageSet, tmp_path: Path
 ):
-    shares = load_checkpoint(undisturbed({}) / "out" / "best.safetensors").class_shares
-    np.testing.assert_allclose(shares, np.bincount(digits.labels[:512]) / 512, rtol=1e-12)
+    frequencies = load_checkpoint(undisturbed({}) / "out" / "best.safetensors").class_frequencies
+    np.testing.assert_allclose(frequencies, np.bincount(digits.labels[:512]) / 512, rtol=1e-12)
     run(tmp_path, {"model.classes": 0, "train.epochs": 0.0625})
-    assert load_checkpoint(tmp_path / "out" / "best.safetensors").class_shares == []
+    assert load_checkpoint(tmp_path / "out" / "best.safetensors").class_frequencies == []
 
 
-@pytest.mark.parametrize(("share", "learned"), [(0.0, False), (0.5, True)])
-def test_the_embedding_of_a_withheld_label_learns_from_dropped_labels_alone(
-    run: Run, tmp_path: Path, share: float, learned: bool
+@pytest.mark.parametrize(("dropout", "learned"), [(0.0, False), (0.5, True)])
+def test_the_embedding_of_the_null_label_learns_from_dropped_labels_alone(
+    run: Run, tmp_path: Path, dropout: float, learned: bool
 ):
-    changes = {"train.label_dropout": share, "train.weight_decay": 0.0, "generate.guidance": 1.0}
+    changes = {"train.label_dropout": dropout, "train.weight_decay": 0.0, "generate.guidance": 1.0}
     run(tmp_path / "one step", changes | {"train.epochs": 0.0625})
     run(tmp_path / "all steps", changes)
     few, many = (weights(tmp_path / name)["label_embedding.weight"] for name in ("one step", "all steps"))

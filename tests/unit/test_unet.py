@@ -6,9 +6,13 @@ import pytest
 import torch
 
 from ddpm.config import Config
-from ddpm.models.checkpoint import build_network, flops_per_image
-from ddpm.models.networks.unet import WITHHELD, ResidualBlock, SelfAttention, UNet, timestep_embedding
+from ddpm.data.image_set import ImageSpec
+from ddpm.models.build import build_network, flops_per_image
+from ddpm.models.networks import NETWORKS, NULL_LABEL
+from ddpm.models.networks.unet import ResidualBlock, SelfAttention, UNet, timestep_embedding
+from ddpm.utils.errors import DdpmError
 
+SPEC = ImageSpec(28, 1, 10)
 SHAPES = {
     "the default": ({}, 28),
     "pixels as they are": ({"patch_size": 1, "channel_multipliers": [1, 2, 4]}, 28),
@@ -18,7 +22,8 @@ SHAPES = {
     "shift, no attention": ({"time_conditioning": "shift", "attention": False}, 28),
     "one level": ({"channel_multipliers": [2]}, 28),
     "32 pixels": ({"patch_size": 2, "channel_multipliers": [1, 2, 2]}, 32),
-    "groups that do not divide": ({"base_channels": 12, "norm_groups": 8}, 28),
+    "several groups": ({"base_channels": 12, "norm_groups": 4}, 28),
+    "transposed convolutions": ({"patch_size": 1, "channel_multipliers": [1, 2, 2, 2], "upsampling": "transposed"}, 28),
     "three attention heads that do not divide": ({"base_channels": 52, "channel_multipliers": [1, 2]}, 28),
     "dropout": ({"dropout": 0.5}, 28),
 }
@@ -26,18 +31,21 @@ SHAPES = {
 
 @pytest.fixture
 def build(configure: Callable[..., Config]) -> Callable[..., UNet]:
-    """A small network with some settings changed."""
+    """A small network with some settings changed, for grey images of ten classes unless others are given."""
     small = {"base_channels": 16, "blocks_per_level": 1, "mid_blocks": 1}
 
-    def make(**changes: object) -> UNet:
+    def make(spec: ImageSpec = SPEC, **changes: object) -> UNet:
         torch.manual_seed(0)
-        return build_network(configure({f"model.{key}": value for key, value in (small | changes).items()}).model)
+        model = configure({f"model.{key}": value for key, value in (small | changes).items()}).model
+        network = build_network(model, spec)
+        assert isinstance(network, UNet)
+        return network
 
     return make
 
 
-def awaken(network: UNet) -> UNet:
-    """Give the layers that start at zero some weight."""
+def randomize_zeros(network: UNet) -> UNet:
+    """Give random weights to the layers that start at zero."""
     torch.manual_seed(1)
     with torch.no_grad():
         for weight in network.parameters():
@@ -46,20 +54,39 @@ def awaken(network: UNet) -> UNet:
     return network
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("changes", "size"), SHAPES.values(), ids=SHAPES.keys())
 def test_prediction_is_shaped_like_the_image_and_a_fresh_network_predicts_zero(
-    build: Callable[..., UNet], changes: dict[str, object], size: int
+    build: Callable[..., UNet], changes: dict[str, object], size: int, channels: int
 ):
-    network = build(**changes)
-    x_t = torch.randn(2, 1, size, size)
+    network = build(ImageSpec(size, channels, 10), **changes)
+    x_t = torch.randn(2, channels, size, size)
     prediction = network(x_t, torch.tensor([0, 999]))
     assert prediction.shape == x_t.shape
     assert not prediction.any()
 
 
+def test_the_default_network_has_its_published_size_and_initial_weights(configure: Callable[..., Config]):
+    torch.manual_seed(0)
+    weights = [weight.detach() for weight in build_network(configure().model, SPEC).parameters()]
+    assert sum(weight.numel() for weight in weights) == 593_764
+    # Another order of construction, or another initialization, would change every published number.
+    assert sum(weight.double().square().sum().item() for weight in weights) == pytest.approx(1982.3171338334, rel=1e-9)
+
+
+def test_xavier_initialization_leaves_no_branch_at_zero(build: Callable[..., UNet]):
+    network = build(initialization="xavier")
+    for name, module in network.named_modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            fan_in, fan_out = (module.weight[0].numel(), module.weight[:, 0].numel())
+            bound = math.sqrt(6 / (fan_in + fan_out))
+            assert 0.7 * bound < module.weight.abs().max() <= bound * (1 + 1e-6), name
+            assert module.bias is None or not module.bias.any()
+
+
 @pytest.mark.parametrize("changes", [{}, {"time_conditioning": "shift", "attention": False}], ids=["film", "shift"])
 def test_prediction_depends_on_time_and_on_every_pixel(build: Callable[..., UNet], changes: dict[str, object]):
-    network = awaken(build(**changes)).eval()
+    network = randomize_zeros(build(**changes)).eval()
     x_t = torch.randn(1, 1, 28, 28, requires_grad=True)
     at_0, at_500 = (network(x_t, torch.tensor([t])) for t in (0, 500))
     assert (at_0 - at_500).abs().max() > 1e-3
@@ -69,7 +96,7 @@ def test_prediction_depends_on_time_and_on_every_pixel(build: Callable[..., UNet
 
 
 def test_images_of_a_batch_do_not_influence_each_other(build: Callable[..., UNet]):
-    network = awaken(build()).eval()
+    network = randomize_zeros(build()).eval()
     x_t, t = torch.randn(3, 1, 28, 28), torch.tensor([5, 500, 900])
     together = network(x_t, t)
     for i in range(3):
@@ -125,10 +152,10 @@ def test_attention_is_the_textbook_formula():
 
 def test_timestep_embedding_agrees_with_plain_numpy():
     t = np.array([0, 1, 17, 999])
-    angles = t[:, None] / 10_000 ** (np.arange(16) / 16)
+    angles = t[:, None] / 10_000 ** (np.arange(16) / 15)
     found = timestep_embedding(torch.from_numpy(t), 32)
     assert found.dtype == torch.float32
-    np.testing.assert_allclose(found, np.concatenate([np.cos(angles), np.sin(angles)], 1), atol=2e-4)
+    np.testing.assert_allclose(found, np.concatenate([np.sin(angles), np.cos(angles)], 1), atol=2e-4)
 
 
 def test_timestep_embedding_tells_all_times_apart():
@@ -137,7 +164,7 @@ def test_timestep_embedding_tells_all_times_apart():
 
 
 def test_dropout_acts_in_training_only(build: Callable[..., UNet]):
-    network = awaken(build(dropout=0.5))
+    network = randomize_zeros(build(dropout=0.5))
     x_t, t = torch.randn(1, 1, 28, 28), torch.tensor([3])
     assert not torch.equal(network.train()(x_t, t), network(x_t, t))
     assert torch.equal(network.eval()(x_t, t), network(x_t, t))
@@ -150,18 +177,31 @@ def test_flops_of_a_single_convolutional_path_are_counted_by_hand(configure: Cal
     convolutions = 1 * c + (c * c * 2) + (c * c * 2) + (2 * c * c + c * c) + c * 1  # in, down, mid, up, out
     shortcut = 2 * c * c
     linear = c * time + time * time + 3 * (time * 2 * c)
-    assert flops_per_image(model, 28) == 2 * (pixels * (9 * convolutions + shortcut) + linear)
+    assert flops_per_image(model, SPEC) == 2 * (pixels * (9 * convolutions + shortcut) + linear)
 
 
-def test_labels_are_heard_and_none_means_withheld(build: Callable[..., UNet]):
-    network = awaken(build(classes=3))
+def test_prediction_depends_on_the_label_and_no_labels_are_null_labels(build: Callable[..., UNet]):
+    network = randomize_zeros(build(ImageSpec(28, 1, 3)))
     x_t, t = torch.randn(4, 1, 28, 28), torch.full((4,), 500)
-    told = network(x_t[:1].expand(4, -1, -1, -1), t, torch.tensor([0, 1, 2, WITHHELD]))
-    assert len(told.detach().flatten(1).round(decimals=4).unique(dim=0)) == 4
-    assert torch.equal(network(x_t, t), network(x_t, t, torch.full((4,), WITHHELD)))
+    found = network(x_t[:1].expand(4, -1, -1, -1), t, torch.tensor([0, 1, 2, NULL_LABEL]))
+    assert len(found.detach().flatten(1).round(decimals=4).unique(dim=0)) == 4
+    assert torch.equal(network(x_t, t), network(x_t, t, torch.full((4,), NULL_LABEL)))
 
 
-def test_a_network_without_classes_has_no_weights_for_them(build: Callable[..., UNet]):
-    names = [name for name, _ in build(classes=0).named_parameters()]
-    assert not any("label" in name for name in names)
-    assert any("label" in name for name, _ in build(classes=10).named_parameters())
+def test_an_unconditional_network_has_no_weights_for_labels(build: Callable[..., UNet]):
+    for network in (build(classes=0), build(ImageSpec(28, 1, 0))):
+        assert not any("label" in name for name, _ in network.named_parameters())
+    assert any("label" in name for name, _ in build().named_parameters())
+
+
+def test_settings_and_images_that_do_not_fit_are_refused(build: Callable[..., UNet]):
+    with pytest.raises(DdpmError, match=r"model\.patch_size=4 does not divide the images' 30 pixels"):
+        build(ImageSpec(30, 1, 0), patch_size=4)
+    with pytest.raises(DdpmError, match=r"model\.norm_groups=16 leaves each value alone in its group"):
+        build(ImageSpec(4, 1, 0), patch_size=2, channel_multipliers=[1, 1, 1], norm_groups=16)
+
+
+def test_an_unknown_network_is_refused_with_those_there_are(configure: Callable[..., Config]):
+    assert list(NETWORKS) == ["unet"]
+    with pytest.raises(DdpmError, match=r"^unknown network transformer: choose one of unet\.$"):
+        build_network(configure().model.model_copy(update={"network": "transformer"}), SPEC)

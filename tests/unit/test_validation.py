@@ -4,12 +4,13 @@ import torch
 from torch import Tensor
 
 from ddpm.training.validation import BUCKETS, FixedGrid
+from ddpm.utils.errors import DdpmError
 
 
 @pytest.fixture
 def images() -> Tensor:
     # Every image has a value of its own, to tell which were chosen.
-    return torch.arange(100, dtype=torch.uint8)[:, None, None].expand(100, 4, 4).contiguous()
+    return torch.arange(100, dtype=torch.uint8)[:, None, None, None].expand(100, 2, 4, 4).contiguous()
 
 
 def test_the_grid_is_the_same_whenever_and_wherever_it_is_made(images: Tensor):
@@ -21,7 +22,7 @@ def test_the_grid_is_the_same_whenever_and_wherever_it_is_made(images: Tensor):
         assert torch.equal(getattr(first, name), getattr(second, name))
 
 
-def test_making_a_grid_draws_nothing_from_other_streams(images: Tensor):
+def test_making_a_grid_takes_nothing_from_other_streams(images: Tensor):
     torch.manual_seed(5)
     expected = torch.randn(4)
     torch.manual_seed(5)
@@ -37,25 +38,27 @@ def test_another_seed_is_another_grid(images: Tensor):
 
 def test_images_are_chosen_once_each_and_times_cover_the_process_evenly(images: Tensor):
     grid = FixedGrid(images, None, 1000, 40, 3407)
-    assert len(grid.images[:, 0, 0].unique()) == 40
+    assert len(grid.images[:, 0, 0, 0].unique()) == 40
     assert grid.t.tolist() == [25 * i for i in range(40)]
-    assert grid.eps.shape == (40, 1, 4, 4)
+    assert grid.eps.shape == (40, 2, 4, 4)
 
 
-def test_there_are_no_more_images_than_were_given(images: Tensor):
-    assert len(FixedGrid(images, None, 1000, 1024, 3407).t) == 100
+def test_more_images_than_were_given_are_refused(images: Tensor):
+    assert len(FixedGrid(images, None, 1000, 100, 3407).t) == 100
+    with pytest.raises(DdpmError, match=r"^train\.validation_images=101 exceeds the 100 validation images: lower it"):
+        FixedGrid(images, None, 1000, 101, 3407)
 
 
 @pytest.mark.parametrize("size", [1, 7, 30, 64])
 def test_batches_have_one_size_and_the_last_wraps_round(images: Tensor, size: int):
-    grid = FixedGrid(images, images[:, 0, 0].long(), 1000, 30, 3407)
+    grid = FixedGrid(images, images[:, 0, 0, 0].long(), 1000, 30, 3407)
     batches = grid.batches(size)
     assert len(batches) == -(-30 // size)
     for batch in batches:
         assert [0 if part is None else len(part) for part in batch] == [size] * 4
     wrapped = np.arange(len(batches) * size) % 30
     for parts, whole in zip(
-        zip(*batches, strict=True), (grid.images, grid.t, grid.eps, grid.images[:, 0, 0]), strict=True
+        zip(*batches, strict=True), (grid.images, grid.t, grid.eps, grid.images[:, 0, 0, 0]), strict=True
     ):
         assert torch.equal(torch.cat(parts), whole[wrapped])
 

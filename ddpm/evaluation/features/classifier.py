@@ -83,7 +83,7 @@ class MnistExtractor:
     def features(self, images: np.ndarray, label: str) -> Features:
         """Features float32 [n, 128] and probabilities float32 [n, 10]: see `ddpm.evaluation.features`."""
         values, probabilities = [], []
-        prepared = torch.from_numpy(np.ascontiguousarray(resize(to_grey(images), SIZE)))
+        prepared = torch.tensor(resize(to_grey(images), SIZE))
         with tqdm(total=len(images), desc=f"classifier, {label}", unit="image") as progress:
             for batch in prepared.split(_BATCH[self.device.type]):
                 found = self.network.features(batch.to(self.device))

@@ -59,7 +59,7 @@ class InceptionExtractor:
         values = []
         with tqdm(total=len(images), desc=f"Inception, {label}", unit="image") as progress:
             for part in np.array_split(images, -(-len(images) // _BATCH[self.device.type])):
-                batch = torch.from_numpy(part).to(self.device).float() / 255
+                batch = torch.tensor(part, device=self.device).float() / 255
                 values.append(self.network(batch.expand(-1, 3, -1, -1))[0].mean((2, 3)).cpu().numpy())
                 progress.update(len(part))
         return Features(np.concatenate(values))
