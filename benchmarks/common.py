@@ -16,7 +16,7 @@ import torch
 from ruamel.yaml import YAML
 
 from ddpm.config import Config, parse_config
-from ddpm.data.image_set import ImageSet, ImageSpec, read_image_set
+from ddpm.data.image_set import ImageSet, ImageSpec, denormalize, read_image_set
 from ddpm.evaluation.classes import confident
 from ddpm.evaluation.features.classifier import MnistExtractor
 from ddpm.evaluation.frechet import fit_gaussian, frechet_distance
@@ -25,7 +25,6 @@ from ddpm.models.checkpoint import Checkpoint, restore_network
 from ddpm.sampling.generator import Generator
 from ddpm.utils.errors import DdpmError, one_sentence
 from ddpm.utils.files import read_json, write_json
-from ddpm.utils.images import denormalize
 from ddpm.utils.runtime import Runtime
 from presets.__main__ import FOLDER, PARAMS, merge
 from stages.paths import REFERENCE, SPLIT
