@@ -25,7 +25,7 @@ from ddpm.utils.files import load_arrays
 
 MOMENTS = int(os.environ.get("DDPM_FAULTS", "6"))
 RUN = {
-    "train.preview_every": 12,
+    "train.preview_every": 6,
     "generate.num_images": 12,
     "generate.replicates": 1,
     "generate.steps": 3,
@@ -119,7 +119,7 @@ def bench(
             for name in ("train", "validation", "test"):
                 write_image_set(folder / f"data/split/{name}.npz", digits.take(np.arange(5)))
         if request.param == "train":
-            write_image_set(folder / "data/split/train.npz", digits.take(np.arange(512)))
+            write_image_set(folder / "data/split/train.npz", digits.take(np.arange(256)))
             write_image_set(folder / "data/split/validation.npz", digits.take(np.arange(600, 664)))
         if request.param == "generate":
             weights = build_network(config.model, digits.spec).state_dict()
