@@ -18,15 +18,16 @@ from clones import ended
 from PIL import Image
 
 from ddpm.config import Config
-from ddpm.data.split import ImageSet, write_image_set
-from ddpm.models.checkpoint import Checkpoint, build_network, load_checkpoint, save_checkpoint
+from ddpm.data.image_set import ImageSet, write_image_set
+from ddpm.models.build import build_network
+from ddpm.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ddpm.utils.files import load_arrays
 
 MOMENTS = int(os.environ.get("DDPM_FAULTS", "6"))
 RUN = {
-    "train.preview_every": 12,
+    "train.preview_every": 6,
     "generate.num_images": 12,
-    "generate.repeats": 1,
+    "generate.replicates": 1,
     "generate.steps": 3,
     "generate.trajectories": 5,
     "runtime.device": "cpu",
@@ -38,8 +39,8 @@ RUN = {
 OUTPUTS = {
     "split": ["data/split"],
     "train": ["data/model"],
-    "generate": ["data/generated", "data/labels.csv", "data/trajectory.npz", "data/draws.npz"],
-    "summary": ["metrics/train.json", "metrics/cost.json"],
+    "generate": ["data/generated", "data/labels.csv", "data/trajectory.npz", "data/replicates.npz"],
+    "summary": ["metrics"],
 }
 
 Fault = tuple[int, Path]
@@ -56,7 +57,7 @@ class Bench:
 
     def run(self, kind: str, faults: list[Fault]) -> list[tuple[int, str]]:
         """(exit status, last line of stderr) of each run."""
-        command = [sys.executable, str(self.root / "tests/faulty.py"), self.stage, kind]
+        command = [sys.executable, str(Path(__file__).with_name("faulty.py")), self.stage, kind]
         command += [str(part) for fault in faults for part in fault]
         done = ended(self.place, *command, PYTHONPATH=str(self.root), DDPM_CKPT_DIR="")
         assert done.returncode == 0, done.stderr
@@ -118,23 +119,27 @@ def bench(
             for name in ("train", "validation", "test"):
                 write_image_set(folder / f"data/split/{name}.npz", digits.take(np.arange(5)))
         if request.param == "train":
-            write_image_set(folder / "data/split/train.npz", digits.take(np.arange(512)))
+            write_image_set(folder / "data/split/train.npz", digits.take(np.arange(256)))
             write_image_set(folder / "data/split/validation.npz", digits.take(np.arange(600, 664)))
         if request.param == "generate":
-            weights = build_network(config.model).state_dict()
-            model = Checkpoint(config.model, config.diffusion, 28, [0.1] * 10, {}, {"ema": weights})
+            weights = build_network(config.model, digits.spec).state_dict()
+            frequencies = digits.class_frequencies()
+            model = Checkpoint(config.model, config.diffusion, digits.spec, frequencies, {}, {"ema": weights})
             for name in ("best", "last"):
                 save_checkpoint(folder / f"data/model/{name}.safetensors", model)
             (folder / "data/generated").mkdir()
             Image.new("RGB", (28, 28)).save(folder / "data/generated/00001.png")
         if request.param == "summary":
-            for name in ("model/results", "cost/train", "cost/generate"):
+            inputs = ("model/results", "cost/train", "cost/generate", "evaluation/fid", "evaluation/memorization")
+            for name in (*inputs, "evaluation/likelihood"):
                 path = folder / f"data/{name}.json"
                 path.parent.mkdir(exist_ok=True, parents=True)
                 path.write_text(f'{{"{name}": 1}}')
+            (folder / "data/evaluation/classes.csv").write_text("label,set\n0,generated\n")
             (folder / "metrics").mkdir()
-            for name in ("train", "cost"):
+            for name in ("train", "cost", "fid", "memorization", "likelihood", "headline"):
                 (folder / f"metrics/{name}.json").write_text('{"old": 1}')
+            (folder / "metrics/classes.csv").write_text("old\n1\n")
 
     return Bench(root, tmp_path, request.param, fill)
 
