@@ -99,6 +99,13 @@ def test_the_lock_file_is_of_the_committed_parameters():
         assert found == value, key
 
 
+def test_the_lock_file_is_of_the_committed_code():
+    code = {dep["path"]: dep["md5"] for stage in lock().values() for dep in stage["deps"] if dep["path"].endswith(".py")}
+    assert len(code) > 30
+    stale = [path for path, md5 in code.items() if hashlib.md5((REPOSITORY / path).read_bytes()).hexdigest() != md5]
+    assert stale == []
+
+
 @pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)
 def test_what_the_documents_name_exists(page: Path):
     text = page.read_text()
