@@ -1,18 +1,19 @@
-"""How much an image depends on the batch it is drawn in: `python -m benchmarks.batches --help`.
+"""How much an image depends on the batch it is sampled in: `python -m benchmarks.batches --help`.
 
-The first images of the pipeline's model are drawn in batches of several sizes, and compared with those drawn in batches
-of the default size. Their noise is their own whatever the batch; what is left is the rounding of the matrix products.
+The first images of the pipeline's model are sampled in batches of several sizes, and compared with those of batches of
+the default size. Their noise is their own whatever the batch; what is left is the rounding of the matrix products.
 """
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.common import arguments, draw, prepare, run, save, settings, show
+from benchmarks.common import arguments, prepare, run, sample, save, settings, show
 from ddpm.models.checkpoint import load_checkpoint
-from ddpm.sampling.generator import fitting_batch, make_source
+from ddpm.sampling.batches import fitting_batch
+from ddpm.sampling.generator import make_generator
 from ddpm.utils.runtime import choose_runtime
-from stages import MODEL
+from stages.paths import MODEL
 
 BATCHES = (1, 7, 64, 1000)
 
@@ -20,20 +21,20 @@ BATCHES = (1, 7, 64, 1000)
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--images", type=int, default=1000, help="per row (default 1000; 64 in batches of 1)")
-    asked = parser.parse_args()
+    given = parser.parse_args()
     config = settings()
     checkpoint = load_checkpoint(MODEL / f"{config.generate.checkpoint}.safetensors")
     rows = []
     with tqdm(total=2 * (1 + len(BATCHES)), desc="batches", unit="row") as progress:
         for precision in ("float32", "bfloat16"):
             runtime = choose_runtime(config.runtime.model_copy(update={"precision": precision, "compile": "off"}), 0.0)
-            source = make_source(checkpoint, prepare(checkpoint, runtime), config.generate, config.seed, runtime)
+            generator = make_generator(checkpoint, prepare(checkpoint, runtime), config.generate, config.seed, runtime)
             default = fitting_batch(config.generate.num_images, runtime.device)
-            expected = draw(source, asked.images, default).astype(int)
+            expected = sample(generator, given.images, default).astype(int)
             progress.update()
             for batch in BATCHES:
-                count = min(asked.images, 64) if batch == 1 else asked.images
-                difference = np.abs(draw(source, count, batch) - expected[:count])
+                count = min(given.images, 64) if batch == 1 else given.images
+                difference = np.abs(sample(generator, count, batch) - expected[:count])
                 rows.append(
                     {
                         "precision": precision,
@@ -46,7 +47,7 @@ def main() -> None:
                     }
                 )
                 progress.update()
-    save(rows, asked.json, {"threads": torch.get_num_threads(), "against_batches_of": default})
+    save(rows, given.json, {"threads": torch.get_num_threads(), "against_batches_of": default})
     show(rows)
 
 

@@ -1,11 +1,10 @@
-"""What the benchmarks share: the pipeline's data, a model to train and draw from for some seconds, and their tables.
+"""What the benchmarks share: the pipeline's data, a model to sample from, the quality of its images, and their tables.
 
 They need the outputs of `dvc repro split reference`.
 """
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,25 +16,26 @@ import torch
 from ruamel.yaml import YAML
 
 from ddpm.config import Config, parse_config
-from ddpm.data.split import ImageSet, read_image_set
-from ddpm.evaluation.classes import sure_share
-from ddpm.evaluation.features.classifier import FEATURES, Classifier, classify, load_classifier
+from ddpm.data.image_set import ImageSet, ImageSpec, denormalize, read_image_set
+from ddpm.evaluation.classes import confident
+from ddpm.evaluation.features.classifier import MnistExtractor
 from ddpm.evaluation.frechet import fit_gaussian, frechet_distance
-from ddpm.evaluation.reference import MnistReference, frechet_floor
+from ddpm.evaluation.reference import Reference
 from ddpm.models.checkpoint import Checkpoint, restore_network
-from ddpm.sampling.generator import Source
-from ddpm.utils.errors import DdpmError, MissingFile
+from ddpm.sampling.generator import Generator
+from ddpm.utils.errors import DdpmError, one_sentence
 from ddpm.utils.files import read_json, write_json
-from ddpm.utils.images import to_uint8
 from ddpm.utils.runtime import Runtime
 from presets.__main__ import FOLDER, PARAMS, merge
-from stages import REFERENCE, SPLIT
+from stages.paths import REFERENCE, SPLIT
+
+SPEC = ImageSpec(size=28, channels=1, classes=10)  # of untrained networks, which need no data
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """A parser that knows --json; the benchmark adds its own."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
     return parser
 
 
@@ -51,7 +51,7 @@ def settings(*changes: Mapping[str, Any], preset: str | None = None) -> Config:
     return parse_config(values, "params.yaml")
 
 
-def digits() -> tuple[ImageSet, ImageSet]:
+def split() -> tuple[ImageSet, ImageSet]:
     """The training and the validation images of the pipeline. Raises MissingFile before `dvc repro split`."""
     return read_image_set(SPLIT / "train.npz"), read_image_set(SPLIT / "validation.npz")
 
@@ -61,41 +61,41 @@ def prepare(checkpoint: Checkpoint, runtime: Runtime) -> torch.nn.Module:
     return runtime.compile(runtime.prepare(restore_network(checkpoint, "the checkpoint"), trains=False))
 
 
-def draw(source: Source, count: int, batch: int) -> np.ndarray:
-    """The first ``count`` images as the PNGs would hold them: uint8 [count, 28, 28]."""
-    parts = [to_uint8(source.draw(range(first, first + batch))) for first in range(1, count + 1, batch)]
+def sample(generator: Generator, count: int, batch: int) -> np.ndarray:
+    """The first ``count`` images as the PNGs would hold them: uint8 [count, c, h, w]."""
+    parts = [denormalize(generator.sample(range(first, first + batch))) for first in range(1, count + 1, batch)]
     return np.concatenate(parts)[:count]
 
 
-def quality(images: np.ndarray, seed: int) -> dict[str, float]:
-    """The headline numbers of the `fid` stage for uint8 images [n, 28, 28], by the shipped classifier."""
-    classifier, known = yardstick()
-    features, probabilities = classify(classifier, images, "measure")
-    distance = frechet_distance(fit_gaussian(known.train), fit_gaussian(features))
-    over_floor = distance / floor(len(images), seed)
-    return {"fd_mnist": distance, "over_floor": over_floor, "sure_share": sure_share(probabilities)}
+def quality(images: np.ndarray) -> dict[str, float]:
+    """Headline numbers of the `fid` stage for uint8 images [n, c, h, w], by the shipped classifier."""
+    network, real = evaluator()
+    found = network.features(images, "measure")
+    distance = frechet_distance(real.gaussian, fit_gaussian(found.values))
+    fraction = float(confident(found.probabilities).mean())
+    return {"fd_mnist": distance, "over_floor": distance / floor(len(images)), "confident_fraction": fraction}
 
 
 @cache
-def floor(count: int, seed: int) -> float:
-    """The distance that as many random training digits score."""
-    return frechet_floor(yardstick()[1].train, count, seed)
+def floor(count: int) -> float:
+    """The distance that as many random training images score."""
+    return evaluator()[1].frechet_floor(count)
 
 
 @cache
-def yardstick() -> tuple[Classifier, MnistReference]:
-    """The shipped classifier and the real digits by it, read once for all rows."""
-    return load_classifier(torch.device("cpu")), MnistReference.load(REFERENCE / "mnist.npz")
+def evaluator() -> tuple[MnistExtractor, Reference]:
+    """The shipped classifier and the real images by it, read once for all rows. Raises MissingFile."""
+    return MnistExtractor(torch.device("cpu")), Reference.load(REFERENCE / "mnist.npz")
 
 
-def save(rows: Sequence[Mapping[str, Any]], path: Path | None, facts: Mapping[str, Any]) -> None:
-    """Write the rows and the facts about the run as JSON, where a path is given."""
+def save(rows: Sequence[Mapping[str, Any]], path: Path | None, metadata: Mapping[str, Any]) -> None:
+    """Write the rows, and what the run was, as JSON, where a path is given."""
     if path:
-        write_json(path, {**facts, "rows": list(rows)})
+        write_json(path, {**metadata, "rows": list(rows)})
 
 
-def earlier(path: Path | None, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows that a run of the same facts left in the file: one cut short goes on, one with more rows adds them.
+def earlier(path: Path | None, metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows that a run of the same metadata left in the file: a run that was stopped resumes, more rows are added.
 
     Raises DdpmError for a file of another run.
     """
@@ -103,30 +103,27 @@ def earlier(path: Path | None, facts: Mapping[str, Any]) -> list[dict[str, Any]]
         return []
     found = read_json(path)
     rows = found.pop("rows", None)
-    if rows is None or found != json.loads(json.dumps(facts)):
+    if rows is None or found != json.loads(json.dumps(metadata)):
         raise DdpmError(f"{path} is of another machine or other settings: name another file, or delete it.")
     return rows
 
 
 def defaults() -> dict[str, Any]:
-    """params.yaml but for `runtime`, as one of the facts that a run's rows go by."""
+    """params.yaml but for `runtime`, as part of the metadata that a run's rows go by."""
     return {"defaults": settings().model_dump(mode="json", exclude={"runtime"})}
 
 
 def check(images: int) -> None:
     """Raise DdpmError, before the long work, where the quality of so many images could not be measured after it."""
-    yardstick()
-    if images <= FEATURES:
-        raise DdpmError(f"--images {images}: the distance needs more than {FEATURES} of them.")
+    dimensions = evaluator()[0].dimensions
+    if images <= dimensions:
+        raise DdpmError(f"--images {images}: the distance needs more than {dimensions} of them.")
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a benchmark; what the user can mend ends it with one sentence and exit status 1."""
-    try:
+    """Run a benchmark; what the user can fix ends it with one sentence and exit status 1."""
+    with one_sentence(restore="run `dvc repro` first"):
         main()
-    except DdpmError as error:
-        mend = ": run `dvc repro` first." if isinstance(error, MissingFile) else ""
-        sys.exit(f"error: {error}{mend}")
 
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:

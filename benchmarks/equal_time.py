@@ -1,8 +1,8 @@
-"""The same seconds of training and of drawing for every recipe: `python -m benchmarks.equal_time --help`.
+"""The same seconds of training and of sampling for every recipe: `python -m benchmarks.equal_time --help`.
 
-Each recipe is first trained for a few steps and draws one batch; from the speed found, its epochs and sampler steps are
-chosen to fill the time allowed. These first steps also fill the compiler's cache, so compiling counts for nothing (half
-a minute for each recipe). Quality is measured as the `fid` stage does. With --json, recipes that the file has already
+Each recipe is first trained for a few steps and samples one batch; from the speed found, its epochs and sampler steps
+are chosen to fill the time allowed. These first steps also fill the compiler's cache, so compiling (half a minute for
+each recipe) is not counted. Quality is measured as the `fid` stage does. With --json, recipes that the file has already
 are left out.
 """
 
@@ -19,22 +19,25 @@ from benchmarks.common import (
     arguments,
     check,
     defaults,
-    digits,
-    draw,
     earlier,
     prepare,
     quality,
     run,
+    sample,
     save,
     settings,
     show,
+    split,
 )
 from ddpm.config import Config
-from ddpm.data.split import ImageSet
-from ddpm.models.checkpoint import Checkpoint, flops_per_image, load_checkpoint
-from ddpm.sampling.generator import Source, evaluations, fitting_batch, make_source
-from ddpm.training.loop import Recipe, train
+from ddpm.data.image_set import ImageSet
+from ddpm.models.build import flops_per_image
+from ddpm.models.checkpoint import Checkpoint, load_checkpoint
+from ddpm.sampling.batches import fitting_batch
+from ddpm.sampling.generator import Generator, make_generator
+from ddpm.training.loop import train
 from ddpm.training.run_folder import RunFolder
+from ddpm.training.state import Recipe
 from ddpm.utils.images import enlarge, tile, write_png
 from ddpm.utils.runtime import Runtime, choose_runtime
 
@@ -47,7 +50,7 @@ TEXTBOOK: dict[str, Any] = {
     "train.warmup_steps": 0,
     "train.lr_decay": "none",
     "train.ema_decay": 0.0,
-    "train.weighting": "none",
+    "train.weighting": "simple",
     "train.time_density": "uniform",
     "train.time_sampling": "uniform",
     "train.label_dropout": 0.0,
@@ -73,7 +76,7 @@ PROBE_STEPS = 30
 def fit(config: Config, training: ImageSet, validation: ImageSet, runtime: Runtime) -> tuple[Checkpoint, Any, Any]:
     """Train in a folder of its own; returns the last checkpoint, the results and the cost."""
     torch.compiler.reset()  # else a limit on compiled versions of one function leaves the last recipes eager, silently
-    with TemporaryDirectory() as name, RunFolder(Path(name) / "out", Path(name) / "rescue") as folder:
+    with TemporaryDirectory() as name, RunFolder(Path(name) / "out", Path(name) / "kept") as folder:
         recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
         results, cost = train(recipe, training, validation, runtime, folder, math.inf)
         return load_checkpoint(folder.output / "last.safetensors"), results, cost
@@ -83,7 +86,7 @@ def train_for(
     seconds: float, preset: str | None, changes: dict[str, Any], runtime: Runtime
 ) -> tuple[Checkpoint, Any, Any]:
     """What `fit` returns for as many epochs as fill the time at the speed of a first few steps."""
-    training, validation = digits()
+    training, validation = split()
     size = settings(changes, preset=preset).train.batch_size
 
     def trained(epochs: float) -> tuple[Checkpoint, Any, Any]:
@@ -94,69 +97,64 @@ def train_for(
     return trained(max(seconds * cost["train_images_per_second"], size) / len(training))
 
 
-def draw_for(
+def generator_for(
     seconds: float, images: int, checkpoint: Checkpoint, config: Config, runtime: Runtime
-) -> tuple[Source, int]:
-    """Where to draw from, with as many sampler steps as fill the time for so many images, and the batch to draw in."""
-    network = prepare(checkpoint, runtime)
-    batch = fitting_batch(images, runtime.device)
-
-    def source(steps: int) -> tuple[Source, int]:
-        chosen = config.generate.model_copy(update={"steps": steps})
-        made = make_source(checkpoint, network, chosen, config.seed, runtime)
-        return made, evaluations(chosen, made.schedule, checkpoint.model.classes)
-
-    probe, nfe = source(2)
-    draw(probe, batch, batch)
+) -> tuple[Generator, int]:
+    """What to sample from, with as many sampler steps as fill the time for so many images, and the size of a batch."""
+    generator = make_generator(checkpoint, prepare(checkpoint, runtime), config.generate, config.seed, runtime)
+    batch, probe = fitting_batch(images, runtime.device), generator.changed(steps=2)
+    sample(probe, batch, batch)
     started = time.perf_counter()
-    draw(probe, batch, batch)
+    sample(probe, batch, batch)
     batches = math.ceil(images / batch)
-    allowed = seconds * nfe / (batches * (time.perf_counter() - started))
-    fitting = [steps for steps in range(2, config.diffusion.timesteps + 1) if source(steps)[1] <= allowed]
-    return source(max(fitting, default=2))[0], batch
+    allowed = seconds * probe.nfe / (batches * (time.perf_counter() - started))
+    fitting = (
+        steps for steps in range(2, config.diffusion.timesteps + 1) if generator.changed(steps=steps).nfe <= allowed
+    )
+    return generator.changed(steps=max(fitting, default=2)), batch
 
 
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--train-seconds", type=float, default=480.0)
-    parser.add_argument("--draw-seconds", type=float, default=60.0)
+    parser.add_argument("--sample-seconds", type=float, default=60.0)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES), metavar="NAME")
-    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="a sheet of 100 digits of each recipe")
-    asked = parser.parse_args()
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="a sheet of 100 images of each recipe")
+    given = parser.parse_args()
     described = choose_runtime(settings().runtime, math.inf, trains=True).describe()
-    facts = {key: getattr(asked, key) for key in ("train_seconds", "draw_seconds", "images")} | described | defaults()
-    rows = earlier(asked.json, facts)
+    metadata = {key: getattr(given, key) for key in ("train_seconds", "sample_seconds", "images")}
+    metadata |= described | defaults()
+    rows = earlier(given.json, metadata)
     known = {row["recipe"] for row in rows}
-    check(asked.images)
-    for name in [name for name in asked.recipes if name not in known]:
+    check(given.images)
+    for name in [name for name in given.recipes if name not in known]:
         tqdm.write(f"\n{name}")
         preset, changes = RECIPES[name]
         config = settings(changes, preset=preset)
         training = choose_runtime(config.runtime, math.inf, trains=True)
-        checkpoint, results, cost = train_for(asked.train_seconds, preset, changes, training)
-        drawing = choose_runtime(config.runtime, math.inf)
-        source, batch = draw_for(asked.draw_seconds, asked.images, checkpoint, config, drawing)
+        checkpoint, results, cost = train_for(given.train_seconds, preset, changes, training)
+        sampling = choose_runtime(config.runtime, math.inf)
+        generator, batch = generator_for(given.sample_seconds, given.images, checkpoint, config, sampling)
         started = time.perf_counter()
-        sheet = draw(source, asked.images, batch)
+        images = sample(generator, given.images, batch)
         seconds = time.perf_counter() - started
-        found = quality(sheet, config.seed)
         rows.append(
             {
                 "recipe": name,
-                "mflop": flops_per_image(checkpoint.model, checkpoint.image_size) / 1e6,
+                "mflop": flops_per_image(checkpoint.model, checkpoint.spec) / 1e6,
                 "train_s": cost["train_seconds"],
                 "images_seen": results["images_seen"],
-                "draw_s": seconds,
-                "nfe": evaluations(source.config, source.schedule, checkpoint.model.classes),
-                **found,
+                "sample_s": seconds,
+                "nfe": generator.nfe,
+                **quality(images),
             }
         )
-        save(rows, asked.json, facts)
-        if asked.pictures:
-            asked.pictures.mkdir(parents=True, exist_ok=True)
+        save(rows, given.json, metadata)
+        if given.pictures:
+            given.pictures.mkdir(parents=True, exist_ok=True)
             slug = "".join(letter if letter.isalnum() else "_" for letter in name)
-            write_png(asked.pictures / f"{slug}.png", enlarge(tile(sheet[:100], 10), 2))
+            write_png(given.pictures / f"{slug}.png", enlarge(tile(images[:100], 10), 2))
         show(rows[-1:])
     show(rows)
 

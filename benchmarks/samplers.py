@@ -1,22 +1,21 @@
 """Fréchet distance against network evaluations, sampler by sampler: `python -m benchmarks.samplers --help`.
 
-Draws from the pipeline's checkpoint; every setting of `generate` is varied. The same noises belong to every row. With
---json, rows that the file has already are not drawn again. Writes a plot, too.
+Samples from the pipeline's checkpoint with the same noise in every row. With --json, rows that the file has already are
+not sampled again.
 """
 
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 from tqdm import tqdm
 
-from benchmarks.common import arguments, check, defaults, draw, earlier, prepare, quality, run, save, settings, show
-from ddpm.config import load_config
+from benchmarks.common import arguments, check, defaults, earlier, prepare, quality, run, sample, save, settings, show
 from ddpm.models.checkpoint import load_checkpoint
-from ddpm.sampling.generator import evaluations, fitting_batch, make_source
+from ddpm.sampling.batches import fitting_batch
+from ddpm.sampling.generator import make_generator
 from ddpm.utils.files import atomic_path, sha256
 from ddpm.utils.runtime import choose_runtime
-from stages import MODEL, PARAMS
+from stages.paths import MODEL
 
 STEPS = (5, 10, 15, 25, 50, 100, 1000)
 SAMPLERS = {
@@ -39,57 +38,59 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help=f"default {' '.join(map(str, STEPS))}")
     parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS), choices=list(SAMPLERS), help="default: all")
     parser.add_argument("--plot", type=Path, metavar="PNG")
-    asked = parser.parse_args()
-    path = MODEL / f"{load_config(PARAMS).generate.checkpoint}.safetensors"
+    given = parser.parse_args()
+    config = settings(COMMON)
+    path = MODEL / f"{config.generate.checkpoint}.safetensors"
     checkpoint = load_checkpoint(path)
-    runtime = choose_runtime(load_config(PARAMS).runtime, float("inf"))
+    runtime = choose_runtime(config.runtime, float("inf"))
     network = prepare(checkpoint, runtime)
-    batch = fitting_batch(asked.images, runtime.device)
-    check(asked.images)
-    facts = {"images": asked.images, "guidance": asked.guidance, "checkpoint": sha256(path)}
-    facts |= runtime.describe() | defaults()
-    rows = earlier(asked.json, facts)
+    batch = fitting_batch(given.images, runtime.device)
+    check(given.images)
+    metadata = {"images": given.images, "guidance": given.guidance, "checkpoint": sha256(path)}
+    metadata |= runtime.describe() | defaults()
+    rows = earlier(given.json, metadata)
     known = {(row["steps"], row["sampler"]) for row in rows}
     cases = [
         (steps, name)
-        for steps in sorted(asked.steps)
-        for name in asked.samplers
+        for steps in sorted(given.steps)
+        for name in given.samplers
         # Of all times, none are left to choose among: these rows would repeat the evenly spaced ones.
         if (steps, name) not in known and not (steps == checkpoint.diffusion.timesteps and "log-SNR" in name)
     ]
     for steps, name in tqdm(cases, desc="samplers", unit="row"):
-        changes = {"generate.steps": steps, "generate.guidance": asked.guidance}
-        config = settings(COMMON, SAMPLERS[name], changes)
-        drawing = make_source(checkpoint, network, config.generate, config.seed, runtime)
-        images = draw(drawing, asked.images, batch)
-        found = quality(images, config.seed)
-        rows.append(
-            {
-                "sampler": name,
-                "steps": steps,
-                "nfe": evaluations(config.generate, drawing.schedule, checkpoint.model.classes),
-                **found,
-            }
-        )
-        save(rows, asked.json, facts)
+        changes = {"generate.steps": steps, "generate.guidance": given.guidance}
+        chosen = settings(COMMON, SAMPLERS[name], changes).generate
+        generator = make_generator(checkpoint, network, chosen, config.seed, runtime)
+        found = quality(sample(generator, given.images, batch))
+        rows.append({"sampler": name, "steps": steps, "nfe": generator.nfe, **found})
+        save(rows, given.json, metadata)
     show(rows)
-    if asked.plot:
-        plot(rows, asked.plot)
+    if given.plot:
+        plot(rows, given.images, given.plot)
 
 
-def plot(rows: list[dict[str, float | str]], path: Path) -> None:
-    """One line a sampler, both axes logarithmic, with the floor of as many real images."""
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for name in dict.fromkeys(str(row["sampler"]) for row in rows):
-        line = sorted((row["nfe"], row["fd_mnist"]) for row in rows if row["sampler"] == name)
-        axes.plot(*np.array(line, np.float64).T, marker="o", markersize=4, label=name)
-    floor = float(rows[0]["fd_mnist"]) / float(rows[0]["over_floor"])
-    axes.axhline(floor, color="grey", linestyle="--", linewidth=1, label="real digits")
-    axes.set(xscale="log", yscale="log", xlabel="network evaluations per image", ylabel="Fréchet distance")
-    axes.legend(fontsize=8)
+def plot(rows: list[dict[str, float | str]], images: int, path: Path) -> None:
+    """One line a sampler, both axes logarithmic, its lowest and its last point in the legend; dashed: real images."""
+    figure, axes = plt.subplots(figsize=(11, 4.8), layout="constrained")
+
+    def point(row: dict[str, float | str]) -> str:
+        return f"{row['fd_mnist']:.2f} in {row['steps']:,} steps, {row['nfe']:,} evaluations"
+
+    for name in dict.fromkeys(row["sampler"] for row in rows):
+        line = sorted((row for row in rows if row["sampler"] == name), key=lambda row: row["nfe"])
+        label = f"{name}\n  lowest: {point(min(line, key=lambda row: row['fd_mnist']))}\n  last: {point(line[-1])}"
+        axes.plot([row["nfe"] for row in line], [row["fd_mnist"] for row in line], "o-", markersize=4, label=label)
+    real = float(rows[0]["fd_mnist"]) / float(rows[0]["over_floor"])
+    label = f"{images:,} real training images: {real:.2f}"
+    axes.axhline(real, color="grey", linestyle="--", linewidth=1, label=label)
+    axes.set(xscale="log", yscale="log", xlabel="network evaluations per image", ylabel="Fréchet distance (fd_mnist)")
+    axes.set_title(f"{images:,} generated images per point, all by one model from the same noise", fontsize=10)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:,.0f}")
+    figure.legend(loc="outside right center", fontsize=8)
     axes.grid(alpha=0.3)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+        figure.savefig(temporary, format="png", dpi=100)
 
 
 if __name__ == "__main__":

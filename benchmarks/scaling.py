@@ -9,6 +9,7 @@ takes beyond the idle process.
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,20 +18,23 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.common import arguments, prepare, run, save, settings, show
-from ddpm.data.split import ImageSet
-from ddpm.models.checkpoint import Checkpoint, build_network
-from ddpm.sampling.generator import generate, make_source
-from ddpm.training.loop import Recipe, train
+from benchmarks.common import SPEC, arguments, prepare, run, save, settings, show
+from ddpm.data.image_set import ImageSet
+from ddpm.models.build import build_network, conditioning_classes
+from ddpm.models.checkpoint import Checkpoint
+from ddpm.sampling.batches import write_images
+from ddpm.sampling.generator import make_generator
+from ddpm.training.loop import train
 from ddpm.training.run_folder import RunFolder
+from ddpm.training.state import Recipe
 from ddpm.utils.runtime import choose_runtime, peak_memory_bytes, worker_count
 
 # (axis, what is measured, values, what else is set)
 AXES: list[tuple[str, str, list[int], dict[str, Any]]] = [
-    ("images", "draw", [10_000, 30_000, 100_000], {"generate.steps": 1}),
-    ("steps", "draw", [5, 10, 20, 40], {"generate.num_images": 1000}),
-    ("base_channels", "draw", [16, 32, 64, 128], {"generate.num_images": 500, "generate.steps": 5}),
-    ("image_size", "draw", [14, 28, 56, 112], {"generate.num_images": 500, "generate.steps": 5}),
+    ("images", "sample", [10_000, 30_000, 100_000], {"generate.steps": 1}),
+    ("steps", "sample", [5, 10, 20, 40], {"generate.num_images": 1000}),
+    ("base_channels", "sample", [16, 32, 64, 128], {"generate.num_images": 500, "generate.steps": 5}),
+    ("image_size", "sample", [14, 28, 56, 112], {"generate.num_images": 500, "generate.steps": 5}),
     ("base_channels", "train", [16, 32, 64, 128], {}),
     ("image_size", "train", [14, 28, 56, 112], {}),
     ("batch_size", "train", [16, 32, 64, 128, 256], {}),
@@ -46,32 +50,37 @@ TRAIN_STEPS = 30
 
 def point(kind: str, axis: str, value: int, fixed: dict[str, Any]) -> tuple[float, float, float]:
     """Seconds (of all images, or of one training step), peak MiB, and how many of these the work itself took."""
-    changes: dict[str, Any] = {"generate.guidance": 1.0, "generate.trajectories": 1, "generate.output_size": 28} | fixed
+    changes: dict[str, Any] = {
+        "generate.guidance": 1.0,
+        "generate.trajectories": 1,
+        "generate.output_size": SPEC.size,
+    } | fixed
     if axis in KEYS:
         changes[KEYS[axis]] = value
-    size = value if axis == "image_size" else 28
+    spec = replace(SPEC, size=value) if axis == "image_size" else SPEC
     config = settings(changes)
     runtime = choose_runtime(config.runtime.model_copy(update={"compile": "off"}), 0.0)
     idle = peak_memory_bytes(runtime) / 2**20
     with TemporaryDirectory() as name:
         folder = Path(name)
-        if kind == "draw":
+        if kind == "sample":
             torch.manual_seed(0)
-            weights = dict(build_network(config.model).named_parameters())
-            shares = [1 / config.model.classes] * config.model.classes
-            checkpoint = Checkpoint(config.model, config.diffusion, size, shares, {}, {"ema": weights})
-            source = make_source(checkpoint, prepare(checkpoint, runtime), config.generate, config.seed, runtime)
-            cost, _ = generate(source, folder, "auto", worker_count("auto"), folder / "kept")
+            weights = dict(build_network(config.model, spec).named_parameters())
+            classes = conditioning_classes(config.model, spec)
+            checkpoint = Checkpoint(config.model, config.diffusion, spec, [1 / classes] * classes, {}, {"ema": weights})
+            network = prepare(checkpoint, runtime)
+            generator = make_generator(checkpoint, network, config.generate, config.seed, runtime)
+            cost, _ = write_images(generator, folder, "auto", worker_count("auto"), folder / "kept")
             peak = peak_memory_bytes(runtime) / 2**20
             return cost["generate_seconds"], peak, peak - idle
         count = TRAIN_STEPS * config.train.batch_size
-        generator = np.random.default_rng(0)
-        images = generator.integers(256, size=(count, size, size), dtype=np.uint8)
-        training = ImageSet(images, generator.integers(10, size=count, dtype=np.uint8), np.arange(count))
+        random = np.random.default_rng(0)
+        images = random.integers(256, size=(count, *spec.shape), dtype=np.uint8)
+        training = ImageSet(images, random.integers(spec.classes, size=count), np.arange(count), spec.classes)
         quiet = {"train.epochs": 1.0, "train.validate_every": 10**9, "train.preview_every": 0}
         config = settings(changes, quiet, {"train.validation_images": 1})
         recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
-        with RunFolder(folder / "out", folder / "rescue") as run:
+        with RunFolder(folder / "out", folder / "kept") as run:
             _, cost = train(recipe, training, training, runtime, run, float("inf"))
         peak = peak_memory_bytes(runtime) / 2**20
         return config.train.batch_size / cost["train_images_per_second"], peak, peak - idle
@@ -83,7 +92,7 @@ def exponent(x: list[float], y: list[float]) -> float:
 
 
 def main() -> None:
-    asked = arguments(__doc__).parse_args()
+    given = arguments(__doc__).parse_args()
     rows, slopes = [], []
     context = multiprocessing.get_context("spawn")
     for axis, kind, values, fixed in AXES:
@@ -113,7 +122,7 @@ def main() -> None:
                 "memory_exponent": exponent(values, [taken for _, taken in found]),
             }
         )
-        save(rows, asked.json, {"exponents": slopes})
+        save(rows, given.json, {"exponents": slopes})
     show(rows)
     show(slopes)
 

@@ -1,7 +1,7 @@
 """What DVC takes for many small files and for one large one: `python -m benchmarks.storage --help`.
 
-The same real digits are stored as a folder of RGB PNGs, as the pipeline writes them, and as one npz. In a temporary
-repository each is added, asked about, pushed to a local folder, pulled into an empty cache and checked out of a full
+The same real images are stored as a folder of RGB PNGs, as the pipeline writes them, and as one npz. In a temporary
+repository each is added, queried, pushed to a local folder, pulled into an empty cache and checked out of a full
 one. A row is one operation, with the least and the median of its repetitions. Needs `dvc repro fetch_mnist`.
 """
 
@@ -19,22 +19,22 @@ import dvc
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.common import arguments, run, save, show
-from ddpm.data.sources.mnist import load_mnist
+from benchmarks.common import arguments, run, save, settings, show
+from ddpm.data.sources import SOURCES
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.images import write_rgb_pngs
-from stages import RAW
+from stages.paths import RAW
 
 
 def write_folder(place: Path, images: np.ndarray) -> str:
-    (place / "digits").mkdir()
-    write_rgb_pngs(place / "digits", images, 1, len(images))
-    return "digits"
+    (place / "images").mkdir()
+    write_rgb_pngs(place / "images", images, 1, len(images))
+    return "images"
 
 
 def write_npz(place: Path, images: np.ndarray) -> str:
-    np.savez(place / "digits.npz", images=images)
-    return "digits.npz"
+    np.savez(place / "images.npz", images=images)
+    return "images.npz"
 
 
 FORMS: dict[str, Callable[[Path, np.ndarray], str]] = {"PNGs": write_folder, "npz": write_npz}
@@ -83,15 +83,15 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--images", type=int, default=10_000, help="default 10000")
     parser.add_argument("--repetitions", type=int, default=5, help="default 5")
-    asked = parser.parse_args()
-    digits = load_mnist(RAW, "train").images
-    if not 1 <= asked.images <= len(digits):
-        raise DdpmError(f"--images {asked.images}: there are 1 to {len(digits)}.")
-    if asked.repetitions < 1:
-        raise DdpmError(f"--repetitions {asked.repetitions}: at least 1.")
-    images = digits[: asked.images]
+    given = parser.parse_args()
+    stored = SOURCES[settings().data.name].load(RAW, "train").images
+    if not 1 <= given.images <= len(stored):
+        raise DdpmError(f"--images {given.images}: there are 1 to {len(stored)}.")
+    if given.repetitions < 1:
+        raise DdpmError(f"--repetitions {given.repetitions}: at least 1.")
+    images = stored[: given.images]
     found: dict[tuple[str, str], list[float]] = {}
-    for _ in tqdm(range(asked.repetitions), desc="storage", unit="repetition"):
+    for _ in tqdm(range(given.repetitions), desc="storage", unit="repetition"):
         for form in FORMS:
             for operation, seconds in repetition(form, images).items():
                 found.setdefault((form, operation), []).append(seconds)
@@ -99,8 +99,8 @@ def main() -> None:
         {"form": form, "operation": operation, "least_s": min(seconds), "median_s": statistics.median(seconds)}
         for (form, operation), seconds in found.items()
     ]
-    facts = {"images": asked.images, "repetitions": asked.repetitions, "dvc": dvc.__version__}
-    save(rows, asked.json, facts)
+    metadata = {"images": given.images, "repetitions": given.repetitions, "dvc": dvc.__version__}
+    save(rows, given.json, metadata)
     show(rows)
 
 

@@ -1,7 +1,8 @@
 """Images per second of training and sampling, eager and compiled: `python -m benchmarks.throughput --help`.
 
-The network is that of params.yaml. Beside each rate stands its share of the matrix-product speed that this machine
-reaches in the same number format, the best of two measurements in the same run. Run it on an otherwise idle machine.
+The network and the objective are those of params.yaml, without class labels. Beside each rate is its fraction of the
+matrix-product speed that this machine reaches in the same number format, the best of two measurements in the same run.
+Run it on an otherwise idle machine.
 """
 
 import time
@@ -13,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import arguments, run, save, settings, show
+from benchmarks.common import SPEC, arguments, run, save, settings, show
 from ddpm.config import Config
-from ddpm.diffusion.process import normalize, q_sample, target_of
-from ddpm.models.checkpoint import build_network, build_schedule, flops_per_image
+from ddpm.diffusion.objective import build_objective
+from ddpm.models.build import build_network, flops_per_image
 from ddpm.training.ema import Ema
 from ddpm.training.optimizers import Optimizer
 from ddpm.utils.runtime import Runtime, choose_runtime
@@ -49,18 +50,20 @@ def gemm_flops(runtime: Runtime, size: int = 2048) -> float:
 
 
 def prepared(config: Config, runtime: Runtime, *, trains: bool) -> tuple[Loss, nn.Module]:
-    """The training loss of an untrained network, told no labels, and that network."""
+    """The training loss of an untrained network, without class labels, and that network."""
     torch.compiler.reset()  # else a limit on compiled versions of one function makes the last ones eager, silently
-    network = runtime.prepare(build_network(config.model), trains=trains)
-    alpha_bar = build_schedule(config.diffusion).alpha_bar.float().to(runtime.device)[:, None, None, None]
+    network = runtime.prepare(build_network(config.model, SPEC), trains=trains)
+    objective = build_objective(config.diffusion, config.train).to(runtime.device)
+    predict = runtime.predictor(network)
 
-    def errors(images: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        x_0 = normalize(images)
-        with runtime.autocast():
-            prediction = network(q_sample(x_0, alpha_bar[t], eps), t)
-        return (prediction.float() - target_of(config.diffusion.target, x_0, alpha_bar[t], eps)).square().mean()
+    @runtime.compile
+    def squared_errors(images: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        return objective.squared_errors(predict, images, t, eps, None)
 
-    return runtime.compile(errors), network
+    def loss(images: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        return objective.loss(squared_errors(images, t, eps), t)
+
+    return loss, network
 
 
 def step(loss: Loss, batch: Batch, optimizer: Optimizer, ema: Ema) -> None:
@@ -77,9 +80,9 @@ def evaluate(loss: Loss, batch: Batch) -> None:
 
 
 def main() -> None:
-    asked = arguments(__doc__).parse_args()
+    given = arguments(__doc__).parse_args()
     config = settings()
-    flops = flops_per_image(config.model, 28)
+    flops = flops_per_image(config.model, SPEC)
     fastest = choose_runtime(config.runtime, 0.0)
     rows: list[dict[str, Any]] = []
     peaks: dict[str, float] = {}
@@ -89,12 +92,15 @@ def main() -> None:
         peaks[precision] = max(peaks.get(precision, 0.0), gemm_flops(runtime))
         for kind, sizes in BATCHES.items():
             loss, network = prepared(config, runtime, trains=kind == "train")
-            optimizer, ema = Optimizer(network, config.train), Ema(network, config.train.ema_decay)
+            optimizer, ema = (
+                Optimizer(config.train.optimizer, network, config.train),
+                Ema(network, config.train.ema_decay),
+            )
             for size in sizes:
                 batch = (
-                    torch.randint(256, (size, 28, 28), dtype=torch.uint8, device=runtime.device),
+                    torch.randint(256, (size, *SPEC.shape), dtype=torch.uint8, device=runtime.device),
                     torch.randint(config.diffusion.timesteps, (size,), device=runtime.device),
-                    torch.randn(size, 1, 28, 28, device=runtime.device),
+                    torch.randn(size, *SPEC.shape, device=runtime.device),
                 )
                 work = partial(step, loss, batch, optimizer, ema) if kind == "train" else partial(evaluate, loss, batch)
                 speed = size * rate(work, runtime)
@@ -112,7 +118,7 @@ def main() -> None:
     rows = [row | {"gemm_share": row["gflops"] * 1e9 / peaks[row["precision"]]} for row in rows]
     show(rows)
     described = {key: value for key, value in fastest.describe().items() if key not in ("precision", "compiled")}
-    save(rows, asked.json, {"flops_per_image": flops, "gemm_flops": peaks, **described})
+    save(rows, given.json, {"flops_per_image": flops, "gemm_flops": peaks, **described})
 
 
 if __name__ == "__main__":

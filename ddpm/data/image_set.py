@@ -1,9 +1,11 @@
-"""Images with their labels, what they have in common, and the one file they are stored in."""
+"""Images with their labels, what they have in common, the one file they are stored in, and their form as x_0."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ddpm.utils.errors import DamagedFile
 from ddpm.utils.files import load_arrays, save_arrays
@@ -51,6 +53,16 @@ class ImageSet:
         """How often each class occurs, summing to 1; empty for an unlabelled data set."""
         counts = np.bincount(self.labels, minlength=self.classes)[: self.classes]
         return [float(count) / len(self) for count in counts]
+
+
+def normalize(images: Tensor) -> Tensor:
+    """uint8 images [n, c, h, w] as x_0: float32 of the same shape in [-1, 1]."""
+    return images.float() / 127.5 - 1.0
+
+
+def denormalize(x: Tensor) -> np.ndarray:
+    """x_0 [n, c, h, w] in [-1, 1] (values outside are clipped) as uint8 images, rounded to nearest."""
+    return ((x.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
 def write_image_set(path: Path, image_set: ImageSet) -> None:

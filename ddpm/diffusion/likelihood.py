@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ddpm.data.image_set import normalize
 from ddpm.diffusion.process import q_sample
 from ddpm.diffusion.samplers import VARIANCES, Denoise
 from ddpm.diffusion.schedule import Schedule
-from ddpm.utils.images import normalize
 from ddpm.utils.seeds import torch_generator
 
 _HALF_STEP = 1.0 / 255.0  # half the distance of two grey values in [-1, 1]

@@ -7,9 +7,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ddpm.data.image_set import normalize
 from ddpm.diffusion.process import TARGETS, Target, q_sample
 from ddpm.diffusion.schedule import build_schedule
-from ddpm.utils.images import normalize
 from ddpm.utils.registry import Registry
 
 WEIGHTINGS: Registry[Callable[..., Tensor]] = Registry("weighting")

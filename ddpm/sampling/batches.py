@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ddpm.data.image_set import denormalize
 from ddpm.sampling.generator import Generator
 from ddpm.sampling.trajectory import Trajectory
 from ddpm.utils.files import load_arrays, save_arrays
-from ddpm.utils.images import denormalize, resize, write_rgb_pngs
+from ddpm.utils.images import resize, write_rgb_pngs
 from ddpm.utils.resume import restarting, stop_signals
 
 _MAX_BATCH = {"cpu": 250, "cuda": 4096}

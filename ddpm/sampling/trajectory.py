@@ -3,8 +3,8 @@
 import numpy as np
 from torch import Tensor
 
+from ddpm.data.image_set import denormalize
 from ddpm.diffusion.schedule import Schedule
-from ddpm.utils.images import denormalize
 
 MAX_FRAMES = 101
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ddpm.data.image_set import ImageSet
+from ddpm.data.image_set import ImageSet, denormalize
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.noise import ImageNoise
 from ddpm.diffusion.objective import Objective
@@ -22,7 +22,7 @@ from ddpm.training.run_folder import RunFolder
 from ddpm.training.state import TrainState, conditioning_labels, image_tensor
 from ddpm.training.validation import FixedGrid
 from ddpm.utils.errors import DdpmError
-from ddpm.utils.images import denormalize, enlarge, tile, write_png
+from ddpm.utils.images import enlarge, tile, write_png
 from ddpm.utils.runtime import Runtime
 
 PREVIEW_COLUMNS = 8

@@ -7,22 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
 from ddpm.utils.errors import DamagedFile, MissingFile
 from ddpm.utils.files import atomic_path
-
-
-def normalize(images: Tensor) -> Tensor:
-    """uint8 images [n, c, h, w] as x_0: float32 of the same shape in [-1, 1]."""
-    return images.float() / 127.5 - 1.0
-
-
-def denormalize(x: Tensor) -> np.ndarray:
-    """x_0 [n, c, h, w] in [-1, 1] (values outside are clipped) as uint8 images, rounded to nearest."""
-    return ((x.float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
 def tile(images: np.ndarray, columns: int, gap: int = 2, background: int = 0) -> np.ndarray:

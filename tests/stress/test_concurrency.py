@@ -11,7 +11,7 @@ from clones import change, ended, outputs, outputs_of, run_in, small_run, stages
 # The number of threads can change the last bits: one on all sides, which two runs on two cores also need to be quick.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 QUEUED = {"fast": {"train.lr": 0.02}, "slow": {"train.lr": 0.005}}
-TEMPORARY = {"another": {"generate.draw": 1}}
+TEMPORARY = {"another": {"generate.replicate": 1}}
 SECONDS = 300
 
 

@@ -5,22 +5,28 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.common import earlier, save, settings
+from benchmarks.common import SPEC, earlier, save, settings
 from benchmarks.equal_time import QUIET, RECIPES
-from benchmarks.page import PAGES, RESULTS, cell, refreshed, table
+from benchmarks.page import RESULTS, cell, table
 from benchmarks.samplers import COMMON, SAMPLERS
 from benchmarks.scaling import exponent, point
-from benchmarks.sensitivity import SPOILED
-from ddpm.data.split import ImageSet
-from ddpm.evaluation.features.classifier import classify, load_classifier
+from benchmarks.sensitivity import CORRUPTIONS
+from benchmarks.throughput import prepared, step
+from ddpm.data.image_set import ImageSet
+from ddpm.diffusion.objective import build_objective
+from ddpm.evaluation.features import Features
+from ddpm.evaluation.features.classifier import MnistExtractor
 from ddpm.evaluation.frechet import fit_gaussian, frechet_distance
+from ddpm.training.ema import Ema
+from ddpm.training.optimizers import Optimizer
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.files import read_json
+from ddpm.utils.runtime import Runtime
 
 
 @pytest.fixture(autouse=True)
-def _from_the_repository(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(root)
+def _settings_of_the_tests(workspace: Path) -> None:
+    """The benchmarks read params.yaml of the working folder."""
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.5])
@@ -30,7 +36,7 @@ def test_the_exponent_of_a_power_law_is_its_power(power: float):
 
 
 def test_more_channels_take_more_seconds_and_images_no_more_memory():
-    few, many = (point("draw", "base_channels", n, {"generate.num_images": 60, "generate.steps": 3}) for n in (8, 96))
+    few, many = (point("sample", "base_channels", n, {"generate.num_images": 60, "generate.steps": 3}) for n in (8, 96))
     assert 0 < few[0] < many[0]
     assert 0 <= few[2] <= few[1] <= many[1]
 
@@ -40,6 +46,22 @@ def test_a_training_step_is_measured():
     assert 0 < seconds < 10
     assert 100 < peak < 10_000
     assert 0 <= taken < peak
+
+
+def test_throughput_is_of_the_loss_that_training_uses(cpu: Runtime):
+    config = settings({"model.base_channels": 8})
+    loss, network = prepared(config, cpu, trains=True)
+    images, t = torch.zeros(16, *SPEC.shape, dtype=torch.uint8), torch.arange(0, 800, 50)
+    eps = torch.randn(16, *SPEC.shape, generator=torch.Generator().manual_seed(0))
+    objective = build_objective(config.diffusion, config.train)
+    expected = objective.loss(objective.squared_errors(cpu.predictor(network), images, t, eps, None), t)
+    assert loss(images, t, eps).item() == pytest.approx(expected.item())
+    weights = [weight.clone() for weight in network.parameters()]
+    average = Ema(network, 0.9)
+    step(loss, (images, t, eps), Optimizer(config.train.optimizer, network, config.train), average)
+    # At a learning rate of 0: an untrained network stays as fast as it was, whatever the data.
+    assert all(torch.equal(before, after) for before, after in zip(weights, network.parameters(), strict=True))
+    assert average.updates == 1
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -73,13 +95,6 @@ def test_an_unknown_setting_is_refused():
         settings({"train.learning_rate": np.pi})
 
 
-def test_the_pages_show_the_results_as_they_are():
-    for path, tables in zip(PAGES, (3, 2), strict=True):
-        page = path.read_text()
-        assert page.count("<!-- end -->") >= tables
-        assert refreshed(page) == page, "run `python -m benchmarks.page`"
-
-
 def test_cells_are_read_easily():
     assert [cell(value) for value in (0.123456, 1234.5, 12.0, 5, 60_000, "ddpm", 98.76)] == [
         "0.123",
@@ -93,25 +108,25 @@ def test_cells_are_read_easily():
     assert table([{"a": 1, "b": 0.5}, {"a": 2, "b": 1.0}]) == "| a | b |\n| --- | --- |\n| 1 | 0.5 |\n| 2 | 1 |"
 
 
-@pytest.mark.parametrize("name", SPOILED)
-def test_the_distance_grows_with_every_level_of_spoiling(name: str):
-    rows = [row for row in read_json(RESULTS / "sensitivity.json")["rows"] if row["spoiled_by"] == name]
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_the_distance_grows_with_every_level_of_corruption(name: str):
+    rows = [row for row in read_json(RESULTS / "sensitivity.json")["rows"] if row["corruption"] == name]
     distances = [row["fd_mnist"] for row in rows]
-    assert [row["level"] for row in rows] == list(SPOILED[name][1])
+    assert [row["level"] for row in rows] == list(CORRUPTIONS[name][1])
     assert all(after > before for before, after in pairwise(distances))
     assert distances[-1] > 20 * distances[0]
 
 
-@pytest.mark.parametrize("name", SPOILED)
-def test_spoiling_shows_in_the_distance_here_and_now(
-    name: str, test_digits: ImageSet, verdicts: tuple[np.ndarray, np.ndarray], rng: np.random.Generator
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_corruption_shows_in_the_distance_here_and_now(
+    name: str, test_digits: ImageSet, by_classifier: Features, rng: np.random.Generator
 ):
-    spoil, levels, _ = SPOILED[name]
-    known = fit_gaussian(verdicts[0][5000:])
-    some = ImageSet(test_digits.images[:2000], test_digits.labels[:2000], test_digits.indices[:2000])
-    classifier = load_classifier(torch.device("cpu"))
+    corrupt, levels, _ = CORRUPTIONS[name]
+    known, some = fit_gaussian(by_classifier.values[5000:]), test_digits.take(np.arange(1000))
+    extractor = MnistExtractor(torch.device("cpu"))
     found = []
     for level in (levels[0], levels[2], levels[4]):
-        features, _ = classify(classifier, spoil(some, level, rng), "test")
-        found.append(frechet_distance(known, fit_gaussian(features)))
+        images = corrupt(some, level, rng)
+        assert images.shape == some.images.shape
+        found.append(frechet_distance(known, fit_gaussian(extractor.features(images, "test").values)))
     assert found[0] < found[1] < found[2]

@@ -133,13 +133,13 @@ def test_an_example_adds_one_entry_and_settings_accept_its_name_then(tiny: Calla
     (key,) = re.findall(r"Chosen\s+by\s+`(\w+\.\w+)`", SECTIONS[kind])
     value = [name] if kind == "Feature extractor" else name
     known = list(registry)
-    with pytest.raises(DdpmError, match=rf"{key}.*{name} is not one of {', '.join(known)}"):
+    with pytest.raises(DdpmError, match=rf"{key}.*{name}.*one of {', '.join(known)}"):
         tiny({key: value})
     run(kind)
     assert list(registry) == [*known, name]
     section, setting = key.split(".")
     assert getattr(getattr(tiny({key: value}), section), setting) in (name, (name,))
-    with pytest.raises(DdpmError, match=rf"other is not one of {', '.join(known)}, {name}"):
+    with pytest.raises(DdpmError, match=rf"other.*one of {', '.join(known)}, {name}"):
         tiny({key: ["other"] if kind == "Feature extractor" else "other"})
 
 

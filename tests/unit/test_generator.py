@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpm.config import Config
-from ddpm.data.image_set import ImageSpec
+from ddpm.data.image_set import ImageSpec, denormalize
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.guidance import UNGUIDED, Guidance
 from ddpm.diffusion.noise import ImageNoise
@@ -24,7 +24,7 @@ from ddpm.sampling.generator import Generator, make_generator
 from ddpm.sampling.labels import balanced_labels
 from ddpm.sampling.trajectory import MAX_FRAMES
 from ddpm.utils.errors import DdpmError
-from ddpm.utils.images import denormalize, read_pngs
+from ddpm.utils.images import read_pngs
 from ddpm.utils.runtime import Runtime
 
 SAMPLERS = [{"generate.sampler": "ddpm"}, {"generate.sampler": "ddpm", "generate.variance": "large"}]

@@ -43,9 +43,9 @@ HERE = {
         "ddpm/diffusion/noise.py": "only for previews",
         "ddpm/diffusion/samplers.py": "only for previews",
         "ddpm/training/run_folder.py": "where the files of the run are kept",
+        "ddpm/utils/images.py": "only for previews",
     },
     "generate": {
-        "ddpm/data/image_set.py": "only ImageSpec: size, channels and classes from the checkpoint",
         "ddpm/diffusion/objective.py": "only the type Predict",
     },
     "likelihood": {

@@ -5,12 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm.data.image_set import ImageSet
+from ddpm.data.image_set import ImageSet, denormalize, normalize
 from ddpm.utils.errors import DamagedFile, MissingFile
 from ddpm.utils.images import (
-    denormalize,
     enlarge,
-    normalize,
     png_name,
     read_pngs,
     resize,

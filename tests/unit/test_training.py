@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ddpm.config import Config
-from ddpm.data.image_set import ImageSet
+from ddpm.data.image_set import ImageSet, normalize
 from ddpm.diffusion.objective import build_objective
 from ddpm.diffusion.process import q_sample, v_from
 from ddpm.diffusion.schedule import build_schedule
@@ -26,7 +26,7 @@ from ddpm.training.run_folder import RunFolder
 from ddpm.training.state import Recipe, TrainState
 from ddpm.training.validation import FixedGrid
 from ddpm.utils.errors import DdpmError
-from ddpm.utils.images import normalize, read_pngs
+from ddpm.utils.images import read_pngs
 from ddpm.utils.runtime import Runtime
 
 OUTPUTS = ("last.safetensors", "best.safetensors", "log.csv", "validation.csv")

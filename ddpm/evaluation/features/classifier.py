@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ddpm.data.image_set import normalize
 from ddpm.evaluation.features import EXTRACTORS, Features
 from ddpm.utils.errors import DamagedFile, MissingFile
 from ddpm.utils.files import sha256
-from ddpm.utils.images import normalize, resize, to_grey
+from ddpm.utils.images import resize, to_grey
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "mnist_classifier.safetensors"
 WEIGHTS_SHA256 = "d494fd8d7691dc7102686cbad497e28dcd9b12dfe959101ce3f072faaedf677e"
