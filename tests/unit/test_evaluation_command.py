@@ -1,4 +1,4 @@
-"""The mistakes of `python -m ddpm.evaluation`; what it measures: tests/stress/test_evaluation_command.py."""
+"""The mistakes of `python -m ddpm.evaluation`; what it measures: tests/stress/test_evaluation_of_files.py."""
 
 import sys
 from collections.abc import Callable
