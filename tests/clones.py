@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from ruamel.yaml import YAML
 
 from tools import reproduce
@@ -196,14 +197,18 @@ def small_run(place: Path, raw: Path) -> SmallRun:
 
     Copy its folder before changing it.
     """
-    folder, hook = place / "small-run", place / "small-run-hook"
-    hook.mkdir()
-    copy_working_tree(folder)
-    change(folder, SMALL)
-    shutil.copytree(raw, folder / "data/raw")
-    start_history(folder, "small")
-    offline = Offline(hook)
-    done = offline.run(folder, *without_interfaces(), "dvc", "repro")
-    assert done.returncode == 0, done.stdout + done.stderr
-    commit(folder, "results")
-    return SmallRun(folder, done.stdout, offline.refused)
+    # Workers of xdist have places of their own, beside one another: the first that comes makes it for all.
+    shared = place.parent if "PYTEST_XDIST_WORKER" in os.environ else place
+    folder, hook, log = (shared / name for name in ("small-run", "small-run-hook", "small-run.log"))
+    with FileLock(shared / "small-run.lock"):
+        if not log.exists():
+            hook.mkdir()
+            copy_working_tree(folder)
+            change(folder, SMALL)
+            shutil.copytree(raw, folder / "data/raw")
+            start_history(folder, "small")
+            done = Offline(hook).run(folder, *without_interfaces(), "dvc", "repro")
+            assert done.returncode == 0, done.stdout + done.stderr
+            commit(folder, "results")
+            log.write_text(done.stdout)
+    return SmallRun(folder, log.read_text(), Offline(hook).refused)

@@ -32,10 +32,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 # Files whose tests share what takes long to make.
 TOGETHER = {
-    "test_concurrency": "small run",
-    "test_offline": "small run",
-    "test_sharing": "small run",
-    "test_evaluation_command": "real digits",
+    "test_evaluation_of_files": "real digits",
     "test_real_digits": "real digits",
     "test_classifier": "test digits",
     "test_measure": "test digits",

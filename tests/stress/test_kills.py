@@ -46,7 +46,7 @@ RUN = TINY | {
     "train.log_every": 50,
     "train.validate_every": 20,
     "train.preview_every": 50,
-    "generate.num_images": 400,
+    "generate.num_images": 240,
     "generate.replicates": 1,
     "generate.steps": 20,
     "generate.trajectories": 30,
@@ -132,7 +132,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> Path:
     """A repository whose training and sampling take some seconds; its results, never killed, in `clean`."""
     folder = tmp_path_factory.mktemp("kills") / "clone"
     copy_working_tree(folder)
-    change(folder, {**RUN, "data.source": str(raw), "train.epochs": 0.2, "generate.num_images": 100})
+    change(folder, {**RUN, "data.source": str(raw), "train.epochs": 0.1, "generate.num_images": 60})
     start_history(folder, "small")
     run_in(folder, "dvc", "repro", "split")
     commit(folder, "digits")

@@ -155,7 +155,7 @@ def team(request: pytest.FixtureRequest, run: Path, tmp_path_factory: pytest.Tem
         for name, value in LOCAL.items():
             patch.setenv(name, value)
         if request.param == "folder":
-            yield assemble(run, folder, Remote(str(folder / "remote")))
+            yield request.getfixturevalue("folder_team")
         elif request.param == "s3":
             with s3_server() as (address, secrets):
                 options = {"endpointurl": address, "region": "us-east-1"}
@@ -225,8 +225,23 @@ def folder_team(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Team:
     return assemble(run, folder, Remote(str(folder / "remote")))
 
 
-def test_an_experiment_goes_to_a_teammate_through_git(team: Team, tmp_path: Path):
-    mine, theirs = (team.join(tmp_path / name) for name in ("mine", "theirs"))
+def test_a_teammate_without_any_lock_file_computes_nothing_either(folder_team: Team, raw: Path, tmp_path: Path):
+    """The commit from before the run: only the original files are fetched again, and the numbers copied."""
+    expected = outputs(folder_team.mine)
+    run_in(folder_team.mine, "dvc", "push", "--run-cache")
+    theirs = folder_team.join(tmp_path / "theirs", pull=False)
+    for path in [theirs / "dvc.lock", *(theirs / "metrics").glob("*.*")]:
+        path.unlink()
+    shutil.copytree(raw, theirs / "data/raw")
+    output = run_in(theirs, "dvc", "repro", "--pull")
+    assert stages_run(output) == ["fetch_mnist", "summary"]
+    assert outputs(theirs) == expected
+    for path in (folder_team.mine / "metrics").glob("*.*"):
+        assert (theirs / "metrics" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_an_experiment_goes_to_a_teammate_through_git(folder_team: Team, tmp_path: Path):
+    mine, theirs = (folder_team.join(tmp_path / name) for name in ("mine", "theirs"))
     run_in(mine, "dvc", "exp", "run", "--name", "few", "-S", "visualize.snapshots=4", "visualize")
     run_in(mine, "dvc", "exp", "push", "origin", "few")
     assert "few" in run_in(theirs, "dvc", "exp", "list", "origin")
