@@ -9,15 +9,12 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import psutil
 
 from ddpm.utils.errors import DamagedFile, MissingFile
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @contextmanager
@@ -119,12 +116,6 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
         table = csv.writer(file, lineterminator="\n")
         table.writerow(columns)
         table.writerows(rows)
-
-
-def write_table(path: Path, table: "pd.DataFrame") -> None:
-    """Write a table with a header and six significant digits, atomically; NaN is an empty cell. Raises OSError."""
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
 
 
 def sha256(*paths: Path) -> str:
