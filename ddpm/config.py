@@ -30,7 +30,7 @@ def _name_in(names: Registry[Any]) -> BeforeValidator:
     """A validator that a value is one of the names that a registry holds when the value is checked."""
 
     def check(value: object) -> object:
-        if value not in names:
+        if value not in list(names):
             raise ValueError(f"input should be one of {', '.join(names)}")
         return value
 

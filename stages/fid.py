@@ -1,13 +1,13 @@
 """Measure the generated images against the real ones."""
 
 from ddpm.config import Config
+from ddpm.data.load import read_labels
 from ddpm.data.sources import SOURCES
 from ddpm.evaluation.evaluator import Evaluator
 from ddpm.evaluation.features import open_extractors
-from ddpm.evaluation.measure import in_order, refuse_constant
+from ddpm.evaluation.measure import in_order, over_replicates, refuse_constant
 from ddpm.evaluation.reference import find_reference
-from ddpm.evaluation.tables import over_replicates, read_labels
-from ddpm.utils.files import load_arrays, significant, write_json, write_table
+from ddpm.utils.files import atomic_path, load_arrays, significant, write_json
 from ddpm.utils.images import png_name, read_pngs
 from ddpm.utils.runtime import choose_runtime, worker_count
 from stages.paths import EVALUATION, GENERATED, LABELS, RAW, REFERENCE, REPLICATES
@@ -18,7 +18,7 @@ def fid(config: Config) -> None:
     source, settings = SOURCES[config.data.name], config.fid
     train, test = source.load(RAW, "train"), source.load(RAW, "test")
     networks, skipped = open_extractors(settings.extractors, settings, choose_runtime(config.runtime, 0.0).device)
-    references = [find_reference(x, REFERENCE / f"{x.name}.npz", config.seed, lambda: (train, test)) for x in networks]
+    references = [find_reference(REFERENCE / f"{x.name}.npz", x, train, test, config.seed) for x in networks]
     evaluator = Evaluator(list(zip(networks, references, strict=True)), skipped, config.seed)
     images = read_pngs(GENERATED, worker_count(config.runtime.workers))
     refuse_constant(images, lambda i: png_name(i + 1, len(images)))
@@ -29,8 +29,9 @@ def fid(config: Config) -> None:
     numbers = in_order({"replicates": 1 + len(others), **found.numbers, **over_replicates(with_real, others)})
     test_nearest = load_arrays(REFERENCE / "pixels.npz")["test_nearest"]
     memorization, nearest = evaluator.memorization(images, found.features, train, test_nearest)
-    write_table(EVALUATION / "classes.csv", found.classes)
-    write_table(EVALUATION / "nearest.csv", nearest)
+    for name, table in (("classes", found.classes), ("nearest", nearest)):
+        with atomic_path(EVALUATION / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False, float_format="%.6g")
     write_json(EVALUATION / "memorization.json", significant(memorization))
     write_json(EVALUATION / "fid.json", significant(numbers | {"protocol": found.protocol}))
 

@@ -1,7 +1,6 @@
 """The IDX format of the original MNIST files (described on the MNIST page of LeCun, Cortes and Burges)."""
 
 import gzip
-import math
 import struct
 import zlib
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 
 from ddpm.utils.errors import DamagedFile, MissingFile
 
-_UNSIGNED_BYTE = 0x08
+_UNSIGNED_BYTES = b"\0\0\x08"
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -36,21 +35,15 @@ def parse_idx(content: bytes, name: str = "the IDX file") -> np.ndarray:
     Returns a uint8 array of the shape in the header (images: [n, height, width], labels: [n]).
     Raises DamagedFile for any header or length that does not fit; ``name`` stands in the message.
     """
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] != _UNSIGNED_BYTE or content[3] == 0:
+    dimensions = content[3] if content[:3] == _UNSIGNED_BYTES and len(content) > 3 else 0
+    if not dimensions:
         raise DamagedFile(f"{name} is not an IDX file of unsigned bytes")
-    dimensions = content[3]
-    start = 4 + 4 * dimensions
-    if len(content) < start:
-        raise DamagedFile(f"{name} ends inside its header")
-    shape = struct.unpack(f">{dimensions}I", content[4:start])
-    if len(content) - start != math.prod(shape):
-        raise DamagedFile(f"{name} holds {len(content) - start} values where its header promises {math.prod(shape)}")
-    # A bytearray: the array is writable.
-    values = np.frombuffer(bytearray(content), np.uint8, offset=start)
     try:
-        return values.reshape(shape)
-    except ValueError as error:  # more dimensions than NumPy takes, or none of length 0 beside immense others
-        raise DamagedFile(f"{name} has the impossible shape {shape}") from error
+        shape = struct.unpack_from(f">{dimensions}I", content, 4)
+        # A bytearray: the array is writable.
+        return np.frombuffer(bytearray(content), np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+    except (struct.error, ValueError) as error:
+        raise DamagedFile(f"{name} does not hold what its header says ({error})") from error
 
 
 def read_idx(path: Path) -> np.ndarray:

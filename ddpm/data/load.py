@@ -1,8 +1,9 @@
-"""Images from anywhere: a folder, an npz or an IDX file."""
+"""Images from anywhere, a folder, an npz or an IDX file, and their labels."""
 
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from ddpm.data.idx import read_idx
 from ddpm.utils.errors import DamagedFile, MissingFile
@@ -33,6 +34,22 @@ def as_images(array: np.ndarray, name: str) -> np.ndarray:
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.size:
         raise DamagedFile(f"{name} holds an array of shape {array.shape}, not of images")
     return images if images.dtype == np.uint8 else _to_uint8(images, name)
+
+
+def read_labels(path: Path, count: int) -> np.ndarray | None:
+    """The column ``label`` of a table with one row for each of ``count`` images: int64 [n]; None where it has no rows.
+
+    Raises MissingFile, or DamagedFile for another kind of file.
+    """
+    try:
+        labels = pd.read_csv(path, dtype={"label": np.int64})["label"].to_numpy()
+    except FileNotFoundError as error:
+        raise MissingFile(f"{path} is missing") from error
+    except (KeyError, ValueError) as error:
+        raise DamagedFile(f"{path} is not a table with a column `label` ({' '.join(str(error).split())})") from error
+    if len(labels) not in (0, count):
+        raise DamagedFile(f"{path} has {len(labels)} rows for {count} images")
+    return labels if len(labels) else None
 
 
 def _to_uint8(images: np.ndarray, name: str) -> np.ndarray:

@@ -6,19 +6,18 @@ IMAGES is a folder of PNG files, an npz file ([n, h, w], [n, h, w, c] or [n, c, 
 
 import argparse
 import tempfile
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
 import torch
 
-from ddpm.data.image_set import ImageSet
-from ddpm.data.load import load_images
+from ddpm.data.load import load_images, read_labels
 from ddpm.data.sources import SOURCES
 from ddpm.evaluation.evaluator import Evaluator
 from ddpm.evaluation.features import EXTRACTORS, open_extractors
 from ddpm.evaluation.measure import refuse_constant
 from ddpm.evaluation.reference import find_reference, nearest_pixels
-from ddpm.evaluation.tables import number_table, read_labels
 from ddpm.utils.errors import one_sentence
 from ddpm.utils.files import load_arrays, save_arrays, significant, write_json
 from ddpm.utils.runtime import worker_count
@@ -54,26 +53,33 @@ def evaluate(arguments: argparse.Namespace, features: Path) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     networks, skipped = open_extractors(arguments.extractors, arguments, device)
 
-    @cache
-    def real() -> tuple[ImageSet, ImageSet]:
-        source = SOURCES[arguments.data]
-        return source.load(arguments.reference, "train"), source.load(arguments.reference, "test")
-
+    train, test = (SOURCES[arguments.data].load(arguments.reference, part) for part in ("train", "test"))
     references = []
     for network in networks:
         path = features / f"{network.name}.npz"
-        references.append(find_reference(network, path, arguments.seed, real))
+        references.append(find_reference(path, network, train, test, arguments.seed))
         references[-1].save(path)
     by_pixels = features / "pixels.npz"
     if not by_pixels.exists():
-        save_arrays(by_pixels, test_nearest=nearest_pixels(*real()))
+        save_arrays(by_pixels, test_nearest=nearest_pixels(train, test))
     evaluator = Evaluator(list(zip(networks, references, strict=True)), skipped, arguments.seed)
     found = evaluator.measure(images, labels, arguments.bootstrap, "images")
     test_nearest = load_arrays(by_pixels)["test_nearest"]
-    numbers = found.numbers | evaluator.memorization(images, found.features, real()[0], test_nearest)[0]
+    numbers = found.numbers | evaluator.memorization(images, found.features, train, test_nearest)[0]
     print(number_table(numbers))
     if arguments.json:
         write_json(arguments.json, significant(numbers | {"protocol": found.protocol}))
+
+
+def number_table(numbers: Mapping[str, float]) -> str:
+    """Flat metrics as text, one row a number: its value, 95 % interval, and what real images score."""
+    ends = ("_low", "_high", "_real", "_floor")
+    rows = {
+        key: [f"{numbers[key + end]:.6g}" if key + end in numbers else "" for end in ("", *ends)]
+        for key in numbers
+        if not key.endswith(ends)
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["value", *(end[1:] for end in ends)]).to_string()
 
 
 def main() -> None:

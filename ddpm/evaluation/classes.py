@@ -1,7 +1,6 @@
 """What class probabilities say of a set of images: which classes there are, and how clearly."""
 
 import numpy as np
-import pandas as pd
 
 from ddpm.evaluation.frechet import fit_gaussian, frechet_distance
 
@@ -17,11 +16,6 @@ def confident(probabilities: np.ndarray) -> np.ndarray:
 def ambiguous(probabilities: np.ndarray) -> np.ndarray:
     """Whether no class has probability ≥ `AMBIGUOUS`: bool [n], from probabilities [n, c]."""
     return probabilities.max(1) < AMBIGUOUS
-
-
-def correct(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Whether the most probable class is the label: bool [n], from probabilities [n, c] and int64 labels [n]."""
-    return probabilities.argmax(1) == labels
 
 
 def class_fractions(probabilities: np.ndarray) -> np.ndarray:
@@ -55,13 +49,3 @@ def class_distances(
         if min(len(chosen), len(known)) > features.shape[1]:
             distances[label] = frechet_distance(fit_gaussian(known), fit_gaussian(chosen))
     return distances
-
-
-def class_table(fractions: dict[str, np.ndarray], distances: dict[str, np.ndarray], frechet_key: str) -> pd.DataFrame:
-    """One row a class and set ("generated", "real"): columns label, set, fraction and ``frechet_key`` (NaN: none)."""
-    rows = [
-        (label, name, fractions[name][label], distances[name][label])
-        for label in range(len(next(iter(fractions.values()))))
-        for name in fractions
-    ]
-    return pd.DataFrame(rows, columns=["label", "set", "fraction", frechet_key])

@@ -3,15 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ddpm.data.image_set import ImageSet
+from ddpm.evaluation.classes import AMBIGUOUS, CONFIDENT
 from ddpm.evaluation.features import FeatureExtractor
+from ddpm.evaluation.frechet import CURVE_ORDERS, CURVE_POINTS
+from ddpm.evaluation.kernel import SUBSETS, subset_size
 from ddpm.evaluation.measure import alike, measure_classes, measure_features, measure_memorization
-from ddpm.evaluation.protocol import extractor_protocol, versions
+from ddpm.evaluation.neighbours import COVERAGE_NEIGHBOURS, PRECISION_NEIGHBOURS
 from ddpm.evaluation.reference import Reference, pixels
 from ddpm.utils.seeds import numpy_generator
 
@@ -65,9 +69,10 @@ class Evaluator:
                 )
                 numbers |= of_classes
             features[network.name] = found.values
-            protocol[network.name] = extractor_protocol(network, images.shape, real)
-        skipped = {name: f"skipped: {reason}" for name, reason in self.skipped.items()}
-        return Measurement(numbers, protocol | skipped | {"versions": versions()}, classes, features)
+            protocol[network.name] = _protocol(network, images.shape, real)
+        protocol |= {name: f"skipped: {reason}" for name, reason in self.skipped.items()}
+        protocol["versions"] = {name: version(name) for name in ("torch", "numpy", "pillow", "pytorch-fid")}
+        return Measurement(numbers, protocol, classes, features)
 
     def memorization(
         self, images: np.ndarray, features: dict[str, np.ndarray], train: ImageSet, test_nearest_pixel: np.ndarray
@@ -82,3 +87,23 @@ class Evaluator:
                 spaces["feature"] = (features[network.name], real.train, real.test_nearest)
                 break
         return measure_memorization(spaces)
+
+
+def _protocol(extractor: FeatureExtractor, shape: Sequence[int], reference: Reference) -> dict[str, object]:
+    """How the numbers of one network came about, for images of this shape (n, c, h, w)."""
+    count, _, height, width = shape
+    compared = min(count, len(reference.train))
+    found: dict[str, object] = {
+        "features": extractor.dimensions,
+        "weights_sha256": extractor.weights_sha256,
+        "preprocessing": f"{width} × {height} pixels; {extractor.preprocessing}",
+        "images": count,
+        "reference_images": reference.count,
+        "kernel": f"cubic, {SUBSETS} pairs of subsets of {subset_size(count, compared)}",
+        "precision, recall": f"k = {PRECISION_NEIGHBOURS}, against {compared} random training images",
+        "density, coverage": f"k = {COVERAGE_NEIGHBOURS}, against {compared} random training images",
+        "infinity": f"{CURVE_POINTS} sizes from a fifth up, {CURVE_ORDERS} random orders",
+    }
+    if reference.test_probabilities.shape[1]:
+        found["confident"] = f"one class at {CONFIDENT} or more; ambiguous: none at {AMBIGUOUS}"
+    return found

@@ -11,6 +11,8 @@ from ddpm.utils.errors import DdpmError
 CURVE_POINTS = 10
 CURVE_ORDERS = 50
 
+Interval = tuple[float, float]  # its lower and its upper end
+
 
 @dataclass(frozen=True)
 class Gaussian:
@@ -19,14 +21,6 @@ class Gaussian:
     mean: np.ndarray
     covariance: np.ndarray
     count: int
-
-
-@dataclass(frozen=True)
-class FrechetIntervals:
-    """95 % intervals (low, high) of the distance and, where it could be estimated, of FD∞."""
-
-    distance: tuple[float, float]
-    infinity: tuple[float, float] | None
 
 
 def fit_gaussian(features: np.ndarray, what: str = "the set") -> Gaussian:
@@ -88,7 +82,7 @@ def bootstrap_intervals(
     generator: np.random.Generator,
     infinity: float | None = None,
     label: str = "",
-) -> FrechetIntervals:
+) -> tuple[Interval, Interval | None]:
     """95 % intervals of the distance of features [n, d] from ``reference``, and of ``infinity`` (FD∞), by resampling.
 
     They are where other sets of n images from the same source would score. Each resample lies further from the
@@ -106,9 +100,8 @@ def bootstrap_intervals(
         ]
     )
     low, high = _centred(curves[:, -1], estimate)
-    if infinity is None:
-        return FrechetIntervals((max(0.0, low), high), None)
-    return FrechetIntervals((max(0.0, low), high), _centred(_intercept(sizes, curves.T), infinity))
+    of_infinity = None if infinity is None else _centred(_intercept(sizes, curves.T), infinity)
+    return (max(0.0, low), high), of_infinity
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
@@ -150,6 +143,6 @@ def _intercept(sizes: Sequence[int], distances: np.ndarray) -> np.ndarray:
     return np.polyfit(1.0 / np.array(sizes), distances, 1)[1]
 
 
-def _centred(values: np.ndarray, estimate: float) -> tuple[float, float]:
+def _centred(values: np.ndarray, estimate: float) -> Interval:
     low, high = np.quantile(values, [0.025, 0.975]) - np.mean(values) + estimate
     return float(low), float(high)

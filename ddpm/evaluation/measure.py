@@ -3,22 +3,13 @@
 A ``stream`` gives the random generator of a purpose: stream("bootstrap"), stream("interval", "recall").
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from ddpm.data.image_set import ImageSpec
-from ddpm.evaluation.classes import (
-    ambiguous,
-    class_distances,
-    class_fractions,
-    class_kl,
-    class_table,
-    classifier_score,
-    confident,
-    correct,
-)
+from ddpm.evaluation.classes import ambiguous, class_distances, class_fractions, class_kl, classifier_score, confident
 from ddpm.evaluation.frechet import bootstrap_intervals, fit_gaussian, frechet_distance, frechet_infinity
 from ddpm.evaluation.kernel import kernel_distances, kernel_interval
 from ddpm.evaluation.neighbours import manifold, memorized_fraction, nearest, nearest_auc
@@ -71,10 +62,10 @@ def measure_features(
         numbers[f"{frechet_key}_over_floor"] = distance / floor
         numbers[f"{kernel_key}_subset_std"] = float(kernel.std(ddof=1))
         if bootstrap:
-            intervals = bootstrap_intervals(values, real, bootstrap, stream("bootstrap"), infinity, what)
-            ends = {frechet_key: intervals.distance, kernel_key: kernel_interval(kernel, len(values), len(sample))}
-            if intervals.infinity:
-                ends[infinity_key] = intervals.infinity
+            interval, of_infinity = bootstrap_intervals(values, real, bootstrap, stream("bootstrap"), infinity, what)
+            ends = {frechet_key: interval, kernel_key: kernel_interval(kernel, len(values), len(sample))}
+            if of_infinity:
+                ends[infinity_key] = of_infinity
             ends |= {key: mean_interval(value, bootstrap, stream("interval", key)) for key, value in means.items()}
             numbers |= _named(ends)
     return in_order(numbers)
@@ -90,18 +81,19 @@ def measure_classes(
     stream: Stream,
     alone: bool,
 ) -> tuple[dict[str, float], pd.DataFrame]:
-    """What class probabilities say of images: (flat metrics, one row a class, see `class_table`).
+    """What class probabilities say of images: (flat metrics, a table with one row a class and set).
 
     features: float32 [n, d]; probabilities: float32 [n, c]; labels: int64 [n], the label each image was conditioned on,
-    None without; bootstrap: resamples of the intervals, 0 for none; alone: leaves out what real images score.
+    None without; bootstrap and alone: see `measure_features`. Columns of the table: label, set ("generated", "real"),
+    fraction and ``frechet_key`` (NaN: too few images).
     """
     classes = probabilities.shape[1]
     train_fractions = np.bincount(reference.train_labels, minlength=classes) / len(reference.train_labels)
-    generated = (features, probabilities, labels)
-    real = (reference.test, reference.test_probabilities, reference.test_labels)
     numbers: dict[str, float] = {}
     fractions, distances = {}, {}
-    sets = {"generated": generated} if alone else {"generated": generated, "real": real}
+    sets = {"generated": (features, probabilities, labels)}
+    if not alone:
+        sets["real"] = (reference.test, reference.test_probabilities, reference.test_labels)
     for name, (values, given, truth) in sets.items():
         suffix = "_real" if name == "real" else ""
         fractions[name] = class_fractions(given)
@@ -115,16 +107,17 @@ def measure_classes(
             f"{frechet_key}_per_class{suffix}": float(distances[name].mean()),
         }
         if labels is not None and truth is not None:
-            numbers[f"label_accuracy{suffix}"] = float(correct(given, truth).mean())
+            numbers[f"label_accuracy{suffix}"] = float((given.argmax(1) == truth).mean())
     if bootstrap:
         means = {"confident_fraction": confident(probabilities), "ambiguous_fraction": ambiguous(probabilities)}
         if labels is not None:
-            means["label_accuracy"] = correct(probabilities, labels)
+            means["label_accuracy"] = probabilities.argmax(1) == labels
         numbers |= _named({key: mean_interval(mean, bootstrap, stream("interval", key)) for key, mean in means.items()})
     numbers["min_class_fraction"] = float(fractions["generated"].min())
     numbers["max_class_fraction"] = float(fractions["generated"].max())
     known = {key: value for key, value in numbers.items() if not np.isnan(value)}
-    return in_order(known), class_table(fractions, distances, frechet_key)
+    rows = [(label, name, fractions[name][label], distances[name][label]) for label in range(classes) for name in sets]
+    return in_order(known), pd.DataFrame(rows, columns=["label", "set", "fraction", frechet_key])
 
 
 def alike(images: np.ndarray, spec: ImageSpec) -> np.ndarray:
@@ -163,6 +156,20 @@ def mean_interval(values: np.ndarray, resamples: int, generator: np.random.Gener
     means = [values[generator.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
+
+
+def over_replicates(first: Mapping[str, float], others: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean and standard deviation over several sets of images of one model, of the numbers that all of them have.
+
+    Returns NAME_replicates_mean and NAME_replicates_std (n − 1 below the root); nothing for no others.
+    """
+    found: dict[str, float] = {}
+    for name in first if others else ():
+        if all(name in other for other in others):
+            values = np.array([first[name], *(other[name] for other in others)])
+            found |= {f"{name}_replicates_mean": float(values.mean())}
+            found |= {f"{name}_replicates_std": float(values.std(ddof=1))}
+    return found
 
 
 def _named(intervals: dict[str, tuple[float, float]]) -> dict[str, float]:

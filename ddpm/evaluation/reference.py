@@ -1,6 +1,5 @@
 """What generated images are compared with: the features of the real ones by one network."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -115,19 +114,17 @@ def reference_of(
     )
 
 
-def find_reference(
-    extractor: FeatureExtractor, path: Path, seed: int, real: Callable[[], tuple[ImageSet, ImageSet]]
-) -> Reference:
+def find_reference(path: Path, extractor: FeatureExtractor, train: ImageSet, test: ImageSet, seed: int) -> Reference:
     """The reference stored at ``path``, or a new one where none is there, or one of other weights or another seed.
 
-    real: gives the training and the test images. Raises MissingFile, DamagedFile.
+    Raises MissingFile, DamagedFile, and what `make_reference` does.
     """
     if path.exists():
         stored = Reference.load(path)
         wanted = (extractor.weights_sha256, extractor.dimensions, seed)
         if (stored.weights_sha256, len(stored.mean), stored.seed) == wanted:
             return stored
-    return make_reference(extractor, *real(), seed)
+    return make_reference(extractor, train, test, seed)
 
 
 def pixels(images: np.ndarray) -> np.ndarray:

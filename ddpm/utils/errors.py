@@ -33,17 +33,13 @@ def one_sentence(restore: str = "") -> Iterator[None]:
     except OSError as error:
         sys.exit(f"error: {_explain(error)}")
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+        # torch raises RuntimeErrors that only their text tells apart.
+        texts = ("out of memory", "can't allocate memory")
+        if not isinstance(error, MemoryError) and not any(text in str(error) for text in texts):
             raise
         sys.exit("error: out of memory: lower model.base_channels, train.batch_size or runtime.generate_batch_size.")
     except KeyboardInterrupt:
         sys.exit("error: interrupted.")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out: torch raises RuntimeErrors that only their text tells apart."""
-    texts = ("out of memory", "can't allocate memory")
-    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
 
 
 def _explain(error: OSError) -> str:

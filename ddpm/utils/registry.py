@@ -36,18 +36,16 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         """The entry. Raises DdpmError, with the names there are, for an unknown one."""
-        if name not in self._entries:
-            self._discover()
-        if name not in self._entries:
+        if name not in self:
             raise DdpmError(f"unknown {self.kind} {name}: choose one of {', '.join(self)}.")
         return self._entries[name]
 
-    def __contains__(self, name: object) -> bool:
-        return name in list(self)
-
     def __iter__(self) -> Iterator[str]:
         """The names, in the order of registration."""
-        self._discover()
+        if self._package:
+            package, self._package = importlib.import_module(self._package), None
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{package.__name__}.{module.name}")
         return iter(list(self._entries))
 
     def build(self, name: str, settings: object, **given: Any) -> Any:  # noqa: ANN401
@@ -61,9 +59,3 @@ class Registry(Generic[T]):
         keys = inspect.signature(entry).parameters
         known = {key: getattr(settings, key) for key in keys if key not in given and hasattr(settings, key)}
         return entry(**{key: given[key] for key in keys if key in given} | known)
-
-    def _discover(self) -> None:
-        if self._package:
-            package, self._package = importlib.import_module(self._package), None
-            for module in pkgutil.iter_modules(package.__path__):
-                importlib.import_module(f"{package.__name__}.{module.name}")

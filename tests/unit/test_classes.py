@@ -7,10 +7,8 @@ from ddpm.evaluation.classes import (
     class_distances,
     class_fractions,
     class_kl,
-    class_table,
     classifier_score,
     confident,
-    correct,
 )
 from ddpm.evaluation.frechet import fit_gaussian, frechet_distance
 
@@ -21,7 +19,6 @@ def test_fractions_by_hand():
     assert class_fractions(probabilities).tolist() == [0, 0, 0, 0.75, 0, 0, 0, 0.25, 0, 0]
     assert confident(probabilities).tolist() == [True, True, False, True]
     assert ambiguous(probabilities).tolist() == [False, False, True, False]
-    assert correct(np.eye(10)[[3, 3, 5, 7]], np.array([3, 4, 5, 8])).tolist() == [True, False, True, False]
 
 
 def test_the_divergence_is_scipys(rng: np.random.Generator):
@@ -46,11 +43,3 @@ def test_each_class_is_compared_with_that_class(rng: np.random.Generator):
     assert found[9] == pytest.approx(expected, rel=1e-12)
     assert found[9] > 3 * class_distances(test, labels, train, labels, 10)[9]
     assert np.isnan(found[7])
-
-
-def test_the_table_has_a_row_a_class_and_set():
-    fractions = {"generated": np.array([0.25, 0.75]), "real": np.array([0.5, 0.5])}
-    table = class_table(fractions, {"generated": np.array([np.nan, 2.0]), "real": np.array([1.0, 1.5])}, "fd_x")
-    assert list(table.columns) == ["label", "set", "fraction", "fd_x"]
-    assert table.iloc[2].tolist() == [1, "generated", 0.75, 2.0]
-    assert table["fd_x"].isna().tolist() == [True, False, False, False]

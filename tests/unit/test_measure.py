@@ -10,14 +10,22 @@ import pytest
 import torch
 
 from ddpm.data.image_set import ImageSet, ImageSpec
+from ddpm.data.load import read_labels
+from ddpm.evaluation.__main__ import number_table
 from ddpm.evaluation.evaluator import Evaluator
 from ddpm.evaluation.features import Features
 from ddpm.evaluation.features.classifier import MnistExtractor
 from ddpm.evaluation.frechet import fit_gaussian, frechet_distance
-from ddpm.evaluation.measure import alike, mean_interval, measure_classes, measure_features, refuse_constant
+from ddpm.evaluation.measure import (
+    alike,
+    mean_interval,
+    measure_classes,
+    measure_features,
+    over_replicates,
+    refuse_constant,
+)
 from ddpm.evaluation.neighbours import nearest
 from ddpm.evaluation.reference import Reference, pixels, reference_of
-from ddpm.evaluation.tables import number_table, over_replicates, read_labels
 from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
 from ddpm.utils.seeds import numpy_generator
 

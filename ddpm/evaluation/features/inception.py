@@ -5,9 +5,8 @@ The distance of these features is the FID of the literature, and equal to what `
 
 import http.client
 import re
-import shutil
-import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -34,7 +33,7 @@ def open_inception(
     if inception == "auto" and device.type != "cuda":
         raise UnavailableExtractor("no CUDA device (fid.inception: required measures on a CPU too)")
     try:
-        weights = find_weights(Path(inception_weights) if inception_weights else None, download=True)
+        weights = find_weights(Path(inception_weights) if inception_weights else None)
     except DdpmError as error:
         if inception == "required":
             raise
@@ -65,8 +64,8 @@ class InceptionExtractor:
         return Features(np.concatenate(values))
 
 
-def find_weights(path: Path | None, download: bool) -> Path:
-    """The weights file: ``path`` where given, else in torch's hub cache, else downloaded into it where allowed.
+def find_weights(path: Path | None) -> Path:
+    """The weights file: ``path`` where given, else in torch's hub cache, downloaded into it where it is not there.
 
     A file's name ends in -XXXXXXXX.pth, the beginning of the SHA-256 of its content, which is checked.
     Raises DdpmError with what is missing and how to fix it.
@@ -74,30 +73,20 @@ def find_weights(path: Path | None, download: bool) -> Path:
     from pytorch_fid.inception import FID_WEIGHTS_URL
 
     cached = Path(torch.hub.get_dir()) / "checkpoints" / FID_WEIGHTS_URL.rsplit("/", 1)[1]
+    advice = f"name a copy of {cached.name} in fid.inception_weights, or leave inception out of fid.extractors."
+    if path and not path.is_file():
+        raise DdpmError(f"the Inception weights {path} are missing: {advice}")
+    if not path and not cached.is_file():
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(FID_WEIGHTS_URL, str(cached), hash_prefix=cached.stem.rsplit("-", 1)[1])
+        except (OSError, http.client.HTTPException, RuntimeError) as error:
+            raise DdpmError(f"the Inception weights could not be downloaded ({error}): {advice}") from error
     found = path or cached
-    if not found.is_file():
-        if path is not None or not download:
-            raise DdpmError(
-                f"the Inception weights {found} are missing: put the file {cached.name} of pytorch-fid there, name "
-                "it in fid.inception_weights, or leave inception out of fid.extractors."
-            )
-        _download(FID_WEIGHTS_URL, cached)
     prefix = re.fullmatch(r".*-([0-9a-f]{8,64})\.pth", found.name)
     if prefix is None or not sha256(found).startswith(prefix[1]):
         raise DdpmError(f"{found} does not have the SHA-256 that its name should end in: fetch it again.")
     return found
-
-
-def _download(url: str, destination: Path) -> None:
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    prefix = destination.stem.rsplit("-", 1)[1]
-    try:
-        torch.hub.download_url_to_file(url, str(destination), hash_prefix=prefix)
-    except (OSError, http.client.HTTPException, RuntimeError) as error:
-        raise DdpmError(
-            f"the Inception weights could not be downloaded ({error}): name a copy of {destination.name} in "
-            "fid.inception_weights, or leave inception out of fid.extractors."
-        ) from error
 
 
 def load_inception(weights: Path, dimensions: int, device: torch.device) -> nn.Module:
@@ -105,22 +94,12 @@ def load_inception(weights: Path, dimensions: int, device: torch.device) -> nn.M
 
     Raises DdpmError for a file that does not fit.
     """
-    from pytorch_fid.inception import FID_WEIGHTS_URL, InceptionV3
+    from pytorch_fid import inception
 
-    hub = torch.hub.get_dir()
-    with tempfile.TemporaryDirectory() as folder:
-        # pytorch-fid reads its weights from torch's hub folder only: show it one that holds just this file.
-        shown = Path(folder) / "checkpoints" / FID_WEIGHTS_URL.rsplit("/", 1)[1]
-        shown.parent.mkdir()
+    # pytorch-fid reads its weights from torch's hub folder only: give it those of the file in their place.
+    with patch.object(inception, "load_state_dict_from_url", lambda *_, **__: torch.load(weights, map_location="cpu")):
         try:
-            shown.symlink_to(weights.resolve())
-        except OSError:
-            shutil.copyfile(weights, shown)
-        torch.hub.set_dir(folder)
-        try:
-            network = InceptionV3([InceptionV3.BLOCK_INDEX_BY_DIM[dimensions]])
+            network = inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[dimensions]])
         except Exception as error:  # unpickling, missing keys and shapes fail in many ways, all meaning the same
             raise DdpmError(f"{weights} does not hold pytorch-fid's Inception weights ({error}).") from error
-        finally:
-            torch.hub.set_dir(hub)
     return network.eval().to(device)
