@@ -100,7 +100,9 @@ def test_the_lock_file_is_of_the_committed_parameters():
 
 
 def test_the_lock_file_is_of_the_committed_code():
-    code = {dep["path"]: dep["md5"] for stage in lock().values() for dep in stage["deps"] if dep["path"].endswith(".py")}
+    code = {
+        dep["path"]: dep["md5"] for stage in lock().values() for dep in stage["deps"] if dep["path"].endswith(".py")
+    }
     assert len(code) > 30
     stale = [path for path, md5 in code.items() if hashlib.md5((REPOSITORY / path).read_bytes()).hexdigest() != md5]
     assert stale == []

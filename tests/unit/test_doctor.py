@@ -1,4 +1,4 @@
-"""The parts of tools/doctor.py that need no dvc; what it says of real repositories: tests/stress/test_damaged_cache.py."""
+"""The parts of tools/doctor.py that need no dvc; of real repositories: tests/stress/test_damaged_cache.py."""
 
 import hashlib
 import json
