@@ -54,7 +54,6 @@ Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 InsideUnit = Annotated[float, Field(strict=True, gt=0, lt=1)]
 BelowOne = Annotated[float, Field(strict=True, ge=0, lt=1)]
-AutoOrCount = Annotated[Literal["auto"] | Count, Field(union_mode="left_to_right")]
 Blocks = Annotated[int, Field(strict=True, ge=1, le=64)]
 Beta = Annotated[float, Field(strict=True, ge=1e-6, lt=1)]
 ClassLabel = Annotated[int, Field(strict=True, ge=0, le=9_999)]
@@ -72,9 +71,13 @@ class _Yaml(reprlib.Repr):
     def repr_bool(self, value: bool, level: int) -> str:  # noqa: ARG002
         return str(value).lower()
 
-    repr_tuple = reprlib.Repr.repr_list  # type: ignore[assignment]
 
-
+# Messages of pydantic that speak of Python, by their type.
+_PLAIN = {
+    "missing": "input should be a longer list",
+    "model_type": "input should be a section with keys",
+    "tuple_type": "input should be a list",
+}
 _SHORT = _Yaml()
 _SHORT.maxlevel = 2
 _SHORT.maxstring = _SHORT.maxother = 100
@@ -135,13 +138,9 @@ class DiffusionConfig(_Section):
     target: Annotated[str, _name_in(TARGETS)]
 
     @model_validator(mode="after")
-    def _rising(self) -> Self:
+    def _fits_together(self) -> Self:
         if self.beta_start > self.beta_end:
             raise ValueError(f"beta_start ({self.beta_start}) must not exceed beta_end ({self.beta_end})")
-        return self
-
-    @model_validator(mode="after")
-    def _some_signal_left(self) -> Self:
         try:
             build_schedule(self)
         except DdpmError as error:
@@ -200,16 +199,12 @@ class GenerateConfig(_Section):
     trajectories: Annotated[int, Field(strict=True, ge=1, le=10_000)]
 
     @model_validator(mode="after")
-    def _enough_images(self) -> Self:
-        if self.trajectories > self.num_images:
-            raise ValueError(f"trajectories ({self.trajectories}) must not exceed num_images ({self.num_images})")
-        return self
-
-    @model_validator(mode="after")
-    def _interval_in_order(self) -> Self:
+    def _fits_together(self) -> Self:
         low, high = self.guidance_interval
         if low > high:
             raise ValueError(f"guidance_interval ({low}, {high}) must name its lower end first")
+        if self.trajectories > self.num_images:
+            raise ValueError(f"trajectories ({self.trajectories}) must not exceed num_images ({self.num_images})")
         return self
 
 
@@ -246,10 +241,8 @@ class RuntimeConfig(_Section):
     precision: Literal["auto", "float32", "bfloat16"]
     compile: Literal["auto", "on", "off"]
     deterministic: Annotated[bool, Field(strict=True)]
-    generate_batch_size: AutoOrCount
-    workers: Annotated[
-        Literal["auto"] | Annotated[int, Field(strict=True, ge=1, le=1024)], Field(union_mode="left_to_right")
-    ]
+    generate_batch_size: Literal["auto"] | Count
+    workers: Literal["auto"] | Annotated[int, Field(strict=True, ge=1, le=1024)]
     checkpoint_every_seconds: Positive
 
 
@@ -295,44 +288,28 @@ def parse_config(values: Mapping[str, Any], name: str) -> Config:
 
 
 def describe(error: ValidationError) -> str:
-    """The wrong keys of a pydantic error and what is wrong with each, on one line."""
+    """The wrong keys of a pydantic error and what is wrong with each, on one line and without words of Python."""
     problems: dict[str, list[str]] = {}
     for problem in error.errors(include_url=False):
+        kind, place, value = problem["type"], problem["loc"], problem["input"]
+        reason = str(problem["ctx"]["error"]) if kind == "value_error" else _PLAIN.get(kind, problem["msg"])
+        reason = f"{reason[:1].lower()}{reason[1:]}".replace("tuple", "list").partition(" after validation")[0]
         # The first two parts name a key; what follows is a place in a list, or a member of a union that did not fit.
-        key = ".".join(_shown_key(part) for part in problem["loc"][:2])
+        key = ".".join(_shown(part).strip("'") for part in place[:2])
         reasons = problems.setdefault(key, [])
-        if problem["type"] == "extra_forbidden":
+        if kind == "extra_forbidden":
             reasons.append(f"unknown key {key}")
-        elif problem["type"] == "missing" and len(problem["loc"]) <= 2:
+        elif kind == "missing" and len(place) <= 2:
             reasons.append(f"missing key {key}")
-        elif problem["type"] == "value_error" and isinstance(problem["input"], Mapping):
-            reasons.append(": ".join(filter(None, (key, str(problem["ctx"]["error"])))))
-        else:
-            reason = _reason(problem)
-            if problem["type"] == "too_short" and problem["input"]:
-                continue  # it has members, and what is wrong with them is said already
-            if not reasons:
-                reasons.append(f"{key} = {_shown(problem['input'])}: {reason}")
-            elif not any(reason in earlier for earlier in reasons):
-                reasons.append(reason)
+        elif kind == "value_error" and isinstance(value, Mapping):
+            reasons.append(": ".join(filter(None, (key, reason))))
+        elif kind == "too_short" and value:
+            continue  # it has members, and what is wrong with them is said already
+        elif not reasons:
+            reasons.append(f"{key} = {_shown(value)}: {reason}")
+        elif not any(reason in earlier for earlier in reasons):
+            reasons.append(reason)
     return "; ".join(", or ".join(reasons) for reasons in problems.values())
-
-
-def _reason(problem: Mapping[str, Any]) -> str:
-    """What is wrong with a value, without words of Python."""
-    if problem["type"] == "value_error":
-        return str(problem["ctx"]["error"])
-    plain = {
-        "missing": "input should be a longer list",
-        "model_type": "input should be a section with keys",
-        "tuple_type": "input should be a list",
-    }
-    message = plain.get(problem["type"], str(problem["msg"])).replace("Tuple", "list").partition(" after validation")[0]
-    return f"{message[0].lower()}{message[1:]}"
-
-
-def _shown_key(part: int | str) -> str:
-    return part if isinstance(part, str) and part.isprintable() and len(part) < _SHORT.maxstring else _shown(part)
 
 
 def _shown(value: object) -> str:

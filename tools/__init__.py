@@ -1,17 +1,18 @@
 """Commands beside the pipeline."""
 
+import os
 import subprocess
 from contextlib import suppress
 
 from ddpm.utils.errors import DdpmError
 
 
-def git(*command: str) -> str:
-    """What a command of Git prints, in the working folder. Raises DdpmError with what it says when it fails."""
-    done = subprocess.run(("git", *command), capture_output=True, text=True, check=False)
+def run(*command: str, **variables: str) -> str:
+    """What a command prints, run with further environment variables. Raises DdpmError with what a failing one says."""
+    done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise DdpmError(f"`git {' '.join(command)}`: {' '.join(done.stderr.split())}")
-    return done.stdout.strip()
+        raise DdpmError(f"`{' '.join(command)}` failed: {' '.join((done.stderr or done.stdout).split())}")
+    return done.stdout
 
 
 def commit_of(name: str) -> str:
@@ -20,9 +21,9 @@ def commit_of(name: str) -> str:
     Raises DdpmError for what is neither.
     """
     with suppress(DdpmError):
-        return git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+        return run("git", "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}").strip()
     # DVC keeps experiments at refs/exps, by the first 2 and the other 38 digits of the commit they are based on.
-    found = git("for-each-ref", "--sort=-committerdate", "--format=%(objectname)", f"refs/exps/*/*/{name}")
+    found = run("git", "for-each-ref", "--sort=-committerdate", "--format=%(objectname)", f"refs/exps/*/*/{name}")
     if not found:
         raise DdpmError(f"{name} is neither a Git revision nor the name of an experiment.")
     return found.split()[0]

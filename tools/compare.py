@@ -14,7 +14,7 @@ import pandas as pd
 
 from ddpm.utils.errors import DdpmError, one_sentence
 from ddpm.utils.files import read_json
-from tools import commit_of, git
+from tools import commit_of, run
 
 LOWER_IS_BETTER = ("fd_", "fid_", "kd_")
 ENDS = ("", "_low", "_high")
@@ -23,12 +23,12 @@ ENDS = ("", "_low", "_high")
 def read_run(name: str) -> dict[str, Any]:
     """metrics/fid.json of a run. Raises DdpmError for a name without one, or without the protocol of measurement."""
     if Path(name).is_dir():
-        run = read_json(Path(name) / "fid.json")
+        found = read_json(Path(name) / "fid.json")
     else:
-        run = json.loads(git("show", f"{commit_of(name)}:metrics/fid.json"))
-    if "protocol" not in run:
+        found = json.loads(run("git", "show", f"{commit_of(name)}:metrics/fid.json"))
+    if "protocol" not in found:
         raise DdpmError(f"{name} does not say how it was measured: its fid.json has no protocol.")
-    return run
+    return found
 
 
 def difference_interval(a: tuple[float, float, float], b: tuple[float, float, float]) -> tuple[float, float]:

@@ -1,9 +1,9 @@
 """Are the bytes that DVC stores still the right ones? `python -m tools.doctor` reads them all and says what is wrong.
 
 DVC hashes an object once, when it stores it: a damaged one is checked out without a word. This command rehashes every
-object of the cache and every output in the workspace, and lists disk use and the folders of runs that were stopped. The
-exit status is 1 where something is wrong. --fix deletes damaged objects, and the files in the workspace that are copies
-of them, so that `dvc pull` or `dvc repro` restores them. It deletes nothing else.
+object of the cache and every output in the workspace. The exit status is 1 where something is wrong. --fix deletes
+damaged objects, and the files in the workspace that are copies of them, so that `dvc pull` or `dvc repro` restores
+them. It deletes nothing else.
 """
 
 import argparse
@@ -11,9 +11,7 @@ import hashlib
 import json
 import os
 import re
-import subprocess
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,12 +19,11 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
 from ddpm.utils.errors import DdpmError, one_sentence
-from stages.resume import resume_root
+from tools import run
 
 DVC = (sys.executable, "-m", "dvc")
 # Kinds of change, as `dvc data status` names them and as this command does.
@@ -83,17 +80,8 @@ def changes() -> dict[str, list[str]]:
     return {kind: sorted(map(str, listed.get(kind, [])), key=lambda path: not path.endswith("/")) for kind in KINDS}
 
 
-def kept_run(folder: Path) -> str:
-    """One line on a folder that a run keeps its state in."""
-    hours = (time.time() - max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))) / 3600
-    state = "in use"
-    with suppress(Timeout), FileLock(folder / "lock", timeout=0):
-        state = "left over by a run that was stopped"
-    return f"{folder}: {mebibytes(folder)}, last written {hours:,.1f} hours ago, {state}"
-
-
 def examine(fix: bool) -> int:
-    """Print all that is wrong, and the disk use; returns how many things are wrong. Raises DdpmError."""
+    """Print all that is wrong; returns how many things are. Raises DdpmError."""
     if not Path(".dvc").is_dir():
         raise DdpmError("there is no .dvc folder here: run this in the folder that holds dvc.yaml.")
     cache = Path(os.path.relpath(run(*DVC, "cache", "dir").strip()))
@@ -114,23 +102,8 @@ def examine(fix: bool) -> int:
     if damaged:
         first = "now" if fix else "`python -m tools.doctor --fix` deletes what is damaged; then"
         print(f"{first} `dvc pull` restores it from a remote, or `dvc repro` computes it again")
-    kept = sorted(path for path in resume_root().glob("*") if path.is_dir())
-    print(f"{cache}: {mebibytes(cache)} in {len(objects):,} objects", *map(kept_run, kept), sep="\n")
+    print(f"{cache} holds {len(objects):,} objects")
     return len(wrong)
-
-
-def run(*command: str, **variables: str) -> str:
-    """What a command prints. Raises DdpmError with the last line of one that fails."""
-    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()[:1]
-        raise DdpmError(f"`{' '.join(command)}` failed: {''.join(said)}")
-    return done.stdout
-
-
-def mebibytes(folder: Path) -> str:
-    """The size of all files in a folder, as text."""
-    return f"{sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) / 2**20:,.1f} MiB"
 
 
 def some(names: list[str], shown: int = 5) -> str:

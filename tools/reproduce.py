@@ -19,7 +19,7 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from ddpm.utils.errors import one_sentence
-from tools import commit_of, git
+from tools import commit_of, run
 
 # Outputs with seconds in them.
 TIMINGS = ("data/cost/train.json", "data/cost/generate.json", "metrics/cost.json", "metrics/headline.json")
@@ -44,9 +44,9 @@ def compare(before: str, after: str) -> pd.DataFrame:
 def repeat(revision: str, folder: Path, kills: int = 0, seconds: float = 60.0) -> pd.DataFrame:
     """Clone a revision, run its pipeline, killed so many times about ``seconds`` after a start. Raises DdpmError."""
     commit = commit_of(revision)
-    lock = git("show", f"{commit}:dvc.lock")
-    git("clone", "--quiet", "--no-checkout", ".", str(folder))
-    git("-C", str(folder), "checkout", "--quiet", "--detach", commit)
+    lock = run("git", "show", f"{commit}:dvc.lock")
+    run("git", "clone", "--quiet", "--no-checkout", ".", str(folder))
+    run("git", "-C", str(folder), "checkout", "--quiet", "--detach", commit)
     for path in (*outputs(lock), "dvc.lock"):
         (folder / path).unlink(missing_ok=True)
     if Path("data/raw").is_dir():  # verified by SHA-256, so that the files need not be fetched again

@@ -3,14 +3,12 @@
 import hashlib
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from ddpm.utils.errors import DdpmError
-from tools.doctor import examine, kept_run, owners, read_cache, some
+from tools.doctor import examine, owners, read_cache, some
 
 
 def store(cache: Path, content: bytes, end: str = "") -> str:
@@ -58,18 +56,6 @@ def test_objects_are_named_by_the_outputs_they_are_stored_for(tmp_path: Path, mo
     os.system("git init --quiet")
     objects, _ = read_cache(cache)
     assert owners(objects) == {folder: ["data/x"], "0a": ["data/x/1.png"], "0b": ["y"], "0c": ["sub/own"]}
-
-
-def test_folders_of_stopped_runs_are_listed_with_size_and_age(tmp_path: Path):
-    folder = tmp_path / "train-1"
-    folder.mkdir()
-    (folder / "state").write_bytes(bytes(3 * 2**20))
-    (folder / "lock").touch()
-    for path in (folder / "state", folder / "lock", folder):
-        os.utime(path, (time.time() - 7200, time.time() - 7200))
-    assert kept_run(folder) == f"{folder}: 3.0 MiB, last written 2.0 hours ago, left over by a run that was stopped"
-    with FileLock(folder / "lock"):
-        assert kept_run(folder).endswith(", in use")
 
 
 def test_long_lists_of_names_are_counted():
