@@ -12,7 +12,7 @@ from ddpm.evaluation.features.classifier import MnistExtractor
 from ddpm.evaluation.reference import Reference, nearest_pixels
 
 Numbers = dict[str, float]
-COUNT = 10_000
+COUNT = 3000
 
 
 @pytest.fixture(scope="module")
