@@ -25,16 +25,12 @@ from ddpm.utils.runtime import worker_count
 
 def main() -> None:
     """Run; what the user can fix ends it with one sentence and exit status 1."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ddpm.evaluation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog="python -m ddpm.evaluation", description=__doc__)
     parser.add_argument("images", type=Path)
     parser.add_argument("--reference", type=Path, required=True, help="folder with the data set's original files")
     parser.add_argument("--data", default="mnist", choices=list(SOURCES), help="the data set (default mnist)")
     parser.add_argument("--extractors", nargs="+", default=["mnist"], choices=list(EXTRACTORS), metavar="NAME")
-    parser.add_argument(
-        "--features", type=Path, metavar="FOLDER", help="the real images' features: read, or made there"
-    )
+    parser.add_argument("--features", type=Path, metavar="FOLDER", help="the real images' features, read or made")
     parser.add_argument("--labels", type=Path, metavar="CSV", help="a column `label`: each image's conditioning label")
     parser.add_argument("--bootstrap", type=int, default=200, help="resamples for the intervals (default 200)")
     parser.add_argument("--inception-weights", metavar="PTH", help="else torch's cache or a download")
