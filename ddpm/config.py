@@ -48,15 +48,15 @@ def _like(pattern: str, description: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
-CountOrZero = Annotated[int, Field(strict=True, ge=0, le=1_000_000_000)]
-Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
-InsideUnit = Annotated[float, Field(strict=True, gt=0, lt=1)]
-BelowOne = Annotated[float, Field(strict=True, ge=0, lt=1)]
-Blocks = Annotated[int, Field(strict=True, ge=1, le=64)]
-Beta = Annotated[float, Field(strict=True, ge=1e-6, lt=1)]
-ClassLabel = Annotated[int, Field(strict=True, ge=0, le=9_999)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+CountOrZero = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+InsideUnit = Annotated[float, Field(gt=0, lt=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Blocks = Annotated[int, Field(ge=1, le=64)]
+Beta = Annotated[float, Field(ge=1e-6, lt=1)]
+ClassLabel = Annotated[int, Field(ge=0, le=9_999)]
 Name = Annotated[str, _like(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]+", "text on one line")]
 ModelFile = Annotated[str, _like("[A-Za-z0-9_]+", "the name of a file in data/model without its ending, such as best")]
 Device = Annotated[str, _like("auto|cpu|cuda(:(0|[1-9][0-9]?))?", "auto, cpu, cuda, cuda:0, cuda:1, …")]
@@ -84,7 +84,7 @@ _SHORT.maxstring = _SHORT.maxother = 100
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class DataConfig(_Section):
@@ -105,16 +105,14 @@ class ModelConfig(_Section):
 
     network: Annotated[str, _name_in(NETWORKS)]
     classes: Literal["auto", 0]
-    base_channels: Annotated[int, Field(strict=True, ge=2, le=4096, multiple_of=2)]
-    channel_multipliers: Annotated[
-        tuple[Annotated[int, Field(strict=True, ge=1, le=64)], ...], Field(min_length=1, max_length=8)
-    ]
+    base_channels: Annotated[int, Field(ge=2, le=4096, multiple_of=2)]
+    channel_multipliers: Annotated[tuple[Blocks, ...], Field(strict=False, min_length=1, max_length=8)]
     blocks_per_level: Blocks
     mid_blocks: Blocks
     patch_size: Literal[1, 2, 4]
-    attention: Annotated[bool, Field(strict=True)]
+    attention: bool
     time_conditioning: Literal["film", "shift"]
-    time_multiplier: Annotated[int, Field(strict=True, ge=1, le=16)]
+    time_multiplier: Annotated[int, Field(ge=1, le=16)]
     upsampling: Literal["nearest", "transposed"]
     initialization: Literal["zero", "xavier"]
     norm_groups: Count
@@ -132,7 +130,7 @@ class DiffusionConfig(_Section):
     """The forward process and what the network predicts. beta_start and beta_end belong to the linear schedule."""
 
     schedule: Annotated[str, _name_in(SCHEDULES)]
-    timesteps: Annotated[int, Field(strict=True, ge=1, le=10_000)]
+    timesteps: Annotated[int, Field(ge=1, le=10_000)]
     beta_start: Beta
     beta_end: Beta
     target: Annotated[str, _name_in(TARGETS)]
@@ -151,7 +149,7 @@ class DiffusionConfig(_Section):
 class TrainConfig(_Section):
     """The training run. epochs may be a fraction; everything counted in steps is in optimizer steps."""
 
-    epochs: Annotated[float, Field(strict=True, gt=0, le=1_000_000)]
+    epochs: Annotated[float, Field(gt=0, le=1_000_000)]
     batch_size: Count
     optimizer: Annotated[str, _name_in(OPTIMIZERS)]
     lr: Positive
@@ -165,7 +163,7 @@ class TrainConfig(_Section):
     min_snr_gamma: Positive
     label_dropout: BelowOne
     time_density: Annotated[str, _name_in(TIME_DENSITIES)]
-    log_sigma_mean: Annotated[float, Field(strict=True, ge=-5, le=5)]
+    log_sigma_mean: Annotated[float, Field(ge=-5, le=5)]
     log_sigma_std: Positive
     time_sampling: Annotated[str, _name_in(TIME_SAMPLINGS)]
     log_every: Count
@@ -183,20 +181,20 @@ class GenerateConfig(_Section):
     """
 
     checkpoint: ModelFile
-    num_images: Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
+    num_images: Annotated[int, Field(ge=1, le=10_000_000)]
     replicate: CountOrZero
-    replicates: Annotated[int, Field(strict=True, ge=0, le=1000)]
-    classes: Literal["all"] | Annotated[tuple[ClassLabel, ...], Field(min_length=1)]
-    guidance: Annotated[float, Field(strict=True, ge=0, le=100)]
-    guidance_interval: tuple[NotNegative, NotNegative]
+    replicates: Annotated[int, Field(ge=0, le=1000)]
+    classes: Literal["all"] | Annotated[tuple[ClassLabel, ...], Field(strict=False, min_length=1)]
+    guidance: Annotated[float, Field(ge=0, le=100)]
+    guidance_interval: Annotated[tuple[NotNegative, NotNegative], Field(strict=False)]
     sampler: Annotated[str, _name_in(SAMPLERS)]
     steps: Count
     spacing: Annotated[str, _name_in(SPACINGS)]
     variance: Annotated[str, _name_in(VARIANCES)]
-    eta: Annotated[float, Field(strict=True, ge=0, le=1)]
-    clip: Annotated[bool, Field(strict=True)]
-    output_size: Annotated[int, Field(strict=True, ge=8, le=1024)]
-    trajectories: Annotated[int, Field(strict=True, ge=1, le=10_000)]
+    eta: Annotated[float, Field(ge=0, le=1)]
+    clip: bool
+    output_size: Annotated[int, Field(ge=8, le=1024)]
+    trajectories: Annotated[int, Field(ge=1, le=10_000)]
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -211,8 +209,8 @@ class GenerateConfig(_Section):
 class FidConfig(_Section):
     """The evaluation. extractors: the feature networks; those whose name begins with inception are that one's."""
 
-    extractors: Annotated[tuple[Annotated[str, _name_in(EXTRACTORS)], ...], Field(min_length=1)]
-    bootstrap: Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
+    extractors: Annotated[tuple[Annotated[str, _name_in(EXTRACTORS)], ...], Field(strict=False, min_length=1)]
+    bootstrap: Annotated[int, Field(ge=0, le=1_000_000)]
     inception: Literal["auto", "required"]
     inception_weights: Name | None
     inception_features: Literal[64, 192, 768, 2048]
@@ -221,17 +219,17 @@ class FidConfig(_Section):
 class LikelihoodConfig(_Section):
     """The bound on the likelihood: of how many test images, at how many times each beside the last step."""
 
-    images: Annotated[int, Field(strict=True, ge=2, le=10_000)]
+    images: Annotated[int, Field(ge=2, le=10_000)]
     times_per_image: Count
 
 
 class VisualizeConfig(_Section):
     """The figures. grid_columns × grid_columns samples; gif_seconds: how long one run of the animation lasts."""
 
-    grid_columns: Annotated[int, Field(strict=True, ge=1, le=100)]
-    snapshots: Annotated[int, Field(strict=True, ge=2, le=100)]
-    gif_seconds: Annotated[float, Field(strict=True, gt=0, le=600)]
-    scale: Annotated[int, Field(strict=True, ge=1, le=16)]
+    grid_columns: Annotated[int, Field(ge=1, le=100)]
+    snapshots: Annotated[int, Field(ge=2, le=100)]
+    gif_seconds: Annotated[float, Field(gt=0, le=600)]
+    scale: Annotated[int, Field(ge=1, le=16)]
 
 
 class RuntimeConfig(_Section):
@@ -240,16 +238,16 @@ class RuntimeConfig(_Section):
     device: Device
     precision: Literal["auto", "float32", "bfloat16"]
     compile: Literal["auto", "on", "off"]
-    deterministic: Annotated[bool, Field(strict=True)]
+    deterministic: bool
     generate_batch_size: Literal["auto"] | Count
-    workers: Literal["auto"] | Annotated[int, Field(strict=True, ge=1, le=1024)]
+    workers: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]
     checkpoint_every_seconds: Positive
 
 
 class Config(_Section):
     """All of ``params.yaml``."""
 
-    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
     data: DataConfig
     split: SplitConfig
     model: ModelConfig

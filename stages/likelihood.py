@@ -19,18 +19,13 @@ def likelihood(config: Config) -> None:
     runtime = choose_runtime(config.runtime, 0.0)
     network = runtime.prepare(restore_network(checkpoint, str(path)), trains=False)
     denoiser = make_denoiser(checkpoint, network, runtime, clip=True)
+    settings, frequencies = config.likelihood, checkpoint.class_frequencies
     test = read_image_set(SPLIT / "test.npz")
-    images, labels = (
-        torch.from_numpy(part[: config.likelihood.images]).to(runtime.device) for part in (test.images, test.labels)
-    )
+    parts = (part[: settings.images] for part in (test.images, test.labels))
+    images, labels = (torch.from_numpy(part).to(runtime.device) for part in parts)
+    known = (labels if frequencies else None, frequencies)
     found = bits_per_dimension(
-        denoiser.conditioned,
-        images,
-        labels if checkpoint.class_frequencies else None,
-        checkpoint.class_frequencies,
-        denoiser.schedule,
-        config.likelihood.times_per_image,
-        config.seed,
+        denoiser.conditioned, images, *known, denoiser.schedule, settings.times_per_image, config.seed
     )
     write_json(EVALUATION / "likelihood.json", significant({"likelihood_images": len(images), **found}))
 

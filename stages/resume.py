@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from ruamel.yaml import YAML
 
 from ddpm.config import Config
 from ddpm.utils.files import sha256
-from ddpm.utils.resume import forget_finished
+from ddpm.utils.resume import FINISHED, KeptRun
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,18 +49,16 @@ def forget_recorded(stage: str, config: Config) -> None:
 
     Until then a run is kept: were DVC killed, or the disk full, before it is recorded, it would have to be done again.
     """
-    root, here = resume_root(), str(Path.cwd())
-    if not root.exists():
-        return
     listed = dvc_stages(config)
     paths = map(Path, listed.get(stage, {}).get("deps", ()))
     read = {str(place) for path in paths for place in (path, *path.parents)}
-
-    def recorded(metadata: dict[str, Any]) -> bool:
-        outs = listed.get(str(metadata.get("stage")), {}).get("outs", ())
-        return metadata.get("workspace") == here and not read.isdisjoint(map(str, outs))
-
-    forget_finished(root, recorded)
+    for note in resume_root().glob(f"*/{FINISHED}"):
+        run = KeptRun(note.parent).finished or {}
+        outs = listed.get(str(run.get("stage")), {}).get("outs", ())
+        if run.get("workspace") == str(Path.cwd()) and not read.isdisjoint(map(str, outs)):
+            # The note goes first: what a deletion cut short leaves is an unfinished run, which resumes to the same end.
+            note.unlink()
+            shutil.rmtree(note.parent)
 
 
 def dvc_stages(config: Config) -> dict[str, Any]:

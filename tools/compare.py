@@ -78,9 +78,7 @@ def compare(name_a: str, name_b: str) -> pd.DataFrame:
 
 def main() -> None:
     """Run; what the user can fix ends it with one sentence and exit status 1."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog="python -m tools.compare", description=__doc__)
     parser.add_argument("a", metavar="A")
     parser.add_argument("b", metavar="B")
     given = parser.parse_args()

@@ -71,15 +71,6 @@ def owners(intact: dict[str, Path]) -> dict[str, list[str]]:
     return found
 
 
-def changes() -> dict[str, list[str]]:
-    """The paths that are not what is recorded, by `KINDS`; those of folders end in a slash and come first."""
-    # Without its memory of the files that it has hashed before, DVC hashes them all.
-    with TemporaryDirectory(prefix="doctor-") as empty:
-        status = json.loads(run(*DVC, "data", "status", "--granular", "--json", DVC_SITE_CACHE_DIR=empty))
-    listed = status.get("uncommitted", {}) | status
-    return {kind: sorted(map(str, listed.get(kind, [])), key=lambda path: not path.endswith("/")) for kind in KINDS}
-
-
 def examine(fix: bool) -> int:
     """Print all that is wrong; returns how many things are. Raises DdpmError."""
     if not Path(".dvc").is_dir():
@@ -87,7 +78,12 @@ def examine(fix: bool) -> int:
     cache = Path(os.path.relpath(run(*DVC, "cache", "dir").strip()))
     objects, damaged = read_cache(cache)
     recorded = owners({name: path for name, path in objects.items() if name not in damaged})
-    changed, wrong = changes(), []
+    # Without its memory of the files that it has hashed before, DVC hashes them all.
+    with TemporaryDirectory(prefix="doctor-") as empty:
+        status = json.loads(run(*DVC, "data", "status", "--granular", "--json", DVC_SITE_CACHE_DIR=empty))
+    listed, wrong = status.get("uncommitted", {}) | status, []
+    # Those of folders end in a slash and come first.
+    changed = {kind: sorted(listed.get(kind, []), key=lambda path: not path.endswith("/")) for kind in KINDS}
     for name, digest in damaged.items():
         actual = f"its bytes have the MD5 {digest}" if digest else "it cannot be read"
         wrong.append(f"damaged: {objects[name]} ({actual}), which is {some(recorded[name]) or 'of an earlier run'}")

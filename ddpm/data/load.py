@@ -22,8 +22,12 @@ def load_images(path: Path, workers: int) -> np.ndarray:
         return read_pngs(path, workers)
     if not path.is_file():
         raise MissingFile(f"{path} is missing")
-    images = _from_npz(path) if path.suffix == ".npz" else read_idx(path)
-    return as_images(images, str(path))
+    if path.suffix != ".npz":
+        return as_images(read_idx(path), str(path))
+    arrays = load_arrays(path)
+    if "images" not in arrays and len(arrays) != 1:
+        raise DamagedFile(f"{path} holds {sorted(arrays)}, none of them named images")
+    return as_images(arrays["images"] if "images" in arrays else next(iter(arrays.values())), str(path))
 
 
 def as_images(array: np.ndarray, name: str) -> np.ndarray:
@@ -63,12 +67,3 @@ def _to_uint8(images: np.ndarray, name: str) -> np.ndarray:
         raise DamagedFile(f"{name} holds values from {low:g} to {high:g}; [0, 1] or [-1, 1] is wanted")
     unit = (images + 1) / 2 if low < 0 else images
     return (unit * 255).round().astype(np.uint8)
-
-
-def _from_npz(path: Path) -> np.ndarray:
-    arrays = load_arrays(path)
-    if "images" in arrays:
-        return arrays["images"]
-    if len(arrays) != 1:
-        raise DamagedFile(f"{path} holds {sorted(arrays)}, none of them named images")
-    return next(iter(arrays.values()))

@@ -23,18 +23,14 @@ from ddpm.utils.files import load_arrays, save_arrays, significant, write_json
 from ddpm.utils.runtime import worker_count
 
 
-def parse() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ddpm.evaluation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main() -> None:
+    """Run; what the user can fix ends it with one sentence and exit status 1."""
+    parser = argparse.ArgumentParser(prog="python -m ddpm.evaluation", description=__doc__)
     parser.add_argument("images", type=Path)
     parser.add_argument("--reference", type=Path, required=True, help="folder with the data set's original files")
     parser.add_argument("--data", default="mnist", choices=list(SOURCES), help="the data set (default mnist)")
     parser.add_argument("--extractors", nargs="+", default=["mnist"], choices=list(EXTRACTORS), metavar="NAME")
-    parser.add_argument(
-        "--features", type=Path, metavar="FOLDER", help="the real images' features: read, or made there"
-    )
+    parser.add_argument("--features", type=Path, metavar="FOLDER", help="the real images' features, read or made")
     parser.add_argument("--labels", type=Path, metavar="CSV", help="a column `label`: each image's conditioning label")
     parser.add_argument("--bootstrap", type=int, default=200, help="resamples for the intervals (default 200)")
     parser.add_argument("--inception-weights", metavar="PTH", help="else torch's cache or a download")
@@ -42,7 +38,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=3407)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write numbers and protocol there, too")
     parser.set_defaults(inception="required")  # who names it wants it
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    with one_sentence(), tempfile.TemporaryDirectory() as scratch:
+        evaluate(arguments, arguments.features or Path(scratch))
 
 
 def evaluate(arguments: argparse.Namespace, features: Path) -> None:
@@ -80,13 +78,6 @@ def number_table(numbers: Mapping[str, float]) -> str:
         if not key.endswith(ends)
     }
     return pd.DataFrame.from_dict(rows, orient="index", columns=["value", *(end[1:] for end in ends)]).to_string()
-
-
-def main() -> None:
-    """Run; what the user can fix ends it with one sentence and exit status 1."""
-    arguments = parse()
-    with one_sentence(), tempfile.TemporaryDirectory() as scratch:
-        evaluate(arguments, arguments.features or Path(scratch))
 
 
 if __name__ == "__main__":

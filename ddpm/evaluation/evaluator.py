@@ -14,8 +14,14 @@ from ddpm.evaluation.classes import AMBIGUOUS, CONFIDENT
 from ddpm.evaluation.features import FeatureExtractor
 from ddpm.evaluation.frechet import CURVE_ORDERS, CURVE_POINTS
 from ddpm.evaluation.kernel import SUBSETS, subset_size
-from ddpm.evaluation.measure import alike, measure_classes, measure_features, measure_memorization
-from ddpm.evaluation.neighbours import COVERAGE_NEIGHBOURS, PRECISION_NEIGHBOURS
+from ddpm.evaluation.measure import alike, in_order, measure_classes, measure_features
+from ddpm.evaluation.neighbours import (
+    COVERAGE_NEIGHBOURS,
+    PRECISION_NEIGHBOURS,
+    memorized_fraction,
+    nearest,
+    nearest_auc,
+)
 from ddpm.evaluation.reference import Reference, pixels
 from ddpm.utils.seeds import numpy_generator
 
@@ -77,16 +83,31 @@ class Evaluator:
     def memorization(
         self, images: np.ndarray, features: dict[str, np.ndarray], train: ImageSet, test_nearest_pixel: np.ndarray
     ) -> tuple[dict[str, float], pd.DataFrame]:
-        """`measure_memorization` of uint8 images [n, c, h, w], by pixels and by their features (`Measurement`).
+        """Whether uint8 images [n, c, h, w] lie closer to the training images than held-out images do.
 
-        test_nearest_pixel: see `ddpm.evaluation.reference.nearest_pixels`.
+        By pixels and, where all training images have some, by features (`Measurement`). test_nearest_pixel: see
+        `ddpm.evaluation.reference.nearest_pixels`. Real: one half of the held-out images beside the other.
+
+        Returns flat metrics and one row an image: its number from 1 as in the PNGs, and pixel_index (from 0) and
+        pixel_distance of its nearest training image, likewise by feature.
         """
         spaces = {"pixel": (pixels(alike(images, train.spec)), pixels(train.images), test_nearest_pixel)}
         for network, real in self.networks:
             if real.complete:
                 spaces["feature"] = (features[network.name], real.train, real.test_nearest)
                 break
-        return measure_memorization(spaces)
+        numbers: dict[str, float] = {}
+        table: dict[str, np.ndarray] = {"image": np.arange(1, len(images) + 1)}
+        for name, (queries, points, held_out) in spaces.items():
+            index, distance = nearest(queries, points, f"training images, {name}s")
+            table |= {f"{name}_index": index, f"{name}_distance": distance}
+            for suffix, measured, beside in (("", distance, held_out), ("_real", held_out[1::2], held_out[::2])):
+                numbers |= {
+                    f"nearest_{name}{suffix}": float(measured.mean()),
+                    f"nearest_auc_{name}{suffix}": nearest_auc(measured, beside),
+                    f"memorized_fraction_{name}{suffix}": memorized_fraction(measured, beside),
+                }
+        return in_order(numbers), pd.DataFrame(table)
 
 
 def _protocol(extractor: FeatureExtractor, shape: Sequence[int], reference: Reference) -> dict[str, object]:

@@ -25,7 +25,9 @@ def kernel_distances(
     found = []
     for _ in tqdm(range(SUBSETS), desc=f"kernel, {label}", unit="subset"):
         x, y = (part[generator.permutation(len(part))[:size]].astype(np.float64) for part in (generated, real))
-        found.append(_unbiased_mmd2(x, y))
+        xx, yy, xy = ((a @ b.T / x.shape[1] + 1.0) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+        within = xx.sum() - np.trace(xx) + yy.sum() - np.trace(yy)
+        found.append(within / (size * (size - 1)) - 2.0 * xy.mean())
     return np.array(found)
 
 
@@ -40,10 +42,3 @@ def kernel_interval(distances: np.ndarray, generated: int, real: int) -> tuple[f
     variance = distances.var(ddof=1) * (fraction / (1 - fraction) + 1 / len(distances))
     half = 1.96 * np.sqrt(variance)
     return float(distances.mean() - half), float(distances.mean() + half)
-
-
-def _unbiased_mmd2(x: np.ndarray, y: np.ndarray) -> float:
-    n, d = x.shape
-    xx, yy, xy = ((a @ b.T / d + 1.0) ** 3 for a, b in ((x, x), (y, y), (x, y)))
-    within = (xx.sum() - np.trace(xx) + yy.sum() - np.trace(yy)) / (n * (n - 1))
-    return float(within - 2.0 * xy.mean())

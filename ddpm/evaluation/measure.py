@@ -12,7 +12,7 @@ from ddpm.data.image_set import ImageSpec
 from ddpm.evaluation.classes import ambiguous, class_distances, class_fractions, class_kl, classifier_score, confident
 from ddpm.evaluation.frechet import bootstrap_intervals, fit_gaussian, frechet_distance, frechet_infinity
 from ddpm.evaluation.kernel import kernel_distances, kernel_interval
-from ddpm.evaluation.neighbours import manifold, memorized_fraction, nearest, nearest_auc
+from ddpm.evaluation.neighbours import manifold
 from ddpm.evaluation.reference import Reference
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.images import resize, to_grey, to_rgb
@@ -48,7 +48,7 @@ def measure_features(
         distance = frechet_distance(real, fit_gaussian(values, f"the {what} set"))
         infinity = frechet_infinity(values, real, stream("orders", suffix))
         kernel = kernel_distances(values, sample, stream("subsets", suffix), what)
-        found = vars(manifold(sample, values, what))
+        found = manifold(sample, values, what)
         means = {f"{key}_{name}": value.astype(np.float64) for key, value in found.items()}
         numbers[frechet_key + suffix] = distance
         if infinity is not None:
@@ -123,32 +123,6 @@ def measure_classes(
 def alike(images: np.ndarray, spec: ImageSpec) -> np.ndarray:
     """Images [n, c, h, w] with the size and the channels of a data set: see `to_grey`, `to_rgb` and `resize`."""
     return resize(to_grey(images) if spec.channels == 1 else to_rgb(images), spec.size)
-
-
-def measure_memorization(
-    spaces: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
-) -> tuple[dict[str, float], pd.DataFrame]:
-    """Whether images lie closer to the training images than held-out images do.
-
-    spaces: by name ("pixel", "feature"), float32 [n, d] of the images, float32 [m, d] of the training images, and
-    float64 [k], the distance of each held-out image to its nearest training image. Real: one half of the held-out
-    images beside the other.
-
-    Returns flat metrics and one row an image: its number from 1 as in the PNGs, and NAME_index (from 0) and
-    NAME_distance of its nearest training image.
-    """
-    numbers: dict[str, float] = {}
-    table: dict[str, np.ndarray] = {}
-    for name, (queries, points, held_out) in spaces.items():
-        index, distance = nearest(queries, points, f"training images, {name}s")
-        table |= {"image": np.arange(1, len(index) + 1), f"{name}_index": index, f"{name}_distance": distance}
-        for suffix, measured, beside in (("", distance, held_out), ("_real", held_out[1::2], held_out[::2])):
-            numbers |= {
-                f"nearest_{name}{suffix}": float(measured.mean()),
-                f"nearest_auc_{name}{suffix}": nearest_auc(measured, beside),
-                f"memorized_fraction_{name}{suffix}": memorized_fraction(measured, beside),
-            }
-    return in_order(numbers), pd.DataFrame(table)
 
 
 def mean_interval(values: np.ndarray, resamples: int, generator: np.random.Generator) -> tuple[float, float]:

@@ -4,7 +4,6 @@ Distances are Euclidean. They are computed a strip at a time, so that memory doe
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,26 +15,16 @@ COVERAGE_NEIGHBOURS = 5
 _STRIP = 500
 
 
-@dataclass(frozen=True)
-class Manifold:
-    """One value an image, whose means are the metrics of the same names.
-
-    precision: bool [n], whether a generated image lies within the radius of any real one. recall: bool [m], whether a
-    real image lies within that of any generated one. density: float64 [n], in how many radii of real images a generated
-    one lies, over k. coverage: bool [m], whether any generated image lies within the radius of a real one.
-    """
-
-    precision: np.ndarray
-    recall: np.ndarray
-    density: np.ndarray
-    coverage: np.ndarray
-
-
-def manifold(real: np.ndarray, generated: np.ndarray, label: str = "") -> Manifold:
+def manifold(real: np.ndarray, generated: np.ndarray, label: str = "") -> dict[str, np.ndarray]:
     """Fidelity and diversity of features [n, d] beside real ones [m, d]; n = m makes the numbers comparable.
 
     An image's radius is the distance to the k-th nearest of its own set: k = 3 for precision and recall (Kynkäänniemi
     et al. 2019, eq. 1 and 2), k = 5 for density and coverage (Naeem et al. 2020, eq. 3 and 5).
+
+    Returns one value an image, whose means are the metrics of the same names. precision: bool [n], whether a generated
+    image lies within the radius of any real one. recall: bool [m], whether a real image lies within that of any
+    generated one. density: float64 [n], in how many radii of real images a generated one lies, over k. coverage: bool
+    [m], whether any generated image lies within the radius of a real one.
     """
     real_t, generated_t = (torch.from_numpy(part.astype(np.float64)) for part in (real, generated))
     k = (PRECISION_NEIGHBOURS, COVERAGE_NEIGHBOURS)
@@ -49,12 +38,9 @@ def manifold(real: np.ndarray, generated: np.ndarray, label: str = "") -> Manifo
         density.append((distance <= real_radii_wide).sum(1).double() / COVERAGE_NEIGHBOURS)
         recall |= (distance <= generated_radii[strip, None]).any(0)
         nearest = torch.minimum(nearest, distance.amin(0))
-    return Manifold(
-        torch.cat(precision).numpy(),
-        recall.numpy(),
-        torch.cat(density).numpy(),
-        (nearest <= real_radii_wide).numpy(),
-    )
+    found = {"precision": torch.cat(precision), "recall": recall, "density": torch.cat(density)}
+    found["coverage"] = nearest <= real_radii_wide
+    return {name: values.numpy() for name, values in found.items()}
 
 
 def nearest(queries: np.ndarray, points: np.ndarray, label: str = "") -> tuple[np.ndarray, np.ndarray]:
@@ -89,7 +75,7 @@ def nearest_auc(distances: np.ndarray, held_out: np.ndarray) -> float:
 def memorized_fraction(distances: np.ndarray, held_out: np.ndarray) -> float:
     """Fraction of images closer to the training set than 99 % of the held-out ones; about 0.01 without memorization.
 
-    distances and held_out: distances to the nearest training image, [n] and [m].
+    distances and held_out: see `nearest_auc`.
     """
     return float((distances < np.quantile(held_out, 0.01)).mean())
 

@@ -8,6 +8,7 @@ import argparse
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from safetensors.torch import save_file
@@ -63,13 +64,6 @@ def train(images: Tensor, labels: Tensor) -> Classifier:
     return network.eval()
 
 
-@torch.inference_mode()
-def accuracy(network: Classifier, images: Tensor, labels: Tensor) -> float:
-    """Fraction of uint8 images [n, 1, 28, 28] given their label, in [0, 1]."""
-    guesses = torch.cat([network(batch).argmax(1) for batch in images.split(500)])
-    return (guesses == labels).double().mean().item()
-
-
 def main() -> None:
     """Train, save, and print the accuracy on the 10,000 test digits with the file's SHA-256."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -80,8 +74,10 @@ def main() -> None:
     network = train(torch.from_numpy(train_set.images), torch.from_numpy(train_set.labels))
     with atomic_path(arguments.output) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, temporary)
-    score = accuracy(network, torch.from_numpy(test_set.images), torch.from_numpy(test_set.labels))
-    print(f"test accuracy {score:.4f}  sha256 {sha256(arguments.output)}")
+    with torch.inference_mode():
+        guesses = [network(batch).argmax(1) for batch in torch.from_numpy(test_set.images).split(500)]
+    accuracy = np.mean(torch.cat(guesses).numpy() == test_set.labels)
+    print(f"test accuracy {accuracy:.4f}  sha256 {sha256(arguments.output)}")
 
 
 if __name__ == "__main__":

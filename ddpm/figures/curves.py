@@ -28,7 +28,8 @@ def loss_curves(log: pd.DataFrame, validation: pd.DataFrame) -> Figure:
     middle = (log["step"] + log["step"].shift(fill_value=0)) / 2
     axes = left.subplots()
     axes.plot(middle, log["loss"], color="0.6", linewidth=0.8, label="training")
-    smooth = centred_mean(log["loss"].to_numpy(), len(log) // 40)
+    # Only where the window has as many rows on both sides: a lopsided one lags behind what falls.
+    smooth = log["loss"].rolling(2 * (len(log) // 40) + 1, center=True).mean()
     axes.plot(middle, smooth, color="tab:blue", label="training, running mean")
     step = validation["step"]
     axes.plot(step, validation["val_loss"], "o-", color="tab:orange", markersize=3, label="validation, EMA weights")
@@ -40,17 +41,6 @@ def loss_curves(log: pd.DataFrame, validation: pd.DataFrame) -> Figure:
         axes.plot(step, validation[quarter], "o-", markersize=3, label=f"t in quarter {number}{noise}")
     _finish(axes, "Validation error by noise level", "squared error")
     return figure
-
-
-def centred_mean(values: np.ndarray, reach: int) -> np.ndarray:
-    """Mean over ``reach`` values before and after each one [n], fewer near the ends but as many on both sides.
-
-    A window that is never lopsided does not lag: what rises or falls evenly stays as it is.
-    """
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    place = np.arange(len(values))
-    reaches = np.minimum(reach, np.minimum(place, len(values) - 1 - place))
-    return (sums[place + reaches + 1] - sums[place - reaches]) / (2 * reaches + 1)
 
 
 def _finish(axes: Axes, title: str, unit: str) -> None:

@@ -51,13 +51,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.sync()  # thousands of small files: flushing them one by one takes ten times as long
+        old = temporary.with_name(f".{path.name}.old.{os.getpid()}.tmp")
         if path.is_dir():
-            old = temporary.with_name(f".{path.name}.old.{os.getpid()}.tmp")
             path.replace(old)
-            temporary.replace(path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            temporary.replace(path)
+        temporary.replace(path)
+        shutil.rmtree(old, ignore_errors=True)
         _flush(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

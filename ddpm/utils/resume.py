@@ -4,10 +4,9 @@ DVC deletes a stage's outputs before it runs it again, so what a killed run has 
 named after all that decides the run, from which the next run of the same resumes.
 """
 
-import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -43,23 +42,15 @@ class KeptRun:
         self._lock.release()
 
     def finish(self, metadata: dict[str, Any]) -> None:
-        """Note that the run is complete, with plain values about it. The folder stays, see `forget_finished`."""
+        """Note that the run is complete, with plain values about it. The folder stays, see `stages.resume`."""
         write_json(self.folder / FINISHED, metadata)
 
     @property
     def finished(self) -> dict[str, Any] | None:
         """What `finish` noted, None for a run that is not complete. Raises DdpmError for a damaged note."""
         path = self.folder / FINISHED
-        return _read(path) if path.exists() else None
-
-
-def forget_finished(root: Path, recorded: Callable[[dict[str, Any]], bool]) -> None:
-    """Delete the finished runs below ``root`` of whose metadata ``recorded`` says that their results are recorded."""
-    for path in root.glob(f"*/{FINISHED}"):
-        if recorded(_read(path)):
-            # The note goes first: what a deletion cut short leaves is an unfinished run, which resumes to the same end.
-            path.unlink()
-            shutil.rmtree(path.parent)
+        with restarting(self.folder):
+            return read_json(path) if path.exists() else None
 
 
 @contextmanager
@@ -92,8 +83,3 @@ def stop_signals(unit: str) -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    with restarting(path.parent):
-        return read_json(path)

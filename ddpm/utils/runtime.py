@@ -3,10 +3,8 @@
 import os
 import platform
 import resource
-import sys
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -21,6 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # Below this much work (FLOPs of the whole stage) compiling costs more time than it saves.
 _COMPILE_PAYS_FLOPS = 4e13
+_LINUX = platform.system() == "Linux"
 
 
 @dataclass(frozen=True)
@@ -30,10 +29,6 @@ class Runtime:
     device: torch.device
     precision: torch.dtype
     compiled: bool
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The context for a network's forward pass; it changes nothing in float32."""
-        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
     def prepare(self, network: torch.nn.Module, *, trains: bool) -> torch.nn.Module:
         """Move a network to the device, in the memory order that is fastest there for training or for evaluating it."""
@@ -47,7 +42,7 @@ class Runtime:
         """The network as a function (x_t, t, labels) -> prediction, its matrix products in the chosen format."""
 
         def predict(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-            with self.autocast():
+            with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
                 return cast(Tensor, network(x_t, t, labels))
 
         return predict
@@ -128,7 +123,7 @@ def choose_runtime(config: RuntimeConfig, flops: float, *, trains: bool = False)
 
 def worker_count(workers: int | str) -> int:
     """How many threads to use beside the main one: the setting, or the number of usable processors."""
-    return workers if isinstance(workers, int) else len(os.sched_getaffinity(0)) if _linux() else os.cpu_count() or 1
+    return workers if isinstance(workers, int) else len(os.sched_getaffinity(0)) if _LINUX else os.cpu_count() or 1
 
 
 def peak_memory_bytes(runtime: Runtime) -> int:
@@ -136,11 +131,7 @@ def peak_memory_bytes(runtime: Runtime) -> int:
     if runtime.device.type == "cuda":
         return torch.cuda.max_memory_allocated(runtime.device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * 1024 if _linux() else peak
-
-
-def _linux() -> bool:
-    return sys.platform.startswith("linux")
+    return peak * 1024 if _LINUX else peak
 
 
 def _has_fast_bfloat16(device: torch.device) -> bool:

@@ -19,19 +19,19 @@ def test_precision_and_recall_are_those_of_torch_fidelity(sets: tuple[np.ndarray
     found = manifold(real, generated, "test")
     # Its first set is the generated one, its second the real one.
     theirs = prc_features_to_metric(torch.from_numpy(generated), torch.from_numpy(real), verbose=False)
-    assert found.precision.mean() == pytest.approx(theirs["precision"], rel=1e-6)
-    assert found.recall.mean() == pytest.approx(theirs["recall"], rel=1e-6)
+    assert found["precision"].mean() == pytest.approx(theirs["precision"], rel=1e-6)
+    assert found["recall"].mean() == pytest.approx(theirs["recall"], rel=1e-6)
 
 
 def test_density_and_coverage_are_those_of_prdc(sets: tuple[np.ndarray, np.ndarray]):
     real, generated = sets
     found = manifold(real, generated, "test")
     theirs = compute_prdc(real, generated, nearest_k=5)
-    assert found.density.mean() == pytest.approx(theirs["density"], rel=1e-9)
-    assert found.coverage.mean() == pytest.approx(theirs["coverage"], rel=1e-9)
+    assert found["density"].mean() == pytest.approx(theirs["density"], rel=1e-9)
+    assert found["coverage"].mean() == pytest.approx(theirs["coverage"], rel=1e-9)
     theirs = compute_prdc(real, generated, nearest_k=3)
-    assert found.precision.mean() == pytest.approx(theirs["precision"], rel=1e-9)
-    assert found.recall.mean() == pytest.approx(theirs["recall"], rel=1e-9)
+    assert found["precision"].mean() == pytest.approx(theirs["precision"], rel=1e-9)
+    assert found["recall"].mean() == pytest.approx(theirs["recall"], rel=1e-9)
 
 
 def test_strips_change_nothing(sets: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch):
@@ -40,7 +40,7 @@ def test_strips_change_nothing(sets: tuple[np.ndarray, np.ndarray], monkeypatch:
     monkeypatch.setattr(neighbours, "_STRIP", 33)
     parts = manifold(*sets, "test")
     for name in ("precision", "recall", "density", "coverage"):
-        assert np.array_equal(getattr(whole, name), getattr(parts, name)), name
+        assert np.array_equal(whole[name], parts[name]), name
     assert np.array_equal(nearest(*sets, "test")[0], index)
     assert np.array_equal(nearest(*sets, "test")[1], distance)
 
@@ -59,9 +59,9 @@ def test_the_nearest_is_the_nearest(sets: tuple[np.ndarray, np.ndarray]):
 def test_a_collapsed_set_is_precise_and_covers_nothing(rng: np.random.Generator):
     real = rng.normal(size=(500, 4))
     found = manifold(real, np.repeat(real[:1], 500, 0), "test")
-    assert found.precision.mean() == 1
-    assert found.recall.mean() < 0.01
-    assert found.coverage.mean() < 0.05
+    assert found["precision"].mean() == 1
+    assert found["recall"].mean() < 0.01
+    assert found["coverage"].mean() < 0.05
 
 
 def test_nearest_auc_is_the_statistic_of_mann_and_whitney(rng: np.random.Generator):
