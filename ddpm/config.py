@@ -1,7 +1,5 @@
 """The typed settings. No default stands here: those are in ``params.yaml``; here stand the types and the bounds.
 
-The names of a choice are those of its registry.
-
 An upper bound lies far above what is of use, and below what ends in overflow or in files that no program reads.
 """
 

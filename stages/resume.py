@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import shutil
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def resume_folder(stage: str, config: Config, *computed_by: object) -> Path:
     listed = dvc_stages(config)[stage]
     digest = hashlib.sha256()
     for key in listed["params"]:
-        digest.update(f"{key}={_setting(config, key)!r}".encode())
+        digest.update(f"{key}={attrgetter(key)(config)!r}".encode())
     for dependency in listed["deps"]:
         # The code is that which runs, the data that of the working folder; under DVC both are in one.
         path = Path(dependency) if dependency.startswith("data/") else ROOT / dependency
@@ -64,12 +65,5 @@ def forget_recorded(stage: str, config: Config) -> None:
 def dvc_stages(config: Config) -> dict[str, Any]:
     """The stages of dvc.yaml by name, its ``${section.key}`` replaced by the settings."""
     text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
-    resolved = re.sub(r"\$\{([\w.]+)\}", lambda match: str(_setting(config, match[1])), text)
+    resolved = re.sub(r"\$\{([\w.]+)\}", lambda match: str(attrgetter(match[1])(config)), text)
     return dict(YAML(typ="safe", pure=True).load(resolved)["stages"])
-
-
-def _setting(config: Config, key: str) -> Any:  # noqa: ANN401
-    value: Any = config
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value

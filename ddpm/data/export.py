@@ -10,8 +10,6 @@ from ddpm.utils.errors import DdpmError, one_sentence
 from ddpm.utils.files import atomic_folder
 from ddpm.utils.images import write_rgb_pngs
 
-_CHUNK = 1000
-
 
 def export(name: str, raw: Path, part: str, folder: Path) -> int:
     """Write the "train" or the "test" images of the data set ``name`` as RGB PNGs 00001.png, …; returns how many.
@@ -23,8 +21,7 @@ def export(name: str, raw: Path, part: str, folder: Path) -> int:
         raise DdpmError(f"{folder} is there already: name a new folder, or delete it first.")
     images = SOURCES[name].load(raw, part).images
     with atomic_folder(folder) as temporary:
-        for start in tqdm(range(0, len(images), _CHUNK), desc=f"{part} to PNG", unit=f"{_CHUNK} images"):
-            write_rgb_pngs(temporary, images[start : start + _CHUNK], start + 1, len(images))
+        write_rgb_pngs(temporary, tqdm(images, desc=f"{part} to PNG", unit="image"), 1, len(images))
     return len(images)
 
 

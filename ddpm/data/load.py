@@ -37,7 +37,18 @@ def as_images(array: np.ndarray, name: str) -> np.ndarray:
         images = images.transpose(0, 3, 1, 2)
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.size:
         raise DamagedFile(f"{name} holds an array of shape {array.shape}, not of images")
-    return images if images.dtype == np.uint8 else _to_uint8(images, name)
+    if images.dtype == np.uint8:
+        return images
+    if not np.issubdtype(images.dtype, np.floating):
+        raise DamagedFile(f"{name} holds values of type {images.dtype}; uint8 or floating point is wanted")
+    broken = np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(1))
+    if len(broken):
+        raise DamagedFile(f"{name}: image {broken[0]} (counted from 0; {len(broken)} in all) holds NaN or infinity")
+    low, high = float(images.min()), float(images.max())
+    if low < -1 or high > 1:
+        raise DamagedFile(f"{name} holds values from {low:g} to {high:g}; [0, 1] or [-1, 1] is wanted")
+    unit = (images + 1) / 2 if low < 0 else images
+    return (unit * 255).round().astype(np.uint8)
 
 
 def read_labels(path: Path, count: int) -> np.ndarray | None:
@@ -54,16 +65,3 @@ def read_labels(path: Path, count: int) -> np.ndarray | None:
     if len(labels) not in (0, count):
         raise DamagedFile(f"{path} has {len(labels)} rows for {count} images")
     return labels if len(labels) else None
-
-
-def _to_uint8(images: np.ndarray, name: str) -> np.ndarray:
-    if not np.issubdtype(images.dtype, np.floating):
-        raise DamagedFile(f"{name} holds values of type {images.dtype}; uint8 or floating point is wanted")
-    broken = np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(1))
-    if len(broken):
-        raise DamagedFile(f"{name}: image {broken[0]} (counted from 0; {len(broken)} in all) holds NaN or infinity")
-    low, high = float(images.min()), float(images.max())
-    if low < -1 or high > 1:
-        raise DamagedFile(f"{name} holds values from {low:g} to {high:g}; [0, 1] or [-1, 1] is wanted")
-    unit = (images + 1) / 2 if low < 0 else images
-    return (unit * 255).round().astype(np.uint8)

@@ -56,9 +56,8 @@ class Evaluator:
     ) -> Measurement:
         """All metrics of uint8 images [n, c, h, w].
 
-        labels: int64 [n], the class label each was conditioned on, or None. bootstrap: resamples of the intervals, 0
-        for none. alone: leaves out what real images score. ``label`` names the progress bars. Raises DdpmError for too
-        few images.
+        labels: int64 [n], the class label each was conditioned on, or None. bootstrap and alone: see
+        `measure_features`. ``label`` names the progress bars. Raises DdpmError for too few images.
         """
         numbers: dict[str, float] = {"images": len(images), "reference_images": self.networks[0][1].count}
         protocol: dict[str, Any] = {}

@@ -77,13 +77,8 @@ class Reference:
 def make_reference(extractor: FeatureExtractor, train: ImageSet, test: ImageSet, seed: int) -> Reference:
     """Measure the real images. Raises DdpmError for fewer training images than feature dimensions."""
     everything, held_out = (extractor.features(part.images, name) for part, name in ((train, "train"), (test, "test")))
-    return reference_of(
-        extractor.weights_sha256,
-        (everything.values, train.labels),
-        (held_out.values, test.labels),
-        held_out.probabilities,
-        seed,
-    )
+    sets = (everything.values, train.labels), (held_out.values, test.labels)
+    return reference_of(extractor.weights_sha256, *sets, held_out.probabilities, seed)
 
 
 def reference_of(

@@ -31,7 +31,13 @@ def one_sentence(restore: str = "") -> Iterator[None]:
     except DdpmError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        sys.exit(f"error: {_explain(error)}")
+        path, reason = error.filename or "a file", error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason = f"the disk is full ({reason}): free some space and run the command again"
+            sys.exit(f"error: {path} could not be written, {reason}.")
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            sys.exit(f"error: {path} cannot be used ({reason}): give this user the right to read and write it.")
+        sys.exit(f"error: {path}: {reason}.")
     except (MemoryError, RuntimeError) as error:
         # torch raises RuntimeErrors that only their text tells apart.
         texts = ("out of memory", "can't allocate memory")
@@ -40,13 +46,3 @@ def one_sentence(restore: str = "") -> Iterator[None]:
         sys.exit("error: out of memory: lower model.base_channels, train.batch_size or runtime.generate_batch_size.")
     except KeyboardInterrupt:
         sys.exit("error: interrupted.")
-
-
-def _explain(error: OSError) -> str:
-    path = error.filename or "a file"
-    reason = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{path} could not be written, the disk is full ({reason}): free some space and run the command again."
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{path} cannot be used ({reason}): give this user the right to read and write it."
-    return f"{path}: {reason}."

@@ -44,8 +44,7 @@ class Mnist:
     def fetch(self, place: str, folder: Path) -> str:
         """Bring the four IDX files into ``folder``, uncompressed: see `ddpm.data.sources.Source`.
 
-        Returns where the missing files came from, or "already there". Raises DdpmError with every place tried and why
-        it failed.
+        Raises DdpmError with every place tried and why it failed.
         """
         if place not in PLACES and not Path(place).is_dir():
             raise DdpmError(f"data.source={place}: choose {', '.join(PLACES)}, or name a folder that is there.")
