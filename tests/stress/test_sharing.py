@@ -23,6 +23,8 @@ from moto.server import ThreadedMotoServer
 LOCAL = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "AWS_MAX_ATTEMPTS": "1"}
 POLICY = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
 CACHED = ["train", "generate", "fid", "likelihood", "visualize"]
+# Settings of which all results are in the cache, but in no commit.
+OTHER = {"train.lr": 0.02, "visualize.snapshots": 2}
 MISSING = "https://error.dvc.org/missing-files"
 
 
@@ -109,10 +111,10 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> Path:
-    """A committed run; the cache also holds all results of another learning rate."""
+    """A committed run; the cache also holds the results of OTHER."""
     folder = tmp_path_factory.mktemp("sharing") / "run"
     shutil.copytree(small_run(tmp_path_factory.getbasetemp(), raw).folder, folder, symlinks=True)
-    change(folder, {"train.lr": 0.02})
+    change(folder, OTHER)
     assert stages_run(run_in(folder, "dvc", "repro")) == ["train", *CACHED[1:], "summary"]
     run_in(folder, "git", "checkout", "--quiet", "--force", "HEAD")
     run_in(folder, "dvc", "checkout", "--force")
@@ -200,7 +202,7 @@ def test_git_holds_no_credentials(team: Team):
 
 def test_a_result_whose_lock_file_was_not_shared_is_not_computed_again(team: Team, tmp_path: Path):
     """Training, images, numbers and figures come from the run cache; `summary` only copies the numbers."""
-    change(team.mine, {"train.lr": 0.02})
+    change(team.mine, OTHER)
     assert stages_run(run_in(team.mine, "dvc", "repro")) == ["summary"]
     expected, numbers = outputs(team.mine), (team.mine / "metrics/fid.json").read_bytes()
     run_in(team.mine, "dvc", "push", "--run-cache")
@@ -208,7 +210,7 @@ def test_a_result_whose_lock_file_was_not_shared_is_not_computed_again(team: Tea
 
     theirs = team.join(tmp_path / "theirs", pull=False)
     assert outputs(theirs)["data/generated"] != expected["data/generated"]
-    change(theirs, {"train.lr": 0.02})
+    change(theirs, OTHER)
     output = run_in(theirs, "dvc", "repro", "--pull", "--allow-missing")
     assert stages_run(output) == ["summary"]
     for name in CACHED:
