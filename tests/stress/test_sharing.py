@@ -181,7 +181,7 @@ def test_results_go_to_a_teammate_and_their_change_comes_back(team: Team, tmp_pa
     change(theirs, {"visualize.snapshots": 2})
     assert stages_run(run_in(theirs, "dvc", "repro")) == ["visualize"]
     commit(theirs, "two snapshots")
-    run_in(theirs, "dvc", "push")
+    run_in(theirs, "dvc", "push", "--run-cache")
     run_in(theirs, "git", "push", "--quiet", "origin", "main")
 
     before = (team.mine / "data/figures/reverse_process.png").read_bytes()
