@@ -24,7 +24,7 @@ lint: $(READY)
 	$(ACTIVATE) && ruff check . && ruff format --check . && mypy
 
 test: lint
-	$(ACTIVATE) && pytest tests/unit tests/pipeline
+	$(ACTIVATE) && pytest tests/pipeline tests/unit
 
 stress: $(READY)
 	$(ACTIVATE) && pytest tests/stress
