@@ -117,7 +117,7 @@ def test_what_the_documents_name_exists(page: Path):
         assert name.startswith(("data/", ".ckpt", ".venv", ".dvc/", "dvc_plots/")) or (REPOSITORY / name).exists(), name
     for module in re.findall(r"python -m ([\w.]+)", text):
         assert importlib.util.find_spec(module), module
-    for section, key in re.findall(rf"(?<![\w./])({'|'.join(parameters())})\.(\w+)", text):
+    for section, key in re.findall(rf"(?<![\w./])({'|'.join(parameters())})\.(\w+)\b(?!\()", text):
         if key not in ("csv", "json", "npz", "py", "yaml"):
             assert key in parameters()[section], f"{section}.{key} is no parameter"
     targets = set(re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
