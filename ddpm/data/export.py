@@ -32,9 +32,9 @@ def main() -> None:
     parser.add_argument("part", choices=("train", "test"))
     parser.add_argument("folder", type=Path, help="folder to make")
     parser.add_argument("--data", default="mnist", choices=list(SOURCES), help="the data set (default mnist)")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with one_sentence():
-        print(f"{export(asked.data, asked.raw, asked.part, asked.folder)} images in {asked.folder}")
+        print(f"{export(arguments.data, arguments.raw, arguments.part, arguments.folder)} images in {arguments.folder}")
 
 
 if __name__ == "__main__":
