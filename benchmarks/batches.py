@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.common import arguments, prepare, run, sample, save, settings, show
+from benchmarks.common import arguments, run, sample, save, settings, show
 from ddpm.models.checkpoint import load_checkpoint
 from ddpm.sampling.batches import fitting_batch
 from ddpm.sampling.generator import make_generator
@@ -28,7 +28,7 @@ def main() -> None:
     with tqdm(total=2 * (1 + len(BATCHES)), desc="batches", unit="row") as progress:
         for precision in ("float32", "bfloat16"):
             runtime = choose_runtime(config.runtime.model_copy(update={"precision": precision, "compile": "off"}), 0.0)
-            generator = make_generator(checkpoint, prepare(checkpoint, runtime), config.generate, config.seed, runtime)
+            generator = make_generator(checkpoint, "the checkpoint", config.generate, config.seed, runtime)
             default = fitting_batch(config.generate.num_images, runtime.device)
             expected = sample(generator, given.images, default).astype(int)
             progress.update()

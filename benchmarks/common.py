@@ -15,21 +15,30 @@ import pandas as pd
 import torch
 from ruamel.yaml import YAML
 
+from benchmarks.judge import load_judge
 from ddpm.config import Config, parse_config
 from ddpm.data.image_set import ImageSet, ImageSpec, denormalize, read_image_set
-from ddpm.evaluation.classes import confident
+from ddpm.data.sources.mnist import MNIST
+from ddpm.evaluation.classes import ambiguous
 from ddpm.evaluation.features.classifier import MnistExtractor
-from ddpm.evaluation.frechet import fit_gaussian, frechet_distance
+from ddpm.evaluation.frechet import Gaussian, fit_gaussian, frechet_distance
+from ddpm.evaluation.neighbours import manifold
 from ddpm.evaluation.reference import Reference
-from ddpm.models.checkpoint import Checkpoint, restore_network
+from ddpm.models.checkpoint import Checkpoint, load_checkpoint
 from ddpm.sampling.generator import Generator
+from ddpm.training.loop import train
+from ddpm.training.run_folder import RunFolder
+from ddpm.training.state import Recipe
 from ddpm.utils.errors import DdpmError, one_sentence
 from ddpm.utils.files import read_json, write_json
 from ddpm.utils.runtime import Runtime
+from ddpm.utils.seeds import numpy_generator
 from presets.__main__ import FOLDER, PARAMS, merge
-from stages.paths import REFERENCE, SPLIT
+from stages.paths import RAW, REFERENCE, SPLIT
 
 SPEC = ImageSpec(size=28, channels=1, classes=10)  # of untrained networks, which need no data
+# No validation or preview on the way: the time is for training.
+QUIET: dict[str, Any] = {"train.validate_every": 10**9, "train.preview_every": 0, "train.validation_images": 64}
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -56,9 +65,20 @@ def split() -> tuple[ImageSet, ImageSet]:
     return read_image_set(SPLIT / "train.npz"), read_image_set(SPLIT / "validation.npz")
 
 
-def prepare(checkpoint: Checkpoint, runtime: Runtime) -> torch.nn.Module:
-    """The network of a checkpoint, on its device and compiled where the runtime says so."""
-    return runtime.compile(runtime.prepare(restore_network(checkpoint, "the checkpoint"), trains=False))
+def fit(config: Config, runtime: Runtime, folder: Path) -> tuple[Checkpoint, dict[str, Any], dict[str, Any]]:
+    """Train on the pipeline's split in ``folder``, which holds the checkpoints after it: a killed run resumes there.
+
+    Returns the checkpoint after the last step, the results and the cost, see `train`.
+    """
+    torch.compiler.reset()  # else a limit on compiled versions of one function leaves later runs eager, silently
+    recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
+    with RunFolder(folder, folder / "kept") as place:
+        if not place.finished:
+            results, cost = train(recipe, *split(), runtime, place, 60.0)
+            place.finish({"results": results, "cost": cost})
+        found = place.finished
+    assert found
+    return load_checkpoint(folder / "last.safetensors"), found["results"], found["cost"]
 
 
 def sample(generator: Generator, count: int, batch: int) -> np.ndarray:
@@ -67,13 +87,41 @@ def sample(generator: Generator, count: int, batch: int) -> np.ndarray:
     return np.concatenate(parts)[:count]
 
 
-def quality(images: np.ndarray) -> dict[str, float]:
-    """Headline numbers of the `fid` stage for uint8 images [n, c, h, w], by the shipped classifier."""
+def quality(images: np.ndarray, labels: np.ndarray | None = None) -> dict[str, float]:
+    """Headline numbers of the `fid` stage for uint8 images [n, c, h, w]; fd_judge by `benchmarks.judge`.
+
+    labels: int64 [n], the class labels that they were conditioned on, for label_accuracy.
+    """
     network, real = evaluator()
     found = network.features(images, "measure")
+    assert found.probabilities is not None
     distance = frechet_distance(real.gaussian, fit_gaussian(found.values))
-    fraction = float(confident(found.probabilities).mean())
-    return {"fd_mnist": distance, "over_floor": distance / floor(len(images)), "confident_fraction": fraction}
+    some = real.train[numpy_generator(0, "benchmark").permutation(real.count)[: len(images)]]
+    alike = manifold(some, found.values, "measure")
+    numbers = {
+        "fd_mnist": distance,
+        "over_floor": distance / floor(len(images)),
+        "fd_judge": frechet_distance(judged_training_images(), fit_gaussian(judge_features(images))),
+        "precision": float(alike["precision"].mean()),
+        "recall": float(alike["recall"].mean()),
+        "ambiguous_fraction": float(ambiguous(found.probabilities).mean()),
+    }
+    if labels is not None:
+        numbers["label_accuracy"] = float((found.probabilities.argmax(1) == labels).mean())
+    return numbers
+
+
+@torch.inference_mode()
+def judge_features(images: np.ndarray) -> np.ndarray:
+    """Of uint8 images [n, 1, 28, 28] by `benchmarks.judge`: float32 [n, 96]."""
+    judge = load_judge()
+    return torch.cat([judge.features(part) for part in torch.from_numpy(images).split(50)]).numpy()
+
+
+@cache
+def judged_training_images() -> Gaussian:
+    """Of all 60,000 training images by `benchmarks.judge`."""
+    return fit_gaussian(judge_features(MNIST.load(RAW, "train").images))
 
 
 @cache
@@ -103,7 +151,7 @@ def earlier(path: Path | None, metadata: Mapping[str, Any]) -> list[dict[str, An
         return []
     found = read_json(path)
     rows = found.pop("rows", None)
-    if rows is None or found != json.loads(json.dumps(metadata)):
+    if rows is None or {key: found.get(key) for key in metadata} != json.loads(json.dumps(metadata)):
         raise DdpmError(f"{path} is of another machine or other settings: name another file, or delete it.")
     return rows
 

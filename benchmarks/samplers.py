@@ -4,12 +4,13 @@ Samples from the pipeline's checkpoint with the same noise in every row. With --
 not sampled again.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from tqdm import tqdm
 
-from benchmarks.common import arguments, check, defaults, earlier, prepare, quality, run, sample, save, settings, show
+from benchmarks.common import arguments, check, defaults, earlier, quality, run, sample, save, settings, show
 from ddpm.models.checkpoint import load_checkpoint
 from ddpm.sampling.batches import fitting_batch
 from ddpm.sampling.generator import make_generator
@@ -43,7 +44,7 @@ def main() -> None:
     path = MODEL / f"{config.generate.checkpoint}.safetensors"
     checkpoint = load_checkpoint(path)
     runtime = choose_runtime(config.runtime, float("inf"))
-    network = prepare(checkpoint, runtime)
+    generator = make_generator(checkpoint, str(path), config.generate, config.seed, runtime)
     batch = fitting_batch(given.images, runtime.device)
     check(given.images)
     metadata = {"images": given.images, "guidance": given.guidance, "checkpoint": sha256(path)}
@@ -60,9 +61,9 @@ def main() -> None:
     for steps, name in tqdm(cases, desc="samplers", unit="row"):
         changes = {"generate.steps": steps, "generate.guidance": given.guidance}
         chosen = settings(COMMON, SAMPLERS[name], changes).generate
-        generator = make_generator(checkpoint, network, chosen, config.seed, runtime)
-        found = quality(sample(generator, given.images, batch))
-        rows.append({"sampler": name, "steps": steps, "nfe": generator.nfe, **found})
+        chosen_generator = replace(generator, config=chosen)
+        found = quality(sample(chosen_generator, given.images, batch))
+        rows.append({"sampler": name, "steps": steps, "nfe": chosen_generator.nfe, **found})
         save(rows, given.json, metadata)
     show(rows)
     if given.plot:

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.common import SPEC, arguments, prepare, run, save, settings, show
+from benchmarks.common import SPEC, arguments, run, save, settings, show
 from ddpm.data.image_set import ImageSet
-from ddpm.models.build import build_network, conditioning_classes
+from ddpm.models.build import build_network
 from ddpm.models.checkpoint import Checkpoint
+from ddpm.models.conditioning import Conditioning
 from ddpm.sampling.batches import write_images
 from ddpm.sampling.generator import make_generator
 from ddpm.training.loop import train
@@ -51,7 +52,9 @@ TRAIN_STEPS = 30
 def point(kind: str, axis: str, value: int, fixed: dict[str, Any]) -> tuple[float, float, float]:
     """Seconds (of all images, or of one training step), peak MiB, and how many of these the work itself took."""
     changes: dict[str, Any] = {
+        "model.clusters": 1,
         "generate.guidance": 1.0,
+        "generate.autoguidance": 1.0,
         "generate.trajectories": 1,
         "generate.output_size": SPEC.size,
     } | fixed
@@ -66,10 +69,11 @@ def point(kind: str, axis: str, value: int, fixed: dict[str, Any]) -> tuple[floa
         if kind == "sample":
             torch.manual_seed(0)
             weights = dict(build_network(config.model, spec).named_parameters())
-            classes = conditioning_classes(config.model, spec)
-            checkpoint = Checkpoint(config.model, config.diffusion, spec, [1 / classes] * classes, {}, {"ema": weights})
-            network = prepare(checkpoint, runtime)
-            generator = make_generator(checkpoint, network, config.generate, config.seed, runtime)
+            labels = Conditioning.by_class([1.0 / spec.classes] * spec.classes)
+            checkpoint = Checkpoint(
+                config.model, config.diffusion, spec, labels, {}, {"ema": weights, "guide": weights}
+            )
+            generator = make_generator(checkpoint, "the network", config.generate, config.seed, runtime)
             cost, _ = write_images(generator, folder, "auto", worker_count("auto"), folder / "kept")
             peak = peak_memory_bytes(runtime) / 2**20
             return cost["generate_seconds"], peak, peak - idle

@@ -52,6 +52,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 InsideUnit = Annotated[float, Field(gt=0, lt=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Interval = Annotated[tuple[NotNegative, NotNegative], Field(strict=False)]
 Blocks = Annotated[int, Field(ge=1, le=64)]
 Beta = Annotated[float, Field(ge=1e-6, lt=1)]
 ClassLabel = Annotated[int, Field(ge=0, le=9_999)]
@@ -99,10 +100,14 @@ class SplitConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """The network: see `ddpm.models.networks.unet.UNet`. classes: auto (as many as the data has), 0: unconditional."""
+    """The network: see `ddpm.models.networks.unet.UNet`.
+
+    classes: auto (as many as the data has), 0: it is given no class label. clusters: see `ddpm.models.conditioning`.
+    """
 
     network: Annotated[str, _name_in(NETWORKS)]
     classes: Literal["auto", 0]
+    clusters: Annotated[int, Field(ge=1, le=10_000)]
     base_channels: Annotated[int, Field(ge=2, le=4096, multiple_of=2)]
     channel_multipliers: Annotated[tuple[Blocks, ...], Field(strict=False, min_length=1, max_length=8)]
     blocks_per_level: Blocks
@@ -160,6 +165,7 @@ class TrainConfig(_Section):
     weighting: Annotated[str, _name_in(WEIGHTINGS)]
     min_snr_gamma: Positive
     label_dropout: BelowOne
+    guide_fraction: BelowOne
     time_density: Annotated[str, _name_in(TIME_DENSITIES)]
     log_sigma_mean: Annotated[float, Field(ge=-5, le=5)]
     log_sigma_std: Positive
@@ -184,7 +190,9 @@ class GenerateConfig(_Section):
     replicates: Annotated[int, Field(ge=0, le=1000)]
     classes: Literal["all"] | Annotated[tuple[ClassLabel, ...], Field(strict=False, min_length=1)]
     guidance: Annotated[float, Field(ge=0, le=100)]
-    guidance_interval: Annotated[tuple[NotNegative, NotNegative], Field(strict=False)]
+    guidance_interval: Interval
+    autoguidance: Annotated[float, Field(ge=0, le=100)]
+    autoguidance_interval: Interval
     sampler: Annotated[str, _name_in(SAMPLERS)]
     steps: Count
     spacing: Annotated[str, _name_in(SPACINGS)]
@@ -196,9 +204,10 @@ class GenerateConfig(_Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        low, high = self.guidance_interval
-        if low > high:
-            raise ValueError(f"guidance_interval ({low}, {high}) must name its lower end first")
+        for key in ("guidance_interval", "autoguidance_interval"):
+            low, high = getattr(self, key)
+            if low > high:
+                raise ValueError(f"{key} ({low}, {high}) must name its lower end first")
         if self.trajectories > self.num_images:
             raise ValueError(f"trajectories ({self.trajectories}) must not exceed num_images ({self.num_images})")
         return self
@@ -266,6 +275,11 @@ class Config(_Section):
             raise ValueError(
                 f"generate.guidance ({self.generate.guidance}) needs a network trained with the null label too: "
                 "raise train.label_dropout above 0, or set generate.guidance to 1"
+            )
+        if self.generate.autoguidance != 1.0 and not self.train.guide_fraction:
+            raise ValueError(
+                f"generate.autoguidance ({self.generate.autoguidance}) needs a guide: raise train.guide_fraction above "
+                "0, or set generate.autoguidance to 1"
             )
         if self.generate.classes != "all" and not self.model.classes:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 from ddpm.config import Config
 from ddpm.models.build import flops_per_image
-from ddpm.models.checkpoint import load_checkpoint, restore_network
+from ddpm.models.checkpoint import load_checkpoint
 from ddpm.sampling.batches import sample_replicates, write_images
 from ddpm.sampling.generator import make_generator
 from ddpm.utils.files import atomic_folder, save_arrays, write_csv, write_json
@@ -16,13 +16,11 @@ from stages.runner import run
 def generate(config: Config) -> None:
     settings, batch_size = config.generate, config.runtime.generate_batch_size
     checkpoint = load_checkpoint(path := MODEL / f"{settings.checkpoint}.safetensors")
-    network = restore_network(checkpoint, str(path))
-    nfe = make_generator(checkpoint, network, settings, config.seed, choose_runtime(config.runtime, 0.0)).nfe
+    nfe = make_generator(checkpoint, str(path), settings, config.seed, choose_runtime(config.runtime, 0.0)).nfe
     work = nfe * settings.num_images * (1 + settings.replicates)
     runtime = choose_runtime(config.runtime, work * flops_per_image(checkpoint.model, checkpoint.spec))
-    network = runtime.compile(runtime.prepare(network, trains=False))
-    generator = make_generator(checkpoint, network, settings, config.seed, runtime)
-    labels = generator.labels(range(1, settings.num_images + 1))
+    generator = make_generator(checkpoint, str(path), settings, config.seed, runtime)
+    labels = generator.class_labels(range(1, settings.num_images + 1))
     with KeptRun(resume_folder("generate", config, *runtime.arithmetic())) as kept:
         with atomic_folder(GENERATED) as folder:
             workers = worker_count(config.runtime.workers)

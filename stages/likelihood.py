@@ -1,11 +1,12 @@
 """Bits per dimension of the test images under the model."""
 
+import numpy as np
 import torch
 
 from ddpm.config import Config
 from ddpm.data.image_set import read_image_set
 from ddpm.diffusion.likelihood import bits_per_dimension
-from ddpm.models.checkpoint import load_checkpoint, restore_network
+from ddpm.models.checkpoint import load_checkpoint
 from ddpm.sampling.generator import make_denoiser
 from ddpm.utils.files import significant, write_json
 from ddpm.utils.runtime import choose_runtime
@@ -17,13 +18,12 @@ def likelihood(config: Config) -> None:
     path = MODEL / f"{config.generate.checkpoint}.safetensors"
     checkpoint = load_checkpoint(path)
     runtime = choose_runtime(config.runtime, 0.0)
-    network = runtime.prepare(restore_network(checkpoint, str(path)), trains=False)
-    denoiser = make_denoiser(checkpoint, network, runtime, clip=True)
-    settings, frequencies = config.likelihood, checkpoint.class_frequencies
+    denoiser = make_denoiser(checkpoint, str(path), runtime, clip=True)
+    settings, conditioning = config.likelihood, checkpoint.conditioning
     test = read_image_set(SPLIT / "test.npz")
-    parts = (part[: settings.images] for part in (test.images, test.labels))
-    images, labels = (torch.from_numpy(part).to(runtime.device) for part in parts)
-    known = (labels if frequencies else None, frequencies)
+    test = test.take(np.arange(min(settings.images, len(test))))
+    images, labels = torch.from_numpy(test.images).to(runtime.device), conditioning.labels(test, runtime.device)
+    known = (labels, conditioning.frequencies.flatten().tolist())
     found = bits_per_dimension(
         denoiser.conditioned, images, *known, denoiser.schedule, settings.times_per_image, config.seed
     )

@@ -18,7 +18,7 @@ def train_stage(config: Config) -> None:
     recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
     # A backward pass costs about two forward ones.
     work = 3.0 * recipe.steps(len(training)) * config.train.batch_size
-    runtime = choose_runtime(config.runtime, work * flops_per_image(config.model, training.spec), trains=True)
+    runtime = choose_runtime(config.runtime, work * flops_per_image(config.model, training.spec))
     chosen = runtime.describe()
     print(f"training on {chosen['device']}, {chosen['precision']}, {'' if runtime.compiled else 'not '}compiled")
     with RunFolder(MODEL, resume_folder("train", config, *runtime.arithmetic())) as folder:

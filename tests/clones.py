@@ -40,6 +40,7 @@ TINY = {
 
 # The whole graph with as little work as its stages take.
 SMALL = TINY | {
+    "model.clusters": 3,
     "train.epochs": 0.02,
     "train.validate_every": 20,
     "generate.num_images": 160,

@@ -1,4 +1,4 @@
-"""Classifier-free guidance."""
+"""Guidance: away from a weaker prediction."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Guidance:
-    """The prediction p_null + scale · (p_label − p_null), p_null being that of the null label.
+    """Adds (scale − 1) · (p − q) to the prediction p, q being a weaker one of the same x_t.
 
-    scale: w; 1 is the label's prediction alone, at one network evaluation instead of two (Ho & Salimans 2021,
-    "Classifier-Free Diffusion Guidance", eq. 6 with w counted from 1). interval: bounds of the noise-to-signal ratio
+    q by the same network for the null label is classifier-free guidance (Ho & Salimans 2021, "Classifier-Free Diffusion
+    Guidance", eq. 6 with w counted from 1): towards the class label. q for the same label by an earlier state of the
+    network is autoguidance (Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself", eq. 3): away
+    from the faults that both have and the weaker one has more of.
+
+    scale: w; 1 is p alone, at one network evaluation instead of two. interval: bounds of the noise-to-signal ratio
     √(1/ᾱ − 1) within which there is guidance: it helps where the image takes shape, and costs variety before
     (Kynkäänniemi et al. 2024, "Applying Guidance in a Limited Interval").
     """
@@ -19,13 +23,13 @@ class Guidance:
     interval: tuple[float, float] = (0.0, float("inf"))
 
     def is_active(self, alpha_bar: Tensor) -> Tensor:
-        """Whether the network is evaluated a second time at each time: bool, shaped like ``alpha_bar``."""
+        """Whether q is evaluated at each time: bool, shaped like ``alpha_bar``."""
         sigma = (1.0 / alpha_bar - 1.0).sqrt()
         return (sigma >= self.interval[0]) & (sigma <= self.interval[1]) & (self.scale != 1.0)
 
-    def combine(self, of_null: Tensor, of_label: Tensor) -> Tensor:
-        """The guided prediction, from those of the null label and of the class label."""
-        return of_null.lerp(of_label, self.scale)
+    def correction(self, prediction: Tensor, weaker: Tensor) -> Tensor:
+        """What is added to the prediction: shaped like it."""
+        return (self.scale - 1.0) * (prediction - weaker)
 
 
 UNGUIDED = Guidance()

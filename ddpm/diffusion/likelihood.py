@@ -77,16 +77,17 @@ def bits_per_dimension(
     conditioned: Callable[[Tensor | None], Denoise],
     images: Tensor,
     labels: Tensor | None,
-    class_frequencies: Sequence[float],
+    frequencies: Sequence[float],
     schedule: Schedule,
     times_per_image: int,
     seed: int,
 ) -> dict[str, float]:
     """The bound on −log₂ p(x_0), per pixel, its parts, and its standard error: the mean over images.
 
-    conditioned: `Denoiser.conditioned`. images: uint8 [n, c, h, w] on the device. labels: int64 [n] there for a
-    class-conditional network, else None. The network then gives p(x_0 | label), and p(x_0) ≥ p(label) p(x_0 | label):
-    the bits that name the label, by ``class_frequencies``, are a part of the bound.
+    conditioned: `Denoiser.conditioned`. images: uint8 [n, c, h, w] on the device. labels: int64 [n] there, the
+    conditioning labels, None for a network that knows none. The network then gives p(x_0 | label), and
+    p(x_0) ≥ p(label) p(x_0 | label), whichever label of the image is taken: the bits that name it, by the
+    ``frequencies`` of all labels, are a part of the bound.
 
     Every image is evaluated at the decoder and at about ``times_per_image`` of the other steps, a comb of them; every
     comb belongs to as many images, chosen at random, so that the estimate is unbiased. It takes at least two
@@ -110,8 +111,7 @@ def bits_per_dimension(
             denoise = conditioned(chosen_labels)
             prior[chosen] = prior_term(x_0, schedule).cpu()
             if chosen_labels is not None:
-                frequencies = torch.tensor(class_frequencies, dtype=torch.float64)
-                label_bits[chosen] = -(frequencies / frequencies.sum()).log()[chosen_labels.cpu()]
+                label_bits[chosen] = -torch.tensor(frequencies, dtype=torch.float64).log()[chosen_labels.cpu()]
             for step in (0, *visited_times(residue, stride, steps)):
                 eps = torch.randn(x_0.shape, generator=generator).to(x_0.device)
                 x_t = q_sample(x_0, schedule.alpha_bar[step].float().to(x_0.device), eps)

@@ -6,13 +6,14 @@ weights after the last epoch, not chosen by test accuracy, which is measured onc
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ddpm.data.sources.mnist import MNIST
@@ -40,16 +41,16 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     return F.grid_sample(images.float(), grid, align_corners=False).round().to(torch.uint8)
 
 
-def train(images: Tensor, labels: Tensor) -> Classifier:
-    """Train on uint8 images [n, 1, 28, 28] and int64 labels [n]; returns the network in evaluation mode."""
-    torch.manual_seed(SEED)  # the initial weights and dropout have no generator argument
-    generator = torch_generator(SEED, "classifier")
-    network = Classifier().to(memory_format=torch.channels_last)
+def train(build: Callable[[], nn.Module], images: Tensor, labels: Tensor, seed: int, epochs: int) -> nn.Module:
+    """Train what ``build`` makes on uint8 images [n, 1, 28, 28] and int64 labels [n]; returns it ready to evaluate."""
+    torch.manual_seed(seed)  # the initial weights and dropout have no generator argument
+    generator = torch_generator(seed, "classifier")
+    network = build().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.02)
-    steps = EPOCHS * (len(images) // BATCH)
+    steps = epochs * (len(images) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps, pct_start=0.2)
     with tqdm(total=steps, desc="classifier", unit="step") as progress:
-        for _ in range(EPOCHS):
+        for _ in range(epochs):
             order = torch.randperm(len(images), generator=generator)
             for batch in order[: len(order) // BATCH * BATCH].split(BATCH):
                 with torch.autocast("cpu", torch.bfloat16):
@@ -64,14 +65,14 @@ def train(images: Tensor, labels: Tensor) -> Classifier:
     return network.eval()
 
 
-def main() -> None:
+def main(build: Callable[[], nn.Module] = Classifier, seed: int = SEED, epochs: int = EPOCHS) -> None:
     """Train, save, and print the accuracy on the 10,000 test digits with the file's SHA-256."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description="Train a classifier of MNIST's digits by the shipped one's recipe.")
     parser.add_argument("raw", type=Path, help="folder with the four IDX files")
     parser.add_argument("output", type=Path, help="the safetensors file to write")
     arguments = parser.parse_args()
     train_set, test_set = (MNIST.load(arguments.raw, part) for part in ("train", "test"))
-    network = train(torch.from_numpy(train_set.images), torch.from_numpy(train_set.labels))
+    network = train(build, torch.from_numpy(train_set.images), torch.from_numpy(train_set.labels), seed, epochs)
     with atomic_path(arguments.output) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, temporary)
     with torch.inference_mode():

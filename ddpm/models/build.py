@@ -6,17 +6,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm.config import ModelConfig
 from ddpm.data.image_set import ImageSpec
+from ddpm.models.conditioning import count
 from ddpm.models.networks import NETWORKS
 
 
 def conditioning_classes(model: ModelConfig, spec: ImageSpec) -> int:
-    """How many class labels the network is conditioned on; 0 for an unconditional one."""
+    """How many class labels the network is conditioned on; 0 for one that is given none."""
     return spec.classes if model.classes == "auto" else model.classes
+
+
+def conditioning_labels(model: ModelConfig, spec: ImageSpec) -> int:
+    """How many conditioning labels the network knows: see `Conditioning.count`."""
+    return count(conditioning_classes(model, spec), model.clusters)
 
 
 def build_network(model: ModelConfig, spec: ImageSpec) -> nn.Module:
     """An untrained network for these images. Raises DdpmError where settings and images do not fit together."""
-    classes = conditioning_classes(model, spec)
+    classes = conditioning_labels(model, spec)
     network = NETWORKS.build(model.network, model, image_channels=spec.channels, image_size=spec.size, classes=classes)
     assert isinstance(network, nn.Module)
     return network

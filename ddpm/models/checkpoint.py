@@ -1,7 +1,8 @@
 """One file for a trained network: tensors and plain settings in safetensors, nothing that executes on loading.
 
 The file carries what built the network, so that sampling rebuilds it and never asks. Tensors are grouped by a prefix:
-``ema`` (the average, which sampling uses), ``weights``, ``optimizer``, ``rng`` and ``sums`` (what resuming needs).
+``ema`` (the average, which sampling uses), ``guide`` (the same early in the run, for autoguidance),
+``labels`` (the tensors of `Conditioning`), ``weights``, ``optimizer``, ``rng`` and ``sums`` (what resuming needs).
 
 It also carries its own SHA-256, as safetensors has no checksum: that of all its bytes, with zeros in place of the
 digest. So no byte of a tensor or a setting can change unnoticed.
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from ddpm.config import DiffusionConfig, ModelConfig, describe
 from ddpm.data.image_set import ImageSpec
 from ddpm.models.build import build_network
+from ddpm.models.conditioning import Conditioning
 from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
 from ddpm.utils.files import atomic_path
 
@@ -34,14 +36,13 @@ _NO_DIGEST = "0" * 64
 class Checkpoint:
     """model, diffusion, spec: what built the network. metadata: plain JSON values (step, losses, …).
 
-    class_frequencies: of each class label among the training images, empty for an unconditional network.
-    tensors: groups of named tensors, "ema" at least.
+    conditioning: on what labels. tensors: groups of named tensors, "ema" at least.
     """
 
     model: ModelConfig
     diffusion: DiffusionConfig
     spec: ImageSpec
-    class_frequencies: list[float]
+    conditioning: Conditioning
     metadata: dict[str, Any]
     tensors: dict[str, dict[str, Tensor]] = field(repr=False)
 
@@ -53,12 +54,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "model": checkpoint.model.model_dump(mode="json"),
         "diffusion": checkpoint.diffusion.model_dump(mode="json"),
         "spec": asdict(checkpoint.spec),
-        "class_frequencies": checkpoint.class_frequencies,
+        "classes": checkpoint.conditioning.classes,
         "metadata": checkpoint.metadata,
     }
     tensors = {
         f"{group}/{name}": tensor.detach().cpu().contiguous()
-        for group, named in checkpoint.tensors.items()
+        for group, named in (checkpoint.tensors | {"labels": checkpoint.conditioning.tensors()}).items()
         for name, tensor in named.items()
     }
     content = memoryview(save(tensors, {_METADATA_KEY: json.dumps(header)}))
@@ -90,7 +91,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
             ModelConfig.model_validate(header["model"]),
             DiffusionConfig.model_validate(header["diffusion"]),
             ImageSpec(**header["spec"]),
-            [float(frequency) for frequency in header["class_frequencies"]],
+            Conditioning(int(header["classes"]), **tensors.pop("labels")),
             header["metadata"],
             tensors,
         )
@@ -115,14 +116,14 @@ def _digest_but_for(content: bytes, digest: bytes) -> str:
     return found.hexdigest()
 
 
-def restore_network(checkpoint: Checkpoint, name: str) -> nn.Module:
-    """The network with its averaged weights, in evaluation mode.
+def restore_network(checkpoint: Checkpoint, name: str, group: str = "ema") -> nn.Module:
+    """The network with the weights of that group, the averaged ones or those of the guide, in evaluation mode.
 
     Raises DamagedFile when the weights are of another architecture than the settings beside them, DdpmError when they
     are not finite.
     """
     network = build_network(checkpoint.model, checkpoint.spec)
-    weights = checkpoint.tensors.get("ema", {})
+    weights = checkpoint.tensors.get(group, {})
     expected = {key: value.shape for key, value in network.state_dict().items()}
     if expected != {key: value.shape for key, value in weights.items()}:
         raise DamagedFile(f"{name} holds weights of another architecture than its settings describe")

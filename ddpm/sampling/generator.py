@@ -6,17 +6,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ddpm.config import GenerateConfig
 from ddpm.data.image_set import ImageSpec
 from ddpm.diffusion.denoiser import Denoiser
-from ddpm.diffusion.guidance import UNGUIDED, Guidance
+from ddpm.diffusion.guidance import Guidance
 from ddpm.diffusion.noise import ImageNoise
+from ddpm.diffusion.objective import Predict
 from ddpm.diffusion.process import TARGETS
 from ddpm.diffusion.samplers import SAMPLERS, OnStep, Sampler, evaluated_times
 from ddpm.diffusion.schedule import SPACINGS, Schedule, build_schedule, respace
-from ddpm.models.checkpoint import Checkpoint
+from ddpm.models.checkpoint import Checkpoint, restore_network
+from ddpm.models.conditioning import Conditioning
 from ddpm.sampling.labels import balanced_labels
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.runtime import Runtime
@@ -26,13 +28,13 @@ from ddpm.utils.runtime import Runtime
 class Generator:
     """The images of one model, by number.
 
-    denoiser: of the network, not yet conditioned. class_frequencies: how often the network met each class label in
-    training; empty for an unconditional one. Image number i (from 1) is decided by ``seed``, ``config.replicate`` and i
-    alone, whatever is sampled beside it, up to the rounding of the network's matrix products.
+    denoiser: of the network, not yet conditioned or guided. conditioning: the labels that it knows. Image number i
+    (from 1) is decided by ``seed``, ``config.replicate`` and i alone, whatever is sampled beside it, up to the rounding
+    of the network's matrix products.
     """
 
     denoiser: Denoiser
-    class_frequencies: Sequence[float]
+    conditioning: Conditioning
     config: GenerateConfig
     spec: ImageSpec
     seed: int
@@ -57,47 +59,68 @@ class Generator:
         return sampler
 
     @property
+    def guided(self) -> Denoiser:
+        """The denoiser with the guidance of the settings. Raises DdpmError for autoguidance without a guide."""
+        config = self.config
+        if config.autoguidance != 1.0 and self.denoiser.guide is None:
+            raise DdpmError(
+                f"generate.autoguidance={config.autoguidance} needs a guide, which this checkpoint does not hold: set "
+                "it to 1, or train with train.guide_fraction above 0."
+            )
+        towards_label = Guidance(config.guidance, config.guidance_interval)
+        away_from_guide = Guidance(config.autoguidance, config.autoguidance_interval)
+        return replace(self.denoiser, guidance=towards_label, autoguidance=away_from_guide)
+
+    @property
     def nfe(self) -> int:
-        """Network evaluations per image, the second one of guidance included."""
-        times = evaluated_times(self.sampler, self.steps)
-        guided = self.denoiser.guidance.is_active(self.denoiser.schedule.alpha_bar[times]).sum()
-        return len(times) + (int(guided) if self.class_frequencies else 0)
+        """Network evaluations per image, those of guidance included."""
+        return self.guided.nfe(evaluated_times(self.sampler, self.steps), labelled=bool(self.conditioning.count))
 
     def labels(self, numbers: Sequence[int]) -> np.ndarray | None:
-        """The class label of each image, int64 [n], by ``config.classes``; None for an unconditional network.
+        """The conditioning label of each image, int64 [n], by ``config.classes``; None for a network that knows none.
 
-        Raises DdpmError for labels that the network does not know.
+        Raises DdpmError for class labels that the network does not know.
         """
-        count, wanted = len(self.class_frequencies), self.config.classes
-        if wanted == "all":
-            return balanced_labels(numbers, self.class_frequencies) if count else None
-        if not count:
-            raise DdpmError(f"generate.classes={list(wanted)}, but this network is unconditional: set it to all.")
-        if max(wanted) >= count:
+        count, wanted = self.conditioning.classes, self.config.classes
+        if wanted != "all" and not count:
+            raise DdpmError(f"generate.classes={list(wanted)}, but this network knows no class labels: set it to all.")
+        if wanted != "all" and max(wanted) >= count:
             raise DdpmError(f"generate.classes={list(wanted)}: the network knows the class labels 0 to {count - 1}.")
-        return balanced_labels(numbers, [float(label in wanted) for label in range(count)])
+        if not self.conditioning.count:
+            return None
+        return balanced_labels(numbers, self.conditioning.weights(None if wanted == "all" else wanted))
+
+    def class_labels(self, numbers: Sequence[int]) -> np.ndarray | None:
+        """The class label of each image, int64 [n]; None for a network that is given no class labels."""
+        labels = self.labels(numbers)
+        return None if labels is None else self.conditioning.class_labels(labels)
 
     @torch.inference_mode()
     def sample(self, numbers: Sequence[int], on_step: OnStep | None = None) -> Tensor:
         """The images of these numbers: float32 [n, c, h, w] around [-1, 1]."""
         noise = ImageNoise(self.seed, self.config.replicate, numbers, self.spec.shape, self.device)
         labels = self.labels(numbers)
-        denoiser = self.denoiser.conditioned(None if labels is None else torch.from_numpy(labels).to(self.device))
+        denoiser = self.guided.conditioned(None if labels is None else torch.from_numpy(labels).to(self.device))
         return self.sampler(denoiser, noise(), self.steps, noise, on_step)
 
 
-def make_generator(
-    checkpoint: Checkpoint, network: nn.Module, config: GenerateConfig, seed: int, runtime: Runtime
-) -> Generator:
-    """The generator of images from ``network``, restored from ``checkpoint`` and ready on the runtime's device."""
-    guidance = Guidance(config.guidance, config.guidance_interval)
-    denoiser = make_denoiser(checkpoint, network, runtime, clip=config.clip, guidance=guidance)
-    return Generator(denoiser, checkpoint.class_frequencies, config, checkpoint.spec, seed, runtime.device)
+def make_generator(checkpoint: Checkpoint, name: str, config: GenerateConfig, seed: int, runtime: Runtime) -> Generator:
+    """The generator of images from a checkpoint, which messages call ``name``, ready on the runtime's device.
+
+    Raises what `restore_network` does.
+    """
+    denoiser = make_denoiser(checkpoint, name, runtime, clip=config.clip)
+    if checkpoint.tensors.get("guide"):
+        denoiser = replace(denoiser, guide=_predictor(checkpoint, "guide", name, runtime))
+    return Generator(denoiser, checkpoint.conditioning, config, checkpoint.spec, seed, runtime.device)
 
 
-def make_denoiser(
-    checkpoint: Checkpoint, network: nn.Module, runtime: Runtime, *, clip: bool, guidance: Guidance = UNGUIDED
-) -> Denoiser:
-    """The denoiser of a restored network, not conditioned on labels yet."""
+def make_denoiser(checkpoint: Checkpoint, name: str, runtime: Runtime, *, clip: bool) -> Denoiser:
+    """The denoiser of a checkpoint's averaged weights, without guidance and not conditioned on labels yet."""
     schedule, target = build_schedule(checkpoint.diffusion), TARGETS[checkpoint.diffusion.target]
-    return Denoiser(runtime.predictor(network), target, schedule, clip, guidance)
+    return Denoiser(_predictor(checkpoint, "ema", name, runtime), target, schedule, clip)
+
+
+def _predictor(checkpoint: Checkpoint, weights: str, name: str, runtime: Runtime) -> Predict:
+    network = restore_network(checkpoint, name, weights)
+    return runtime.predictor(runtime.compile(runtime.prepare(network, trains=False)))

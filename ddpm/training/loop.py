@@ -12,7 +12,7 @@ from ddpm.models.networks import NULL_LABEL
 from ddpm.training.monitor import Monitor
 from ddpm.training.optimizers import lr_factor
 from ddpm.training.run_folder import RunFolder
-from ddpm.training.state import Recipe, TrainState, conditioning_labels, image_tensor
+from ddpm.training.state import Recipe, TrainState, image_tensor
 from ddpm.utils.resume import stop_signals
 from ddpm.utils.runtime import Runtime
 from ddpm.utils.seeds import torch_generator
@@ -34,6 +34,7 @@ def train(
     """
     config, device = recipe.train, runtime.device
     total, per_epoch = recipe.steps(len(training)), recipe.steps_per_epoch(len(training))
+    guide_step = recipe.guide_step(len(training))
     state = TrainState(recipe, training, runtime)
     objective = build_objective(recipe.diffusion, config).to(device)
     predict = runtime.predictor(state.network)
@@ -44,7 +45,7 @@ def train(
 
     if state.restore(folder):
         tqdm.write(f"resuming from step {state.step} of {total}, saved in {folder.folder}")
-    images, labels = image_tensor(training, device), conditioning_labels(training, state.classes, device)
+    images, labels = image_tensor(training, device), state.conditioning.labels(training, device)
     monitor = Monitor(state, objective, squared_errors, len(training), validation, runtime, folder)
     order_of, order = -1, torch.empty(0)
     with stop_signals("step") as stop, monitor.progress:
@@ -68,5 +69,7 @@ def train(
             state.optimizer.step(factor)
             state.ema.update()
             state.advance(loss, norm)
+            if state.step == guide_step:
+                state.keep_guide()
             monitor.after_step(config.lr * factor, save_every_seconds, stop)
     return monitor.finish()

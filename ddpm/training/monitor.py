@@ -19,7 +19,7 @@ from ddpm.diffusion.schedule import build_schedule, even_times, respace
 from ddpm.models.build import flops_per_image
 from ddpm.models.checkpoint import save_checkpoint
 from ddpm.training.run_folder import RunFolder
-from ddpm.training.state import TrainState, conditioning_labels, image_tensor
+from ddpm.training.state import TrainState, image_tensor
 from ddpm.training.validation import FixedGrid
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.images import enlarge, tile, write_png
@@ -49,7 +49,7 @@ class Monitor:
         self.config, self.runtime, self.folder = config, runtime, folder
         self.total = state.recipe.steps(training_images)
         self.per_epoch = state.recipe.steps_per_epoch(training_images)
-        labels = conditioning_labels(validation, state.classes, runtime.device)
+        labels = state.conditioning.labels(validation, runtime.device)
         self.schedule = build_schedule(state.recipe.diffusion)
         images = image_tensor(validation, runtime.device)
         self.grid = FixedGrid(images, labels, len(self.schedule), config.validation_images, state.recipe.seed)
@@ -143,7 +143,8 @@ class Monitor:
         """A grid of samples by the averaged weights, the same noise and labels each time."""
         state, recipe, count = self.state, self.state.recipe, PREVIEW_COLUMNS**2
         noise = ImageNoise(recipe.seed, 0, range(1, count + 1), state.spec.shape, state.device)
-        labels = torch.arange(count, device=state.device) % state.classes if state.classes else None
+        in_turn = state.conditioning.in_turn(count)
+        labels = None if in_turn is None else torch.from_numpy(in_turn).to(state.device)
         predict = self.runtime.predictor(state.network)
         denoiser = Denoiser(predict, self.objective.target, self.schedule, clip=True, labels=labels)
         steps = respace(self.schedule, even_times(self.schedule, self.config.preview_steps))

@@ -13,6 +13,7 @@ from ddpm.config import DiffusionConfig, ModelConfig, TrainConfig
 from ddpm.data.image_set import ImageSet
 from ddpm.models.build import build_network, conditioning_classes
 from ddpm.models.checkpoint import Checkpoint, load_checkpoint
+from ddpm.models.conditioning import fit_conditioning
 from ddpm.training.ema import Ema
 from ddpm.training.optimizers import Optimizer
 from ddpm.training.run_folder import RunFolder
@@ -46,22 +47,29 @@ class Recipe:
         """Optimizer steps of the whole run."""
         return max(1, math.ceil(self.train.epochs * self.steps_per_epoch(images)))
 
+    def guide_step(self, images: int) -> int:
+        """The step after which the average is kept as the guide of autoguidance; 0 for never."""
+        return math.ceil(self.train.guide_fraction * self.steps(images))
+
 
 class TrainState:
-    """network, ema, optimizer: at work. streams: the random generators of t, eps and label dropout.
+    """network, ema, optimizer: at work. conditioning: on what labels. streams: the random generators of t, eps and
+    label dropout.
 
     history: plain JSON values: step, best_step, best_val_loss, seconds, and the rows of the curves, log and val.
-    sums: float32 [2], loss and gradient norm added up since the last row.
+    sums: float32 [2], loss and gradient norm added up since the last row. guide: the average as it was at the guide's
+    step, by parameter name; empty before.
     """
 
     def __init__(self, recipe: Recipe, training: ImageSet, runtime: Runtime) -> None:
         self.recipe, self.spec, self.device = recipe, training.spec, runtime.device
-        self.classes = conditioning_classes(recipe.model, self.spec)
-        self.class_frequencies = training.class_frequencies() if self.classes else []
+        classes = conditioning_classes(recipe.model, self.spec)
+        self.conditioning = fit_conditioning(training, classes, recipe.model.clusters, recipe.seed)
         torch.manual_seed(torch_generator(recipe.seed, "weights").initial_seed())
         self.network = runtime.prepare(build_network(recipe.model, self.spec), trains=True).train()
         self.optimizer = Optimizer(recipe.train.optimizer, self.network, recipe.train)
         self.ema = Ema(self.network, recipe.train.ema_decay)
+        self.guide: dict[str, Tensor] = {}
         self.streams = {name: torch_generator(recipe.seed, "train", name, device=self.device) for name in STREAMS}
         self.sums = torch.zeros(2, device=self.device)
         self.history: dict[str, Any] = {
@@ -78,6 +86,10 @@ class TrainState:
         self.sums += torch.stack([loss.detach(), grad_norm])
         self.history["step"] += 1
 
+    def keep_guide(self) -> None:
+        """Keep the average of this moment as the guide."""
+        self.guide = _copies(self.ema.state_dict())
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The network with its averaged weights, inside; without dropout if there is any."""
@@ -91,14 +103,15 @@ class TrainState:
     def checkpoint(self, metadata: dict[str, Any]) -> Checkpoint:
         """A checkpoint of this moment, from which training could go on."""
         tensors: dict[str, dict[str, Tensor]] = {
-            "ema": {name: value.clone() for name, value in self.ema.state_dict().items()},
+            "ema": _copies(self.ema.state_dict()),
+            "guide": self.guide,
             "weights": dict(self.network.named_parameters()),
             "optimizer": self.optimizer.state_dict(),
             "rng": {name: stream.get_state() for name, stream in self.streams.items()} | _global_rng(self.device),
             "sums": {"sums": self.sums},
         }
         recipe = self.recipe
-        return Checkpoint(recipe.model, recipe.diffusion, self.spec, self.class_frequencies, metadata, tensors)
+        return Checkpoint(recipe.model, recipe.diffusion, self.spec, self.conditioning, metadata, tensors)
 
     def restore(self, folder: RunFolder) -> bool:
         """Continue from the state that a killed run left in ``folder``, if there is one. Raises DdpmError, damaged."""
@@ -109,6 +122,7 @@ class TrainState:
         self.history = saved.metadata
         self.network.load_state_dict(saved.tensors["weights"])
         self.ema.load_state_dict(saved.tensors["ema"], self.step)
+        self.guide = saved.tensors.get("guide", {})
         self.optimizer.load_state_dict(saved.tensors["optimizer"])
         self.sums.copy_(saved.tensors["sums"]["sums"])
         for name, stream in self.streams.items():
@@ -119,9 +133,8 @@ class TrainState:
         return True
 
 
-def conditioning_labels(images: ImageSet, classes: int, device: torch.device) -> Tensor | None:
-    """The class labels as int64 [n] on the device; None for an unconditional network."""
-    return torch.from_numpy(images.labels).to(device) if classes else None
+def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 def image_tensor(images: ImageSet, device: torch.device) -> Tensor:

@@ -87,10 +87,9 @@ def environment() -> dict[str, str]:
     }
 
 
-def choose_runtime(config: RuntimeConfig, flops: float, *, trains: bool = False) -> Runtime:
+def choose_runtime(config: RuntimeConfig, flops: float) -> Runtime:
     """Turn the settings, `auto` included, into a choice for work of about ``flops`` floating-point operations.
 
-    trains: whether that work is training; merely evaluated on a CPU, a network is as fast uncompiled.
     Raises DdpmError when a CUDA device is asked for and there is none.
     """
     count = torch.cuda.device_count()
@@ -102,10 +101,7 @@ def choose_runtime(config: RuntimeConfig, flops: float, *, trains: bool = False)
     else:
         precision = getattr(torch, config.precision)
     compiled = config.compile == "on" or (
-        config.compile == "auto"
-        and flops > _COMPILE_PAYS_FLOPS
-        and (trains or device.type == "cuda")
-        and _compiles(device)
+        config.compile == "auto" and flops > _COMPILE_PAYS_FLOPS and _compiles(device)
     )
 
     torch.set_float32_matmul_precision("high")

@@ -21,6 +21,7 @@ from ddpm.config import Config
 from ddpm.data.image_set import ImageSet, write_image_set
 from ddpm.models.build import build_network
 from ddpm.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ddpm.models.conditioning import fit_conditioning
 from ddpm.utils.files import load_arrays
 
 MOMENTS = int(os.environ.get("DDPM_FAULTS", "6"))
@@ -123,8 +124,10 @@ def bench(
             write_image_set(folder / "data/split/validation.npz", digits.take(np.arange(600, 664)))
         if request.param == "generate":
             weights = build_network(config.model, digits.spec).state_dict()
-            frequencies = digits.class_frequencies()
-            model = Checkpoint(config.model, config.diffusion, digits.spec, frequencies, {}, {"ema": weights})
+            labels = fit_conditioning(digits, 10, config.model.clusters, config.seed)
+            model = Checkpoint(
+                config.model, config.diffusion, digits.spec, labels, {}, {"ema": weights, "guide": weights}
+            )
             for name in ("best", "last"):
                 save_checkpoint(folder / f"data/model/{name}.safetensors", model)
             (folder / "data/generated").mkdir()

@@ -33,6 +33,7 @@ from ddpm.config import Config
 from ddpm.data.image_set import ImageSet, write_image_set
 from ddpm.models.build import build_network
 from ddpm.models.checkpoint import Checkpoint, save_checkpoint
+from ddpm.models.conditioning import fit_conditioning
 from ddpm.utils.files import sha256
 
 KILLS = int(os.environ.get("DDPM_KILLS", "4"))
@@ -106,8 +107,10 @@ def test_a_stage_killed_at_random_moments_ends_with_the_bits_of_one_never_killed
             weights = build_network(config.model, digits.spec).state_dict()
             for weight in weights.values():
                 weight.fill_(0.02)
-            frequencies = digits.class_frequencies()
-            model = Checkpoint(config.model, config.diffusion, digits.spec, frequencies, {}, {"ema": weights})
+            labels = fit_conditioning(digits, 10, config.model.clusters, config.seed)
+            model = Checkpoint(
+                config.model, config.diffusion, digits.spec, labels, {}, {"ema": weights, "guide": weights}
+            )
             for kind in ("best", "last"):
                 save_checkpoint(tmp_path / name / f"data/model/{kind}.safetensors", model)
     seconds = finish(root, tmp_path / "clean", stage)

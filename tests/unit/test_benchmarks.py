@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -5,14 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.common import SPEC, earlier, save, settings
-from benchmarks.equal_time import QUIET, RECIPES
+from benchmarks.choices import HALF, SAMPLINGS, TRAININGS
+from benchmarks.common import QUIET, SPEC, earlier, fit, save, settings
+from benchmarks.frontier import RECIPES
+from benchmarks.judge import load_judge
 from benchmarks.page import RESULTS, cell, table
 from benchmarks.samplers import COMMON, SAMPLERS
 from benchmarks.scaling import exponent, point
+from benchmarks.seeds import spread
 from benchmarks.sensitivity import CORRUPTIONS
 from benchmarks.throughput import prepared, step
-from ddpm.data.image_set import ImageSet
+from ddpm.config import Config
+from ddpm.data.image_set import ImageSet, write_image_set
 from ddpm.diffusion.objective import build_objective
 from ddpm.evaluation.features import Features
 from ddpm.evaluation.features.classifier import MnistExtractor
@@ -62,6 +67,52 @@ def test_throughput_is_of_the_loss_that_training_uses(cpu: Runtime):
     # At a learning rate of 0: an untrained network stays as fast as it was, whatever the data.
     assert all(torch.equal(before, after) for before, after in zip(weights, network.parameters(), strict=True))
     assert average.updates == 1
+
+
+@pytest.mark.parametrize("name", [*TRAININGS, *SAMPLINGS])
+def test_every_choice_fits_the_parameters(name: str):
+    assert settings(HALF, (TRAININGS | SAMPLINGS)[name]).train.epochs == HALF["train.epochs"]
+
+
+def test_the_spread_is_over_seeds_and_over_sets_of_one_seed():
+    values = {1: [1.0, 2.0, 3.0], 2: [5.0, 6.0, 7.0]}
+    rows = [
+        {"seed": seed, "replicate": i, "fd_mnist": value, "train_seconds": 7.0}
+        for seed, found in values.items()
+        for i, value in enumerate(found)
+    ]
+    distance, seconds = spread(rows)
+    assert distance == {
+        "metric": "fd_mnist",
+        "mean": pytest.approx(4.0),
+        "std_over_seeds": pytest.approx(8**0.5),
+        "std_over_replicates": pytest.approx(1.0),
+    }
+    assert seconds["mean"] == 7.0
+    assert seconds["std_over_seeds"] == 0.0
+
+
+def test_a_training_that_is_there_is_not_repeated(
+    workspace: Path, digits: ImageSet, tiny: Callable[..., Config], cpu: Runtime
+):
+    for part in ("train", "validation"):
+        write_image_set(workspace / f"data/split/{part}.npz", digits.take(np.arange(128)))
+    config = tiny({"train.epochs": 1.0})
+    first, results, cost = fit(config, cpu, workspace / "work")
+    again = fit(config, cpu, workspace / "work")
+    assert again[1:] == (results, cost)
+    assert torch.equal(first.tensors["ema"]["conv_out.bias"], again[0].tensors["ema"]["conv_out.bias"])
+
+
+def test_the_judge_knows_the_digits_and_is_another_network(test_digits: ImageSet, by_classifier: Features):
+    with torch.inference_mode():
+        parts = torch.from_numpy(test_digits.images).split(100)
+        logits = torch.cat([load_judge()(part) for part in parts]).numpy()
+    wrong = logits.argmax(1) != test_digits.labels
+    assert wrong.mean() <= 0.006
+    assert by_classifier.probabilities is not None
+    wrong_here = by_classifier.probabilities.argmax(1) != test_digits.labels
+    assert 0 < (wrong & wrong_here).sum() < min(wrong.sum(), wrong_here.sum())
 
 
 @pytest.mark.parametrize("name", RECIPES)

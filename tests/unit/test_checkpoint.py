@@ -18,13 +18,14 @@ from safetensors.torch import load_file, save_file
 
 from ddpm.config import Config, ModelConfig
 from ddpm.data.image_set import ImageSpec
-from ddpm.models.build import build_network, conditioning_classes, flops_per_image
+from ddpm.models.build import build_network, conditioning_labels, flops_per_image
 from ddpm.models.checkpoint import (
     Checkpoint,
     load_checkpoint,
     restore_network,
     save_checkpoint,
 )
+from ddpm.models.conditioning import Conditioning
 from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
 
 SPEC = ImageSpec(size=12, channels=3, classes=4)
@@ -38,7 +39,8 @@ def checkpoint(tiny: Callable[..., Config]) -> Checkpoint:
     ema = {name: torch.randn_like(weight) for name, weight in network.state_dict().items()}
     metadata = {"step": 7, "val_loss": 0.1 + 0.2, "log": [{"loss": 1e-5}], "best_val_loss": float("inf")}
     rng = {"t": torch.Generator().manual_seed(3).get_state()}
-    return Checkpoint(config.model, config.diffusion, SPEC, [0.25] * 4, metadata, {"ema": ema, "rng": rng})
+    labels = Conditioning(4, torch.rand(4, 2, dtype=torch.float64), torch.rand(4, 2, 9))
+    return Checkpoint(config.model, config.diffusion, SPEC, labels, metadata, {"ema": ema, "rng": rng})
 
 
 @pytest.fixture
@@ -60,13 +62,17 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 def test_a_checkpoint_is_read_as_written_bit_for_bit(saved: Path, checkpoint: Checkpoint):
     found = load_checkpoint(saved)
-    assert replace(found, tensors={}) == replace(checkpoint, tensors={})
+    labels = checkpoint.conditioning
+    assert replace(found, tensors={}, conditioning=labels) == replace(checkpoint, tensors={})
+    assert found.conditioning.classes == labels.classes
     assert found.tensors.keys() == checkpoint.tensors.keys()
-    for group, tensors in checkpoint.tensors.items():
-        assert found.tensors[group].keys() == tensors.keys()
+    written = checkpoint.tensors | {"labels": labels.tensors()}
+    read = found.tensors | {"labels": found.conditioning.tensors()}
+    for group, tensors in written.items():
+        assert read[group].keys() == tensors.keys()
         for name, tensor in tensors.items():
-            assert found.tensors[group][name].dtype == tensor.dtype
-            assert torch.equal(found.tensors[group][name], tensor)
+            assert read[group][name].dtype == tensor.dtype
+            assert torch.equal(read[group][name], tensor)
 
 
 def test_the_restored_network_holds_the_average(saved: Path, checkpoint: Checkpoint):
@@ -147,7 +153,7 @@ def test_a_flipped_weight_and_a_flipped_setting_fail_the_checksum(saved: Path):
 
 def test_a_checkpoint_without_a_checksum_is_refused(saved: Path, checkpoint: Checkpoint):
     header = {"model": checkpoint.model.model_dump(), "diffusion": checkpoint.diffusion.model_dump()}
-    header |= {"spec": {"size": 12, "channels": 3, "classes": 4}, "class_frequencies": [], "metadata": {}}
+    header |= {"spec": {"size": 12, "channels": 3, "classes": 4}, "classes": 0, "metadata": {}}
     save_file(load_file(saved), saved, metadata={"ddpm": json.dumps(header)})
     with pytest.raises(DamagedFile, match=r"model\.safetensors holds no SHA-256 of itself.*older version$"):
         load_checkpoint(saved)
@@ -276,8 +282,11 @@ def test_the_network_has_the_channels_and_classes_of_its_images(configure: Calla
     model, unconditional = configure().model, configure({"model.classes": 0}).model
     x_t, t = torch.zeros(2, *SPEC.shape), torch.zeros(2, dtype=torch.int64)
     assert build_network(model, SPEC)(x_t, t, t).shape == x_t.shape
-    assert conditioning_classes(model, SPEC) == 4
-    assert conditioning_classes(unconditional, SPEC) == conditioning_classes(model, replace(SPEC, classes=0)) == 0
+    assert conditioning_labels(model, SPEC) == 4
+    assert conditioning_labels(unconditional, SPEC) == conditioning_labels(model, replace(SPEC, classes=0)) == 0
+    clusters = {"clusters": 7}
+    assert conditioning_labels(model.model_copy(update=clusters), SPEC) == 28
+    assert conditioning_labels(unconditional.model_copy(update=clusters), SPEC) == 7
     assert build_network(unconditional, SPEC).label_embedding is None
 
 

@@ -24,7 +24,8 @@ from ddpm.evaluation.evaluator import Evaluator
 from ddpm.evaluation.features import EXTRACTORS, open_extractors
 from ddpm.evaluation.reference import Reference, make_reference
 from ddpm.models.build import build_network
-from ddpm.models.checkpoint import Checkpoint, load_checkpoint, restore_network, save_checkpoint
+from ddpm.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ddpm.models.conditioning import Conditioning
 from ddpm.models.networks import NETWORKS
 from ddpm.sampling.generator import Generator, make_generator
 from ddpm.training.loop import train
@@ -91,9 +92,10 @@ def generator(cpu: Runtime, tmp_path: Path) -> Callable[[Config], Generator]:
             for weight in network.parameters():
                 weight.add_(torch.randn_like(weight), alpha=0.02)
         weights = {name: weight.detach() for name, weight in network.named_parameters()}
-        save_checkpoint(path, Checkpoint(config.model, config.diffusion, SPEC, [0.5, 0.5], {}, {"ema": weights}))
-        checkpoint = load_checkpoint(path)
-        return make_generator(checkpoint, restore_network(checkpoint, str(path)), config.generate, config.seed, cpu)
+        groups = {"ema": weights, "guide": {name: weight.clone() for name, weight in weights.items()}}
+        labels = Conditioning.by_class([0.5, 0.5])
+        save_checkpoint(path, Checkpoint(config.model, config.diffusion, SPEC, labels, {}, groups))
+        return make_generator(load_checkpoint(path), str(path), config.generate, config.seed, cpu)
 
     return make
 
@@ -199,9 +201,13 @@ def test_the_sampler(
     tiny: Callable[..., Config], generator: Callable[[Config], Generator], sample: Callable[[Config], Tensor]
 ):
     run("Sampler")
-    config = tiny({"generate.sampler": "euler", "generate.steps": 7, "generate.guidance": 1.0})
+    config = tiny(
+        {"generate.sampler": "euler", "generate.steps": 7, "generate.guidance": 1.0, "generate.autoguidance": 1.0}
+    )
     # Euler's method in these variables is DDIM without noise: Song et al. 2021, eq. 14.
-    by_ddim = sample(tiny({"generate.sampler": "ddim", "generate.steps": 7, "generate.guidance": 1.0}))
+    by_ddim = sample(
+        tiny({"generate.sampler": "ddim", "generate.steps": 7, "generate.guidance": 1.0, "generate.autoguidance": 1.0})
+    )
     torch.testing.assert_close(sample(config), by_ddim, rtol=1e-4, atol=1e-4)
     assert generator(config).nfe == 7
 
@@ -256,8 +262,7 @@ def test_the_data_source_from_its_files_to_a_trained_network(
         train(recipe, training, validation, cpu, folder, 1e9)
         folder.finish({})
     checkpoint = load_checkpoint(workspace / "model" / "best.safetensors")
-    network = restore_network(checkpoint, "best")
-    images = make_generator(checkpoint, network, config.generate, config.seed, cpu).sample([1, 2])
+    images = make_generator(checkpoint, "best", config.generate, config.seed, cpu).sample([1, 2])
     assert images.shape == (2, 3, 16, 16)
 
 

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ddpm.config import Config
 from ddpm.data.image_set import ImageSpec, denormalize
@@ -18,6 +18,7 @@ from ddpm.diffusion.process import TARGETS
 from ddpm.diffusion.schedule import Schedule, cosine
 from ddpm.models.build import build_network
 from ddpm.models.checkpoint import Checkpoint
+from ddpm.models.conditioning import Conditioning
 from ddpm.models.networks import NULL_LABEL
 from ddpm.sampling.batches import sample_replicates, write_images
 from ddpm.sampling.generator import Generator, make_generator
@@ -55,29 +56,39 @@ def generator(configure: Callable[..., Config]) -> Callable[..., Generator]:
     def make(
         changes: dict[str, object] | None = None, predict: Predict = pixelwise, timesteps: int = 100, channels: int = 1
     ) -> Generator:
-        small = {"generate.num_images": 23, "generate.trajectories": 4, "generate.steps": 6, "generate.output_size": 8}
+        small = {
+            "generate.autoguidance": 1.0,
+            "generate.num_images": 23,
+            "generate.trajectories": 4,
+            "generate.steps": 6,
+            "generate.output_size": 8,
+        }
         config = configure(small, changes or {}).generate
         schedule = Schedule(cosine(timesteps), torch.arange(timesteps))
         denoiser = Denoiser(predict, TARGETS["x_0"], schedule, clip=False)
-        return Generator(denoiser, [], config, ImageSpec(8, channels, 0), 3407, torch.device("cpu"))
+        return Generator(
+            denoiser, Conditioning.by_class([]), config, ImageSpec(8, channels, 0), 3407, torch.device("cpu")
+        )
 
     return make
 
 
-def class_generator(config: Config, cpu: Runtime) -> tuple[Generator, nn.Module]:
-    """Of images of 28 × 28 pixels and ten classes by a U-Net whose weights are all in use, and that network."""
+def class_generator(config: Config, cpu: Runtime) -> Generator:
+    """Of images of 28 × 28 pixels and ten classes by a U-Net, guided by another, all of whose weights are in use."""
     torch.manual_seed(0)
-    network = build_network(config.model, SPEC).eval().requires_grad_(False)
-    for weight in network.parameters():
-        if not weight.any():
-            weight.normal_(std=0.05)
-    checkpoint = Checkpoint(config.model, config.diffusion, SPEC, [0.1] * 10, {}, {})
-    return make_generator(checkpoint, network, config.generate, config.seed, cpu), network
+    groups = {}
+    for group in ("ema", "guide"):
+        groups[group] = dict(build_network(config.model, SPEC).requires_grad_(False).named_parameters())
+        for weight in groups[group].values():
+            if not weight.any():
+                weight.normal_(std=0.05)
+    checkpoint = Checkpoint(config.model, config.diffusion, SPEC, Conditioning.by_class([0.1] * 10), {}, groups)
+    return make_generator(checkpoint, "the checkpoint", config.generate, config.seed, cpu)
 
 
 @pytest.fixture(scope="module")
 def network_generator(tiny: Callable[..., Config], cpu: Runtime) -> Callable[..., Generator]:
-    return lambda changes: class_generator(tiny({"generate.steps": 8}, changes), cpu)[0]
+    return lambda changes: class_generator(tiny({"generate.steps": 8}, changes), cpu)
 
 
 @pytest.mark.parametrize("changes", SAMPLERS, ids=NAMES)
@@ -289,10 +300,10 @@ def test_images_are_of_the_chosen_classes_alone(network_generator: Callable[...,
 
 def test_classes_that_the_network_does_not_know_are_an_error(generator: Callable[..., Generator]):
     ours = generator({"generate.classes": [3]})
-    with pytest.raises(DdpmError, match=r"generate\.classes=\[3\], but this network is unconditional"):
+    with pytest.raises(DdpmError, match=r"generate\.classes=\[3\], but this network knows no class labels"):
         ours.sample([1])
     with pytest.raises(DdpmError, match=r"generate\.classes=\[3\]: the network knows the class labels 0 to 1"):
-        replace(ours, class_frequencies=[0.5, 0.5]).sample([1])
+        replace(ours, conditioning=Conditioning.by_class([0.5, 0.5])).sample([1])
 
 
 def test_labels_decide_the_image_and_guidance_goes_along_the_difference(network_generator: Callable[..., Generator]):
@@ -301,8 +312,9 @@ def test_labels_decide_the_image_and_guidance_goes_along_the_difference(network_
 
     def predict(guidance: float, labels: Tensor) -> Tensor:
         everywhere = {"generate.guidance_interval": [0.0, 1e9]}
-        generator = network_generator({"generate.clip": False, "generate.guidance": guidance} | everywhere)
-        return generator.denoiser.conditioned(labels)(x_t, 50)
+        alone = {"generate.clip": False, "generate.autoguidance": 1.0}
+        generator = network_generator({"generate.guidance": guidance} | alone | everywhere)
+        return generator.guided.conditioned(labels)(x_t, 50)
 
     of_label, of_null = predict(1.0, labels), predict(1.0, null)
     assert (of_label - of_null).abs().max() > 1e-3
@@ -312,18 +324,47 @@ def test_labels_decide_the_image_and_guidance_goes_along_the_difference(network_
 
 
 @pytest.mark.parametrize("changes", SAMPLERS, ids=NAMES)
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_nfe_is_the_number_of_evaluations_that_the_network_makes(
-    tiny: Callable[..., Config], cpu: Runtime, changes: dict[str, object], guidance: float
+@pytest.mark.parametrize("guided", [(), ("guidance",), ("autoguidance",), ("guidance", "autoguidance")])
+def test_nfe_is_the_number_of_evaluations_that_the_networks_make(
+    tiny: Callable[..., Config], cpu: Runtime, changes: dict[str, object], guided: Sequence[str]
 ):
-    config = tiny(changes, {"generate.steps": 7, "generate.guidance": guidance})
-    calls = []
-    generator, network = class_generator(config, cpu)
-    network.register_forward_hook(lambda *_: calls.append(1))
+    scales = {f"generate.{key}": 2.0 if key in guided else 1.0 for key in ("guidance", "autoguidance")}
+    config = tiny(changes, {"generate.steps": 7}, scales)
+    generator = class_generator(config, cpu)
+    calls: list[Tensor] = []
+
+    def counted(predict: Predict) -> Predict:
+        return lambda x_t, t, labels: calls.append(t) or predict(x_t, t, labels)  # type: ignore[func-returns-value]
+
+    denoiser = generator.denoiser
+    assert denoiser.guide
+    denoiser = replace(denoiser, predict=counted(denoiser.predict), guide=counted(denoiser.guide))
+    generator = replace(generator, denoiser=denoiser)
     generator.sample([1, 2])
     once = 13 if config.generate.sampler == "heun" else 7
     assert len(calls) == generator.nfe
-    assert once < len(calls) < 2 * once if guidance != 1.0 else len(calls) == once
+    # Each of the two is active within its interval alone, so at some of the steps.
+    assert once + len(guided) <= len(calls) < once * (1 + len(guided)) or (len(calls) == once and not guided)
+
+
+def test_autoguidance_goes_away_from_the_guide(network_generator: Callable[..., Generator]):
+    x_t, labels = torch.randn(4, 1, 28, 28), torch.tensor([0, 1, 2, 3])
+
+    def predict(autoguidance: float, guidance: float = 1.0) -> Tensor:
+        everywhere = {f"generate.{key}_interval": [0.0, 1e9] for key in ("guidance", "autoguidance")}
+        scales = {"generate.guidance": guidance, "generate.autoguidance": autoguidance}
+        return network_generator(everywhere | scales | {"generate.clip": False}).guided.conditioned(labels)(x_t, 50)
+
+    ours, of_guide = predict(1.0), predict(0.0)
+    assert (ours - of_guide).abs().max() > 1e-3
+    torch.testing.assert_close(predict(2.5), of_guide + 2.5 * (ours - of_guide), rtol=1e-4, atol=1e-5)
+    both = predict(1.5, 1.2) - ours
+    torch.testing.assert_close(both, predict(1.5) - ours + predict(1.0, 1.2) - ours, rtol=1e-3, atol=1e-4)
+
+
+def test_autoguidance_without_a_guide_is_an_error(generator: Callable[..., Generator]):
+    with pytest.raises(DdpmError, match=r"generate\.autoguidance=1\.5 needs a guide.*train\.guide_fraction"):
+        generator({"generate.autoguidance": 1.5}).sample([1])
 
 
 def test_guidance_is_active_within_its_interval_of_noise_over_signal():

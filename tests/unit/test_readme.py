@@ -12,6 +12,7 @@ from ddpm.config import Config
 from ddpm.data.image_set import ImageSpec
 from ddpm.models.build import build_network
 from ddpm.models.checkpoint import Checkpoint, save_checkpoint
+from ddpm.models.conditioning import Conditioning
 
 
 @pytest.fixture
@@ -22,8 +23,8 @@ def example(root: Path) -> str:
 
 def test_the_example_samples_from_the_checkpoint(example: str, tiny: Callable[..., Config], workspace: Path):
     config, spec = tiny(), ImageSpec(size=28, channels=1, classes=10)
-    weights = {"ema": build_network(config.model, spec).state_dict()}
-    checkpoint = Checkpoint(config.model, config.diffusion, spec, [0.1] * 10, {}, weights)
+    weights = {name: build_network(config.model, spec).state_dict() for name in ("ema", "guide")}
+    checkpoint = Checkpoint(config.model, config.diffusion, spec, Conditioning.by_class([0.1] * 10), {}, weights)
     path = workspace / "data/model/best.safetensors"
     path.parent.mkdir(parents=True)
     save_checkpoint(path, checkpoint)

@@ -44,11 +44,6 @@ def test_matrix_products_have_the_chosen_precision(precision: torch.dtype, found
     assert predict(torch.ones(2, 2), torch.zeros(2), None).dtype == found
 
 
-def test_a_network_that_is_only_evaluated_is_not_compiled_on_a_cpu(configure: Callable[..., Config]):
-    settings = configure({"runtime.device": "cpu", "runtime.compile": "auto"}).runtime
-    assert not choose_runtime(settings, 1e18).compiled
-
-
 @pytest.mark.parametrize(
     ("precision", "compiled", "trains", "last"),
     [

@@ -18,6 +18,7 @@ from ddpm.data.image_set import ImageSpec, read_image_set
 from ddpm.data.sources.mnist import FILES
 from ddpm.models.build import build_network
 from ddpm.models.checkpoint import Checkpoint, save_checkpoint
+from ddpm.models.conditioning import Conditioning
 from ddpm.sampling import batches
 from ddpm.utils.resume import KeptRun
 from stages.resume import finished_run
@@ -76,8 +77,8 @@ def place_with_digits(place: Place, raw: Path) -> Place:
 def checkpoint(tiny: Callable[..., Config]) -> Checkpoint:
     """One of an untrained network."""
     config = tiny()
-    weights = build_network(config.model, SPEC).state_dict()
-    return Checkpoint(config.model, config.diffusion, SPEC, [0.1] * 10, {}, {"ema": weights})
+    weights = {name: build_network(config.model, SPEC).state_dict() for name in ("ema", "guide")}
+    return Checkpoint(config.model, config.diffusion, SPEC, Conditioning.by_class([0.1] * 10), {}, weights)
 
 
 @pytest.fixture

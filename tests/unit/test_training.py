@@ -409,7 +409,8 @@ def test_images_of_another_spec_train_too(
         train(recipe, images, images, cpu, place, 1e9)
     checkpoint = load_checkpoint(tmp_path / "out" / "last.safetensors")
     assert checkpoint.spec == images.spec
-    assert checkpoint.class_frequencies == [1 / 4] * classes
+    assert checkpoint.conditioning.classes == classes
+    assert checkpoint.conditioning.frequencies.tolist() == [[1 / 4]] * 4 if classes else [[1.0]]
     assert read_pngs(tmp_path / "out" / "previews", 1).shape[:2] == (1, channels)
 
 
@@ -423,10 +424,10 @@ def test_the_loop_is_less_than_sixty_lines(root: Path):
 def test_the_checkpoint_holds_how_often_each_label_occurs(
     run: Run, undisturbed: Undisturbed, digits: ImageSet, tmp_path: Path
 ):
-    frequencies = load_checkpoint(undisturbed({}) / "out" / "best.safetensors").class_frequencies
-    np.testing.assert_allclose(frequencies, np.bincount(digits.labels[:512]) / 512, rtol=1e-12)
+    labels = load_checkpoint(undisturbed({}) / "out" / "best.safetensors").conditioning
+    np.testing.assert_allclose(labels.frequencies[:, 0], np.bincount(digits.labels[:512]) / 512, rtol=1e-12)
     run(tmp_path, {"model.classes": 0, "train.epochs": 0.0625})
-    assert load_checkpoint(tmp_path / "out" / "best.safetensors").class_frequencies == []
+    assert load_checkpoint(tmp_path / "out" / "best.safetensors").conditioning.count == 0
 
 
 @pytest.mark.parametrize(("dropout", "learned"), [(0.0, False), (0.5, True)])

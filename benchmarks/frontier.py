@@ -1,0 +1,145 @@
+"""Quality against seconds of training, recipe by recipe: `python -m benchmarks.frontier --help`.
+
+Each recipe is first trained for a few steps; from the speed found, its epochs are chosen to fill the seconds allowed,
+and its learning rate decays over just these. The first steps also fill the compiler's cache, so compiling (half a
+minute) is not counted. Sampling is each recipe's own, in the same number of steps where the recipe names a thousand.
+With --json, rows that the file has are left out; trainings lie in the folder of --work, where a killed one resumes.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import matplotlib.pyplot as plt
+from tqdm import tqdm
+
+from benchmarks.common import (
+    QUIET,
+    arguments,
+    check,
+    defaults,
+    earlier,
+    fit,
+    floor,
+    quality,
+    run,
+    sample,
+    save,
+    settings,
+    show,
+    split,
+)
+from ddpm.models.build import flops_per_image
+from ddpm.sampling.batches import fitting_batch
+from ddpm.sampling.generator import make_generator
+from ddpm.utils.files import atomic_path, read_json, write_json
+from ddpm.utils.images import enlarge, tile, write_png
+from ddpm.utils.runtime import Runtime, choose_runtime
+
+SECONDS = (30, 60, 120, 300, 600, 1800, 7200)
+TEXTBOOK: dict[str, Any] = {
+    "model.classes": 0,
+    "model.clusters": 1,
+    "diffusion.schedule": "linear",
+    "diffusion.target": "eps",
+    "train.optimizer": "adamw",
+    "train.lr": 0.0002,
+    "train.adam_beta2": 0.999,
+    "train.warmup_steps": 0,
+    "train.lr_decay": "none",
+    "train.ema_decay": 0.0,
+    "train.weighting": "simple",
+    "train.time_density": "uniform",
+    "train.time_sampling": "uniform",
+    "train.label_dropout": 0.0,
+    "train.guide_fraction": 0.0,
+    "generate.guidance": 1.0,
+    "generate.autoguidance": 1.0,
+    "generate.sampler": "ddpm",
+    "generate.spacing": "even",
+}
+RECIPES: dict[str, tuple[str | None, dict[str, Any]]] = {
+    "default": (None, {}),
+    "unconditional": ("unconditional", {}),
+    "textbook recipe on the default's network": (None, TEXTBOOK),
+    "predecessor's recipe, base 32": ("baseline", {"model.base_channels": 32, "generate.steps": 30}),
+}
+PROBE_STEPS = 30
+
+
+def epochs_for(seconds: float, preset: str | None, changes: dict[str, Any], runtime: Runtime, folder: Path) -> float:
+    """Epochs that fill the seconds at the speed of a few first steps; kept in the folder for a resumed run."""
+    note = folder / "epochs.json"
+    if not note.exists():
+        size, images = settings(changes, preset=preset).train.batch_size, len(split()[0])
+        probe = settings(changes, QUIET, {"train.epochs": PROBE_STEPS * size / images}, preset=preset)
+        with TemporaryDirectory() as scratch:
+            _, _, cost = fit(probe, runtime, Path(scratch))
+        write_json(note, {"epochs": max(seconds * cost["train_images_per_second"], size) / images})
+    return float(read_json(note)["epochs"])
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """One line a recipe, both axes logarithmic; dashed: as many real images."""
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    for name in dict.fromkeys(row["recipe"] for row in rows):
+        line = sorted((row for row in rows if row["recipe"] == name), key=lambda row: row["train_s"])
+        axes.plot([row["train_s"] for row in line], [row["fd_mnist"] for row in line], "o-", label=name)
+    images = rows[0]["images"]
+    axes.axhline(floor(images), color="grey", linestyle="--", label=f"{images:,} real training images")
+    axes.set(xscale="log", yscale="log", xlabel="seconds of training", ylabel="Fréchet distance (fd_mnist)")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:,.4g}")
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--seconds", type=int, nargs="+", default=list(SECONDS), help=f"default {SECONDS}")
+    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES), metavar="NAME")
+    parser.add_argument("--images", type=int, default=5000, help="per row (default 5000)")
+    parser.add_argument("--work", type=Path, default=Path(".ckpt/frontier"), help="where the trainings lie")
+    parser.add_argument("--plot", type=Path, metavar="PNG")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="a sheet of 100 images of each row")
+    given = parser.parse_args()
+    check(given.images)
+    metadata = {"images": given.images} | choose_runtime(settings().runtime, float("inf")).describe() | defaults()
+    rows = earlier(given.json, metadata)
+    known = {(row["recipe"], row["seconds"]) for row in rows}
+    for seconds in sorted(given.seconds):
+        for name in [name for name in given.recipes if (name, seconds) not in known]:
+            tqdm.write(f"\n{name}, {seconds} s")
+            preset, changes = RECIPES[name]
+            slug = "".join(letter if letter.isalnum() else "_" for letter in name)
+            folder = given.work / f"{slug}_{seconds}"
+            runtime = choose_runtime(settings(preset=preset).runtime, float("inf"))
+            epochs = epochs_for(seconds, preset, changes, runtime, folder)
+            config = settings(changes, QUIET, {"train.epochs": epochs}, preset=preset)
+            checkpoint, results, cost = fit(config, runtime, folder)
+            generator = make_generator(checkpoint, "the checkpoint", config.generate, config.seed, runtime)
+            images = sample(generator, given.images, fitting_batch(given.images, runtime.device))
+            row = {
+                "recipe": name,
+                "seconds": seconds,
+                "mflop": flops_per_image(checkpoint.model, checkpoint.spec) / 1e6,
+                "train_s": cost["train_seconds"],
+                "images_seen": results["images_seen"],
+                "images": given.images,
+                "nfe": generator.nfe,
+            }
+            rows.append(row | quality(images))
+            save(rows, given.json, metadata)
+            if given.pictures:
+                given.pictures.mkdir(parents=True, exist_ok=True)
+                write_png(given.pictures / f"{slug}_{seconds}.png", enlarge(tile(images[:100], 10), 2))
+            show(rows[-1:])
+    show(rows)
+    if given.plot:
+        plot(rows, given.plot)
+
+
+if __name__ == "__main__":
+    run(main)
