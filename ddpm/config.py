@@ -196,7 +196,7 @@ class GenerateConfig(_Section):
     sampler: Annotated[str, _name_in(SAMPLERS)]
     steps: Count
     spacing: Annotated[str, _name_in(SPACINGS)]
-    variance: Annotated[str, _name_in(VARIANCES)]
+    variance: Annotated[float, Field(ge=0, le=1)] | Annotated[str, _name_in(VARIANCES)]
     eta: Annotated[float, Field(ge=0, le=1)]
     clip: bool
     output_size: Annotated[int, Field(ge=8, le=1024)]

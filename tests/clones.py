@@ -23,6 +23,7 @@ IDENTITY = {f"GIT_{who}_{what}": "tester@example.org" for who in ("AUTHOR", "COM
 
 # A network and a run that train in about a second.
 TINY = {
+    "model.clusters": 1,
     "model.base_channels": 8,
     "model.blocks_per_level": 1,
     "model.mid_blocks": 1,

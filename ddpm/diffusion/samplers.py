@@ -41,6 +41,17 @@ VARIANCES.register("large")(lambda schedule: schedule.beta)
 SAMPLERS: Registry[Callable[..., Sampler]] = Registry("sampler")
 
 
+def reverse_variance(schedule: Schedule, variance: str | float) -> Tensor:
+    """σ_t² of every reverse step, float64 [S]: by its name, or β̃_t^(1−f) β_t^f for a fraction f in [0, 1].
+
+    The latter is Nichol & Dhariwal 2021, eq. 15, with the same f at every step: 0 is "small", 1 is "large".
+    """
+    if isinstance(variance, str):
+        return VARIANCES[variance](schedule)
+    small, large = (VARIANCES[name](schedule) for name in ("small", "large"))
+    return small ** (1.0 - variance) * large**variance
+
+
 def evaluated_times(sampler: Sampler, steps: Schedule) -> list[int]:
     """The training times at which a sampler asks for x̂_0, in order: their number is its NFE without guidance."""
     times: list[int] = []
@@ -74,14 +85,14 @@ def reverse_process(
 
 
 @SAMPLERS.register("ddpm")
-def ddpm(variance: str = "small") -> Sampler:
-    """Ancestral sampling (DDPM, algorithm 2), with σ_t² = β̃_t for "small" and β_t for "large" variance (§3.2)."""
+def ddpm(variance: str | float = "small") -> Sampler:
+    """Ancestral sampling (DDPM, algorithm 2), with σ_t² by `reverse_variance`."""
 
     def sample(
         denoise: Denoise, x_T: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep | None = None
     ) -> Tensor:
         alpha_bar, alpha_bar_prev = schedule.alpha_bar, schedule.alpha_bar_prev
-        sigma = VARIANCES[variance](schedule).sqrt().tolist()
+        sigma = reverse_variance(schedule, variance).sqrt().tolist()
 
         def step_back(step: int, x_t: Tensor, x_0: Tensor) -> Tensor:
             mean = q_posterior_mean(x_0, x_t, alpha_bar[step], alpha_bar_prev[step])

@@ -106,6 +106,18 @@ def even_times(schedule: Schedule, steps: int) -> Tensor:
     return torch.linspace(0, total - 1, steps, dtype=torch.float64).round().long()
 
 
+@SPACINGS.register("trailing")
+def trailing_times(schedule: Schedule, steps: int) -> Tensor:
+    """The last time of each of ``steps`` equal parts of those of ``schedule``, so that the first one is left out.
+
+    The last prediction of x_0, which is the image, is then made where there is still some noise to take away: at the
+    first time it would be x_t itself, with what the step before has left on it. Lin et al. 2024, "Common Diffusion
+    Noise Schedules and Sample Steps Are Flawed", table 2. Returns int64 [steps], increasing.
+    """
+    total = len(schedule)
+    return (torch.arange(1, steps + 1, dtype=torch.float64) * total / steps).round().long() - 1
+
+
 @SPACINGS.register("log_snr")
 def log_snr_times(schedule: Schedule, steps: int) -> Tensor:
     """``steps`` different times of ``schedule`` spread evenly in log-SNR as far as its times allow, both ends included.

@@ -279,7 +279,8 @@ def test_a_checkpoint_is_as_readable_as_any_other_file(saved: Path):
 
 
 def test_the_network_has_the_channels_and_classes_of_its_images(configure: Callable[..., Config]):
-    model, unconditional = configure().model, configure({"model.classes": 0}).model
+    alone = {"model.clusters": 1}
+    model, unconditional = configure(alone).model, configure(alone, {"model.classes": 0}).model
     x_t, t = torch.zeros(2, *SPEC.shape), torch.zeros(2, dtype=torch.int64)
     assert build_network(model, SPEC)(x_t, t, t).shape == x_t.shape
     assert conditioning_labels(model, SPEC) == 4

@@ -5,7 +5,17 @@ import torch
 from torch import Tensor
 
 from ddpm.diffusion import schedule as schedules
-from ddpm.diffusion.samplers import SAMPLERS, Sampler, ddim, ddpm, dpmpp_2m, evaluated_times, heun
+from ddpm.diffusion.samplers import (
+    SAMPLERS,
+    VARIANCES,
+    Sampler,
+    ddim,
+    ddpm,
+    dpmpp_2m,
+    evaluated_times,
+    heun,
+    reverse_variance,
+)
 from ddpm.diffusion.schedule import Schedule, even_times, log_snr_times, respace
 from ddpm.utils.errors import DdpmError
 
@@ -90,6 +100,20 @@ def test_ddim_with_eta_1_is_ddpm_with_small_variance(schedule: Schedule, steps: 
     assert len(trajectories[0]) == steps + 1
     for by_ddim, by_ddpm in zip(*trajectories, strict=True):
         torch.testing.assert_close(by_ddim, by_ddpm, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("fraction", "name"), [(0.0, "small"), (1.0, "large")])
+def test_the_ends_of_a_fraction_are_the_named_variances(fraction: float, name: str):
+    torch.testing.assert_close(
+        reverse_variance(cosine(100), fraction), VARIANCES[name](cosine(100)), rtol=1e-12, atol=0
+    )
+
+
+def test_a_variance_between_is_the_geometric_mean():
+    small, large = (VARIANCES[name](cosine(100)) for name in ("small", "large"))
+    found = reverse_variance(cosine(100), 0.25)
+    torch.testing.assert_close(found.log()[1:], 0.75 * small.log()[1:] + 0.25 * large.log()[1:], rtol=1e-12, atol=0)
+    assert found[0] == 0.0
 
 
 def test_large_variance_samples_otherwise_than_small():

@@ -12,6 +12,7 @@ from ddpm.diffusion.schedule import (
     even_times,
     log_snr_times,
     respace,
+    trailing_times,
 )
 from ddpm.utils.errors import DdpmError
 
@@ -141,6 +142,17 @@ def test_log_snr_times_rise_from_the_first_time_to_the_last(schedule: Schedule, 
     assert (times.diff() > 0).all()
 
 
+@pytest.mark.parametrize(("total", "steps"), [(1000, 1), (1000, 20), (1000, 30), (1000, 1000), (7, 5)])
+def test_trailing_times_end_equal_parts_of_all_times(total: int, steps: int):
+    times = trailing_times(cosine(total), steps)
+    assert times.dtype == torch.int64
+    assert len(times) == steps
+    assert times[-1] == total - 1
+    gaps = torch.cat([torch.tensor([-1]), times]).diff()
+    assert gaps.min() >= 1
+    assert (gaps - total / steps).abs().max() < 1
+
+
 def test_log_snr_times_are_even_in_log_snr_where_the_schedule_is_fine_enough():
     schedule = linear(100_000, 1e-6, 2e-4)
     gaps = torch.special.logit(schedule.alpha_bar)[log_snr_times(schedule, 12)].diff()[1:]
@@ -150,7 +162,7 @@ def test_log_snr_times_are_even_in_log_snr_where_the_schedule_is_fine_enough():
 def test_an_unknown_name_is_refused_with_those_there_are():
     with pytest.raises(DdpmError, match=r"^unknown schedule sigmoid: choose one of linear, cosine\.$"):
         build_schedule(SimpleNamespace(schedule="sigmoid", timesteps=10))
-    with pytest.raises(DdpmError, match=r"^unknown spacing quadratic: choose one of even, log_snr\.$"):
+    with pytest.raises(DdpmError, match=r"^unknown spacing quadratic: choose one of even, trailing, log_snr\.$"):
         _ = SPACINGS["quadratic"]
     assert list(SCHEDULES) == ["linear", "cosine"]
 
