@@ -331,6 +331,22 @@ def test_checkpoints_are_kept_every_so_many_epochs(run: Run, tmp_path: Path):
     assert equal(kept.tensors["ema"], load_checkpoint(tmp_path / "out" / "last.safetensors").tensors["ema"])
 
 
+def test_the_guide_is_the_average_after_its_fraction_of_the_steps(run: Run, tmp_path: Path):
+    run(tmp_path, {"train.epochs": 2.0, "train.keep_every_epochs": 1, "train.guide_fraction": 0.5})
+    first, second, last = (
+        load_checkpoint(tmp_path / "out" / f"{name}.safetensors").tensors
+        for name in ("epoch_0001", "epoch_0002", "last")
+    )
+    assert equal(last["guide"], first["ema"])
+    assert equal(second["guide"], first["ema"])
+    assert not equal(last["guide"], last["ema"])
+
+
+def test_without_a_fraction_there_is_no_guide(run: Run, tmp_path: Path):
+    run(tmp_path, {"train.epochs": 0.5, "train.guide_fraction": 0.0, "generate.autoguidance": 1.0})
+    assert not load_checkpoint(tmp_path / "out" / "last.safetensors").tensors.get("guide")
+
+
 @pytest.mark.parametrize("epochs", [1.25, 0.0625], ids=["20 steps", "1 step"])
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_a_loss_that_is_no_number_ends_the_run_with_its_cause(run: Run, tmp_path: Path, epochs: float, optimizer: str):
