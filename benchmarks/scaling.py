@@ -74,7 +74,7 @@ def point(kind: str, axis: str, value: int, fixed: dict[str, Any]) -> tuple[floa
                 config.model, config.diffusion, spec, labels, {}, {"ema": weights, "guide": weights}
             )
             generator = make_generator(checkpoint, "the network", config.generate, config.seed, runtime)
-            cost, _ = write_images(generator, folder, "auto", worker_count("auto"), folder / "kept")
+            cost, _ = write_images(generator, folder, worker_count("auto"), "auto", folder / "kept")
             peak = peak_memory_bytes(runtime) / 2**20
             return cost["generate_seconds"], peak, peak - idle
         count = TRAIN_STEPS * config.train.batch_size

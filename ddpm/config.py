@@ -248,6 +248,7 @@ class RuntimeConfig(_Section):
     deterministic: bool
     generate_batch_size: Literal["auto"] | Count
     workers: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]
+    processes: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)]
     checkpoint_every_seconds: Positive
 
 

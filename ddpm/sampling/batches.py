@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ddpm.config import GenerateConfig
 from ddpm.data.image_set import denormalize
 from ddpm.sampling.generator import Generator
+from ddpm.sampling.pool import Pool
 from ddpm.sampling.trajectory import Trajectory
 from ddpm.utils.files import load_arrays, save_arrays
 from ddpm.utils.images import resize, write_rgb_pngs
@@ -42,27 +44,34 @@ def fitting_batch(images: int, device: torch.device) -> int:
     return math.ceil(images / math.ceil(images / _MAX_BATCH[device.type]))
 
 
-def sample_batches(generator: Generator, batch_size: int | str, kept: Path, label: str = "generate") -> Iterator[Batch]:
+def sample_batches(
+    generator: Generator, batch_size: int | str, kept: Path, label: str = "generate", pool: Pool | None = None
+) -> Iterator[Batch]:
     """Sample all images of the run, batch by batch. Each is kept in the folder ``kept``: a killed run resumes there.
 
     ``batch_size`` "auto" starts large on CUDA; a batch that does not fit into memory is halved and sampled again.
-    ``label`` names the progress bar. Raises OSError where a batch cannot be kept, SystemExit after keeping one
-    on SIGINT and SIGTERM.
+    ``label`` names the progress bar. ``pool``: processes with such a generator, to share the batches among.
+    Raises OSError where a batch cannot be kept, SystemExit after keeping one on SIGINT and SIGTERM.
     """
     total = generator.config.num_images
     size = min(batch_size, total) if isinstance(batch_size, int) else fitting_batch(total, generator.device)
     first, resumed = 1, 0
     with tqdm(total=total, desc=label, unit="image", smoothing=0.1) as progress, stop_signals("batch") as stop:
+        shared: dict[int, Future[None]] = {}
+        if pool:
+            missing = [start for start in range(1, total + 1, size) if not _path(kept, start).exists()]
+            shared = {start: pool.submit(_keep_batch, generator.config, start, size, kept) for start in missing}
         while first <= total:
-            path = kept / f"batch_{first:08d}.npz"
-            batch = _read_batch(path, first)
+            if first in shared:
+                shared[first].result()
+            batch = _read_batch(kept, first)
             if batch:
                 resumed = first + len(batch.images)
             else:
                 if resumed == first:
                     progress.write(f"resuming {label} from image {first} of {total}, kept in {kept}")
                 try:
-                    batch = _sample_batch(generator, first, min(size, total - first + 1), size, progress)
+                    batch = _keep_batch(generator, generator.config, first, size, kept, progress)
                 except torch.OutOfMemoryError:
                     if size == 1:
                         raise
@@ -70,7 +79,6 @@ def sample_batches(generator: Generator, batch_size: int | str, kept: Path, labe
                     progress.n = first - 1
                     progress.write(f"out of memory: going on with batches of {size}")
                     continue
-                save_arrays(path, images=batch.images, seconds=batch.seconds, **batch.trajectory)
             yield batch
             first += len(batch.images)
             progress.update(first - 1 - progress.n)
@@ -81,7 +89,7 @@ def sample_batches(generator: Generator, batch_size: int | str, kept: Path, labe
 
 
 def write_images(
-    generator: Generator, folder: Path, batch_size: int | str, workers: int, kept: Path
+    generator: Generator, folder: Path, workers: int, batch_size: int | str, kept: Path, pool: Pool | None = None
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Sample all images of the run into ``folder`` as RGB PNGs 00001.png, 00002.png, …; see `sample_batches`.
 
@@ -92,18 +100,21 @@ def write_images(
     writing: list[Future[None]] = []
     trajectories: list[dict[str, np.ndarray]] = []
     seconds, largest = 0.0, 0
-    with ThreadPoolExecutor(workers) as pool:
-        for batch in sample_batches(generator, batch_size, kept):
+    with ThreadPoolExecutor(workers) as threads:
+        for batch in sample_batches(generator, batch_size, kept, pool=pool):
             for part in writing:
                 part.result()
             writing = [
-                pool.submit(write_rgb_pngs, folder, batch.images[rows], batch.first + int(rows[0]), total, size)
+                threads.submit(write_rgb_pngs, folder, batch.images[rows], batch.first + int(rows[0]), total, size)
                 for rows in np.array_split(np.arange(len(batch.images)), workers)
                 if len(rows)
             ]
             if batch.trajectory:
                 trajectories.append(batch.trajectory)
-            seconds, largest = seconds + batch.seconds, max(largest, len(batch.images))
+            seconds, largest = (
+                seconds + batch.seconds / (pool.processes if pool else 1),
+                max(largest, len(batch.images)),
+            )
         sampled = time.perf_counter()
         for part in writing:
             part.result()
@@ -117,35 +128,48 @@ def write_images(
     return cost, together | {"t": trajectories[0]["t"]}
 
 
-def sample_replicates(generator: Generator, count: int, batch_size: int | str, kept: Path) -> dict[str, np.ndarray]:
+def sample_replicates(
+    generator: Generator, count: int, batch_size: int | str, kept: Path, pool: Pool | None = None
+) -> dict[str, np.ndarray]:
     """Further sets of as many images, by other noise: uint8 [n, c, h, w] each, by the name of its replicate."""
     sets = {}
     for replicate in range(generator.config.replicate + 1, generator.config.replicate + 1 + count):
         other, name = generator.changed(replicate=replicate, trajectories=1), f"replicate_{replicate}"
-        batches = sample_batches(other, batch_size, kept / name, name.replace("_", " "))
+        batches = sample_batches(other, batch_size, kept / name, name.replace("_", " "), pool)
         sets[name] = np.concatenate([resize(batch.images, generator.config.output_size) for batch in batches])
     return sets
 
 
-def _sample_batch(generator: Generator, first: int, count: int, size: int, progress: tqdm) -> Batch:
-    """Images ``first`` … ``first + count − 1``, sampled in a batch of ``size``."""
+def _keep_batch(
+    generator: Generator, config: GenerateConfig, first: int, size: int, kept: Path, progress: tqdm | None = None
+) -> Batch:
+    """Sample the images ``first`` and on, a batch of ``size`` but for those beyond the last, and keep them."""
+    generator = replace(generator, config=config)
+    count = min(size, config.num_images - first + 1)
     started, steps = time.perf_counter(), generator.steps
-    watched = min(count, generator.config.trajectories - first + 1)
+    watched = min(count, config.trajectories - first + 1)
     trajectory = Trajectory(steps, watched) if watched > 0 else None
 
     def on_step(step: int, x_t: Tensor, x_0: Tensor) -> None:
-        progress.update(first - 1 + count * step // len(steps) - progress.n)
+        if progress is not None:
+            progress.update(first - 1 + count * step // len(steps) - progress.n)
         if trajectory:
             trajectory(step, x_t, x_0)
 
     # The last batch is sampled at the common size too, so that one compiled network serves all.
     images = denormalize(generator.sample(range(first, first + size), on_step)[:count])
-    return Batch(first, images, trajectory.arrays() if trajectory else {}, time.perf_counter() - started)
+    batch = Batch(first, images, trajectory.arrays() if trajectory else {}, time.perf_counter() - started)
+    save_arrays(_path(kept, first), images=images, seconds=batch.seconds, **batch.trajectory)
+    return batch
 
 
-def _read_batch(path: Path, first: int) -> Batch | None:
-    if not path.exists():
+def _path(kept: Path, first: int) -> Path:
+    return kept / f"batch_{first:08d}.npz"
+
+
+def _read_batch(kept: Path, first: int) -> Batch | None:
+    if not _path(kept, first).exists():
         return None
-    with restarting(path.parent):
-        arrays = load_arrays(path)
+    with restarting(kept):
+        arrays = load_arrays(_path(kept, first))
     return Batch(first, arrays.pop("images"), seconds=float(arrays.pop("seconds")), trajectory=arrays)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from ddpm.diffusion.objective import Predict
 from ddpm.diffusion.process import TARGETS
 from ddpm.diffusion.samplers import SAMPLERS, OnStep, Sampler, evaluated_times
 from ddpm.diffusion.schedule import SPACINGS, Schedule, build_schedule, respace
-from ddpm.models.checkpoint import Checkpoint, restore_network
+from ddpm.models.checkpoint import Checkpoint, load_checkpoint, restore_network
 from ddpm.models.conditioning import Conditioning
 from ddpm.sampling.labels import balanced_labels
 from ddpm.utils.errors import DdpmError
@@ -113,6 +114,17 @@ def make_generator(checkpoint: Checkpoint, name: str, config: GenerateConfig, se
     if checkpoint.tensors.get("guide"):
         denoiser = replace(denoiser, guide=_predictor(checkpoint, "guide", name, runtime))
     return Generator(denoiser, checkpoint.conditioning, config, checkpoint.spec, seed, runtime.device)
+
+
+def restore_generator(path: Path, config: GenerateConfig, seed: int, runtime: Runtime) -> Generator:
+    """The generator of a checkpoint file, in a process of its own that computes in one thread on a CPU.
+
+    However many such processes share the images, those have the same bits.
+    """
+    runtime.set_up()
+    if runtime.device.type == "cpu":
+        torch.set_num_threads(1)
+    return make_generator(load_checkpoint(path), str(path), config, seed, runtime)
 
 
 def make_denoiser(checkpoint: Checkpoint, name: str, runtime: Runtime, *, clip: bool) -> Denoiser:

@@ -24,11 +24,28 @@ _LINUX = platform.system() == "Linux"
 
 @dataclass(frozen=True)
 class Runtime:
-    """device: where tensors live. precision: the format of matrix products. compiled: whether networks are compiled."""
+    """device: where tensors live. precision: the format of matrix products. compiled: whether networks are compiled.
+
+    deterministic: whether results have the same bits in every run.
+    """
 
     device: torch.device
     precision: torch.dtype
     compiled: bool
+    deterministic: bool = True
+
+    def set_up(self) -> None:
+        """Let this process compute so."""
+        torch.set_float32_matmul_precision("high")
+        torch.set_flush_denormal(True)
+        torch.backends.cudnn.benchmark = not self.deterministic
+        if self.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            # On CUDA a network may meet an operation without a deterministic form: that warns and does not end the run.
+            torch.use_deterministic_algorithms(True, warn_only=self.device.type == "cuda")
+            # That mode also fills all new memory, which guards against reading it unwritten; nothing here does, and it
+            # takes a twentieth of a training step.
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
     def prepare(self, network: torch.nn.Module, *, trains: bool) -> torch.nn.Module:
         """Move a network to the device, in the memory order that is fastest there for training or for evaluating it."""
@@ -104,17 +121,16 @@ def choose_runtime(config: RuntimeConfig, flops: float) -> Runtime:
         config.compile == "auto" and flops > _COMPILE_PAYS_FLOPS and _compiles(device)
     )
 
-    torch.set_float32_matmul_precision("high")
-    torch.set_flush_denormal(True)
-    torch.backends.cudnn.benchmark = not config.deterministic
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        # On CUDA a network may meet an operation without a deterministic form: that warns and does not end the run.
-        torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
-        # That mode also fills all new memory, which guards against reading it unwritten; nothing here does, and it
-        # takes a twentieth of a training step.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    return Runtime(device, precision, compiled)
+    runtime = Runtime(device, precision, compiled, config.deterministic)
+    runtime.set_up()
+    return runtime
+
+
+def process_count(processes: int | str, runtime: Runtime) -> int:
+    """How many processes share the sampling: the setting, or one a processor for work on CPUs that repays compiling."""
+    if isinstance(processes, int):
+        return processes
+    return worker_count("auto") if runtime.device.type == "cpu" and runtime.compiled else 1
 
 
 def worker_count(workers: int | str) -> int:
@@ -122,11 +138,16 @@ def worker_count(workers: int | str) -> int:
     return workers if isinstance(workers, int) else len(os.sched_getaffinity(0)) if _LINUX else os.cpu_count() or 1
 
 
-def peak_memory_bytes(runtime: Runtime) -> int:
-    """The most memory this process has held: on the device for CUDA, else resident in main memory."""
+def peak_memory_bytes(runtime: Runtime, processes: int = 1) -> int:
+    """The most memory this process has held: on the device for CUDA, else resident in main memory.
+
+    processes: where more than one, so many were started by this one and have ended: each counts as much as the largest.
+    """
     if runtime.device.type == "cuda":
         return torch.cuda.max_memory_allocated(runtime.device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if processes > 1:
+        peak += processes * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return peak * 1024 if _LINUX else peak
 
 

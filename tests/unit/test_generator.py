@@ -41,7 +41,7 @@ def write(
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """`write_images`, its batches kept nowhere for long unless a folder is given."""
     with TemporaryDirectory() as scratch:
-        return write_images(generator, folder, batch_size, workers, kept or Path(scratch))
+        return write_images(generator, folder, workers, batch_size, kept or Path(scratch))
 
 
 def pixelwise(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:

@@ -1,0 +1,144 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from ddpm.config import Config
+from ddpm.data.image_set import ImageSpec
+from ddpm.models.build import build_network
+from ddpm.models.checkpoint import Checkpoint, save_checkpoint
+from ddpm.models.conditioning import Conditioning
+from ddpm.sampling.batches import sample_replicates, write_images
+from ddpm.sampling.generator import Generator, restore_generator
+from ddpm.sampling.pool import process_pool
+from ddpm.utils.errors import DdpmError
+from ddpm.utils.images import read_pngs
+from ddpm.utils.runtime import Runtime, process_count
+
+
+def stop(_: Generator) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sample_in_a_process_that_is_killed(restored: tuple[object, ...]) -> None:
+    with process_pool(2, restore_generator, *restored) as pool:
+        assert pool
+        pool.submit(stop).result()
+
+
+def fail(_: Generator, reason: str) -> None:
+    raise ValueError(reason)
+
+
+@pytest.fixture
+def restored(tiny: Callable[..., Config], cpu: Runtime, tmp_path: Path) -> tuple[object, ...]:
+    """The arguments of `restore_generator` for a checkpoint of an untrained network."""
+    config, spec = (
+        tiny({"generate.num_images": 22, "generate.trajectories": 5, "generate.steps": 4}),
+        ImageSpec(28, 1, 10),
+    )
+    torch.manual_seed(0)
+    groups = {name: dict(build_network(config.model, spec).named_parameters()) for name in ("ema", "guide")}
+    for weights in groups.values():
+        torch.nn.init.normal_(weights["conv_out.weight"], std=0.1)
+    path = tmp_path / "best.safetensors"
+    labels = Conditioning.by_class([0.1] * 10)
+    save_checkpoint(path, Checkpoint(config.model, config.diffusion, spec, labels, {}, groups))
+    return path, config.generate, config.seed, cpu
+
+
+def test_images_have_the_same_bits_for_any_number_of_processes(restored: tuple[object, ...], tmp_path: Path):
+    generator = restore_generator(*restored)  # type: ignore[arg-type]
+    found = []
+    for processes in (1, 2, 3):
+        folder, kept = tmp_path / f"{processes}", tmp_path / f"kept {processes}"
+        folder.mkdir()
+        with process_pool(processes, restore_generator, *restored) as pool:
+            assert (pool is None) == (processes == 1)
+            cost, trajectory = write_images(generator, folder, 2, 4, kept, pool)
+            replicates = sample_replicates(generator, 2, 4, kept, pool)
+        assert cost["generate_seconds"] > 0
+        assert cost["generate_batch_size"] == 4
+        assert len(list(kept.rglob("batch_*"))) == 3 * 6
+        found.append([read_pngs(folder, 1), *trajectory.values(), *replicates.values()])
+    assert found[0][0].std() > 20
+    for other in found[1:]:
+        assert all(np.array_equal(ours, theirs) for ours, theirs in zip(found[0], other, strict=True))
+
+
+def test_batches_that_are_there_are_not_sampled_again(restored: tuple[object, ...], tmp_path: Path):
+    generator = restore_generator(*restored)  # type: ignore[arg-type]
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    write_images(generator, tmp_path / "first", 1, 4, tmp_path / "kept")
+    (tmp_path / "kept" / "batch_00000009.npz").unlink()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").iterdir()}
+    with process_pool(2, restore_generator, *restored) as pool:
+        write_images(generator, tmp_path / "second", 1, 4, tmp_path / "kept", pool)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert np.array_equal(read_pngs(tmp_path / "first", 1), read_pngs(tmp_path / "second", 1))
+
+
+def test_what_a_task_raises_is_raised_here_and_the_processes_end(restored: tuple[object, ...]):
+    with process_pool(2, restore_generator, *restored) as pool:
+        assert pool
+        with pytest.raises(ValueError, match="as asked"):
+            pool.submit(fail, "as asked").result()
+    assert not psutil.Process().children()
+
+
+def test_a_killed_process_is_one_sentence(restored: tuple[object, ...]):
+    with pytest.raises(DdpmError, match=r"was killed, as for want of memory: lower runtime\.processes\. The next run"):
+        sample_in_a_process_that_is_killed(restored)
+    assert not psutil.Process().children()
+
+
+def test_processes_do_not_outlive_a_killed_parent(root: Path, tmp_path: Path):
+    script = textwrap.dedent(
+        """
+        import time
+        from ddpm.sampling.pool import process_pool
+
+        if __name__ == "__main__":
+            with process_pool(2, dict) as pool:
+                futures = [pool.submit(time.sleep) for _ in range(2)]
+                print("ready", flush=True)
+                time.sleep(60)
+        """
+    )
+    (tmp_path / "parent.py").write_text(script)
+    command = [sys.executable, str(tmp_path / "parent.py")]
+    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(root)}, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout
+        assert parent.stdout.readline() == b"ready\n"
+        wait(lambda: len(psutil.Process(parent.pid).children()) >= 2)
+        children = psutil.Process(parent.pid).children()
+        parent.kill()
+    wait(lambda: not any(child.is_running() for child in children))
+
+
+def wait(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_processes_are_as_many_as_asked_for_or_as_repay(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ddpm.utils.runtime.worker_count", lambda _: 6)
+    make = partial(Runtime, precision=torch.float32)
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert process_count(3, make(cpu, compiled=False)) == 3
+    assert process_count("auto", make(cpu, compiled=True)) == 6
+    assert process_count("auto", make(cpu, compiled=False)) == 1
+    assert process_count("auto", make(cuda, compiled=True)) == 1
