@@ -29,8 +29,8 @@ def generate(config: Config) -> None:
             save_arrays(REPLICATES, **sample_replicates(generator, settings.replicates, *given))
         save_arrays(TRAJECTORY, **trajectory)
         write_csv(LABELS, ("image", "label"), [] if labels is None else enumerate(labels.tolist(), 1))
-        described = {"nfe": nfe, "peak_memory_mib": peak_memory_bytes(runtime, processes) / 2**20}
-        described |= {"processes": processes} | runtime.describe() | environment()
+        described: dict[str, object] = {"nfe": nfe, "processes": processes, **runtime.describe(), **environment()}
+        described["peak_memory_mib"] = peak_memory_bytes(runtime, processes) / 2**20
         write_json(COST / "generate.json", cost | {f"generate_{key}": value for key, value in described.items()})
         kept.finish(finished_run("generate"))
 
