@@ -22,7 +22,8 @@ from ddpm.utils.seeds import numpy_generator
 
 _SIDE = 14  # images are compared at this size: a coarse look is what tells one cluster from another
 _ITERATIONS = 25
-_STARTING_FROM = 20  # images for each cluster: choosing the first centroids takes time that grows with its square
+# The first centroids are chosen among some of the images: that takes time that grows with clusters² × images.
+_STARTING_FROM, _STARTING_FROM_MOST = 20, 2000  # images for each cluster, but at most
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def fit_conditioning(training: ImageSet, classes: int, clusters: int, seed: int)
         points = _coarse(training.images[training.labels == label] if classes else training.images).numpy()
         stream = numpy_generator(seed, "clusters", label)
         try:
-            some = stream.permutation(points)[: _STARTING_FROM * clusters]
+            some = stream.permutation(points)[: max(clusters, min(_STARTING_FROM * clusters, _STARTING_FROM_MOST))]
             start, _ = kmeans2(some, clusters, iter=1, minit="++", rng=stream)
             found, _ = kmeans2(points, start, iter=_ITERATIONS, minit="matrix", missing="raise")
         except (ClusterError, ValueError) as error:

@@ -93,11 +93,11 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256(path) for path in paths if path.is_file()}
 
 
-@pytest.mark.parametrize("stage", ["train", "generate"])
+@pytest.mark.parametrize(("stage", "processes"), [("train", 1), ("generate", 1), ("generate", 2)])
 def test_a_stage_killed_at_random_moments_ends_with_the_bits_of_one_never_killed(
-    root: Path, tmp_path: Path, digits: ImageSet, configure: Callable[..., Config], stage: str
+    root: Path, tmp_path: Path, digits: ImageSet, configure: Callable[..., Config], stage: str, processes: int
 ):
-    config = configure(RUN)
+    config = configure(RUN, {"runtime.processes": processes})
     for name in ("clean", "killed"):
         (tmp_path / name).mkdir()
         YAML().dump(config.model_dump(mode="json"), tmp_path / name / "params.yaml")
