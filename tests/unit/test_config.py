@@ -151,7 +151,7 @@ def test_a_missing_key_is_named(parameters: Callable[..., dict[str, Any]], key: 
             r"norm_groups \(32\) must divide the 16 channels",
         ),
         ({"generate.classes": [3], "model.classes": 0}, r"generate\.classes \(\[3\]\).*model\.classes to auto"),
-        ({"train.label_dropout": 0.0}, r"generate\.guidance \(1\.35\).*train\.label_dropout"),
+        ({"train.label_dropout": 0.0}, r"generate\.guidance \(1\.4\).*train\.label_dropout"),
     ],
 )
 def test_values_that_do_not_fit_together_are_named(
