@@ -286,7 +286,7 @@ def test_the_log_has_a_row_every_so_many_steps_and_one_at_the_end(
     assert [row["step"] for row in log] == [3, 6, 9, 12, 15, 18, 20]
     assert [row["epoch"] for row in log] == [row["step"] / 16 for row in log]
     assert [row["lr"] for row in log] == [
-        pytest.approx(config.lr * lr_factor(int(row["step"]) - 1, 20, 2, "cosine")) for row in log
+        pytest.approx(config.lr * lr_factor(int(row["step"]) - 1, 20, 2, config.lr_decay)) for row in log
     ]
     assert [row["step"] for row in rows(tmp_path / "out" / "validation.csv")] == [5, 10, 15, 20]
 
