@@ -6,6 +6,9 @@ from contextlib import suppress
 
 from ddpm.utils.errors import DdpmError
 
+# These lead Git, DVC or a stage out of a clone.
+FOREIGN = ("DDPM_CKPT_DIR", "DVC_ROOT", "DVC_STAGE", "GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE")
+
 
 def run(*command: str, **variables: str) -> str:
     """What a command prints, run with further environment variables. Raises DdpmError with what a failing one says."""

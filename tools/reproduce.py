@@ -19,12 +19,10 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from ddpm.utils.errors import one_sentence
-from tools import commit_of, run
+from tools import FOREIGN, commit_of, run
 
 # Outputs with seconds in them.
 TIMINGS = ("data/cost/train.json", "data/cost/generate.json", "metrics/cost.json", "metrics/headline.json")
-# These lead Git, DVC or a stage out of the clone.
-FOREIGN = {"DDPM_CKPT_DIR", "DVC_ROOT", "DVC_STAGE", "GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"}
 
 
 def outputs(lock: str) -> dict[str, str]:
@@ -77,8 +75,8 @@ def main() -> None:
     parser.add_argument("--kills", metavar="N", type=int, default=0, help="kill the run N times (default 0)")
     parser.add_argument("--seconds", type=float, default=60.0, help="from a start to its kill, on average (default 60)")
     given = parser.parse_args()
-    for name in FOREIGN & os.environ.keys():
-        del os.environ[name]
+    for name in FOREIGN:
+        os.environ.pop(name, None)
     with one_sentence(), TemporaryDirectory(prefix="reproduce-", ignore_cleanup_errors=True) as temporary:
         table = repeat(given.revision, (given.keep or Path(temporary)).resolve(), given.kills, given.seconds)
         print(table.to_string(), table["verdict"].value_counts().rename_axis(None).to_string(), sep="\n\n")

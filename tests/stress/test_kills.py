@@ -108,9 +108,8 @@ def test_a_stage_killed_at_random_moments_ends_with_the_bits_of_one_never_killed
             for weight in weights.values():
                 weight.fill_(0.02)
             labels = fit_conditioning(digits, 10, config.model.clusters, config.seed)
-            model = Checkpoint(
-                config.model, config.diffusion, digits.spec, labels, {}, {"ema": weights, "guide": weights}
-            )
+            tensors = {"ema": weights, "guide": {name: weight / 2 for name, weight in weights.items()}}
+            model = Checkpoint(config.model, config.diffusion, digits.spec, labels, {}, tensors)
             for kind in ("best", "last"):
                 save_checkpoint(tmp_path / name / f"data/model/{kind}.safetensors", model)
     seconds = finish(root, tmp_path / "clean", stage)

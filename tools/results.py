@@ -1,0 +1,88 @@
+"""The results of a preset, kept under docs/results/: `python -m tools.results long`.
+
+It clones HEAD below .ckpt/, writes the preset into the clone's params.yaml, runs `dvc repro` there with this
+repository's cache, and copies metrics and pictures to docs/results/NAME. A run that was killed resumes where it stood.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from ddpm.utils.errors import DdpmError, one_sentence
+from ddpm.utils.files import atomic_path, read_json
+from presets.__main__ import FOLDER as PRESETS
+from presets.__main__ import names
+from tools import FOREIGN, commit_of, run
+
+FOLDER = Path("docs/results")
+KEPT = (
+    "metrics/headline.json",
+    "metrics/fid.json",
+    "metrics/likelihood.json",
+    "metrics/cost.json",
+    "data/figures/samples.png",
+    "data/figures/closest_pairs.png",
+)
+_START, _END = "<!-- table -->", "<!-- end -->"
+
+
+def clone(preset: str, folder: Path) -> None:
+    """HEAD with the preset in its params.yaml and this repository's cache, unless the folder has it already."""
+    if (folder / "params.yaml").exists():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    run("git", "clone", "--quiet", ".", f"{folder}.part")
+    part = Path(f"{folder}.part")
+    cache = run("dvc", "cache", "dir").strip()
+    (part / ".dvc/config.local").write_text(f"[cache]\n    dir = {cache}\n", encoding="utf-8")
+    subprocess.run([sys.executable, "-m", "presets", preset], cwd=part, check=True)
+    part.rename(folder)
+
+
+def table(headlines: dict[str, dict[str, object]]) -> str:
+    """One row a metric, one column a run, in Markdown."""
+    columns = pd.DataFrame(headlines).map(lambda value: f"{value:,}" if isinstance(value, int) else f"{value:.3g}")
+    lines = [["metric", *columns], ["---"] * (1 + len(headlines)), *([key, *row] for key, *row in columns.itertuples())]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def refresh() -> None:
+    """The table in docs/results/README.md, of the committed run and every preset kept there."""
+    kept = {path.parent.name: read_json(path) for path in sorted(FOLDER.glob("*/headline.json"))}
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    before, rest = page.split(_START)
+    after = rest.split(_END)[1]
+    with atomic_path(FOLDER / "README.md") as temporary:
+        rows = table({"default": read_json(Path("metrics/headline.json")), **kept})
+        temporary.write_text(f"{before}{_START}\n\n{rows}\n\n{_END}{after}", encoding="utf-8")
+
+
+def main() -> None:
+    """Run the preset named on the command line and keep its results."""
+    parser = argparse.ArgumentParser(prog="python -m tools.results", description=__doc__)
+    parser.add_argument("preset", nargs="*", help=f"one of {', '.join(names())}; none: refresh the table alone")
+    given = parser.parse_args()
+    for name in FOREIGN:
+        os.environ.pop(name, None)
+    with one_sentence():
+        for preset in given.preset:
+            if not (PRESETS / f"{preset}.yaml").is_file():
+                raise DdpmError(f"there is no preset {preset}; there are {', '.join(names())}.")
+            folder = Path(".ckpt/results").absolute() / f"{preset}-{commit_of('HEAD')[:12]}"
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            clone(preset, folder)
+            if subprocess.run(["dvc", "repro"], cwd=folder).returncode:
+                raise DdpmError(f"the run in {folder} did not end well: fix what it says and call this again.")
+            (FOLDER / preset).mkdir(parents=True, exist_ok=True)
+            for path in KEPT:
+                shutil.copyfile(folder / path, FOLDER / preset / Path(path).name)
+        refresh()
+
+
+if __name__ == "__main__":
+    main()
