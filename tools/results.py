@@ -35,9 +35,9 @@ def clone(preset: str, folder: Path) -> None:
     """HEAD with the preset in its params.yaml and this repository's cache, unless the folder has it already."""
     if (folder / "params.yaml").exists():
         return
-    shutil.rmtree(folder, ignore_errors=True)
-    run("git", "clone", "--quiet", ".", f"{folder}.part")
     part = Path(f"{folder}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    run("git", "clone", "--quiet", ".", str(part))
     cache = run("dvc", "cache", "dir").strip()
     (part / ".dvc/config.local").write_text(f"[cache]\n    dir = {cache}\n", encoding="utf-8")
     subprocess.run([sys.executable, "-m", "presets", preset], cwd=part, check=True)
@@ -76,7 +76,7 @@ def main() -> None:
             folder = Path(".ckpt/results").absolute() / f"{preset}-{commit_of('HEAD')[:12]}"
             folder.parent.mkdir(parents=True, exist_ok=True)
             clone(preset, folder)
-            if subprocess.run(["dvc", "repro"], cwd=folder).returncode:
+            if subprocess.run(["dvc", "repro"], cwd=folder, check=False).returncode:
                 raise DdpmError(f"the run in {folder} did not end well: fix what it says and call this again.")
             (FOLDER / preset).mkdir(parents=True, exist_ok=True)
             for path in KEPT:
