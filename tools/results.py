@@ -11,8 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
-
+from benchmarks.page import table
 from ddpm.utils.errors import DdpmError, one_sentence
 from ddpm.utils.files import atomic_path, read_json
 from presets.__main__ import FOLDER as PRESETS
@@ -44,22 +43,16 @@ def clone(preset: str, folder: Path) -> None:
     part.rename(folder)
 
 
-def table(headlines: dict[str, dict[str, object]]) -> str:
-    """One row a metric, one column a run, in Markdown."""
-    columns = pd.DataFrame(headlines).map(lambda value: f"{value:,}" if isinstance(value, int) else f"{value:.3g}")
-    lines = [["metric", *columns], ["---"] * (1 + len(headlines)), *([key, *row] for key, *row in columns.itertuples())]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def refresh() -> None:
     """The table in docs/results/README.md, of the committed run and every preset kept there."""
-    kept = {path.parent.name: read_json(path) for path in sorted(FOLDER.glob("*/headline.json"))}
+    runs = {"default": read_json(Path("metrics/headline.json"))}
+    runs |= {path.parent.name: read_json(path) for path in sorted(FOLDER.glob("*/headline.json"))}
+    rows = [{"metric": key} | {name: run.get(key, "–") for name, run in runs.items()} for key in runs["default"]]
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
     before, rest = page.split(_START)
     after = rest.split(_END)[1]
     with atomic_path(FOLDER / "README.md") as temporary:
-        rows = table({"default": read_json(Path("metrics/headline.json")), **kept})
-        temporary.write_text(f"{before}{_START}\n\n{rows}\n\n{_END}{after}", encoding="utf-8")
+        temporary.write_text(f"{before}{_START}\n\n{table(rows)}\n\n{_END}{after}", encoding="utf-8")
 
 
 def main() -> None:

@@ -61,7 +61,7 @@ def test_the_results_of_a_preset_stand_beside_the_committed_ones(repository: Pat
     assert json.loads((kept / "headline.json").read_text())["train_epochs"] == changed
     page = (repository / "docs/results/README.md").read_text()
     assert "| metric | default | smoke |" in page
-    assert f"| train_epochs | {default:.3g} | {changed:.3g} |" in page
+    assert f"| train_epochs | {default:g} | {changed:g} |" in page
     assert "| parameters | 1,234 | 1,234 |" in page
     assert (page.split("\n")[0], page.split("\n")[-2]) == ("before", "after")
     # The user's own settings are as they were, and a second call computes nothing.
