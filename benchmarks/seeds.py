@@ -5,6 +5,7 @@ everything but the split and the reference: weights, order, noise, clusters, ima
 has are left out; trainings lie in the folder of --work, where a killed one resumes.
 """
 
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,16 @@ def spread(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of each number: its mean, its standard deviation over seeds (of their means) and over the sets of one seed."""
     table = pd.DataFrame(rows).drop(columns="replicate")
     of_seeds = table.groupby("seed").agg(["mean", "std"])
+
+    def known(value: float) -> float | str:
+        return "–" if isnan(value) else float(value)  # one seed, or one set of images, has no deviation
+
     return [
         {
             "metric": key,
             "mean": float(of_seeds[key]["mean"].mean()),
-            "std_over_seeds": float(of_seeds[key]["mean"].std()),
-            "std_over_replicates": float((of_seeds[key]["std"] ** 2).mean() ** 0.5),
+            "std_over_seeds": known(of_seeds[key]["mean"].std()),
+            "std_over_replicates": known((of_seeds[key]["std"] ** 2).mean() ** 0.5),
         }
         for key in table.columns.drop("seed")
     ]

@@ -90,6 +90,9 @@ def test_the_spread_is_over_seeds_and_over_sets_of_one_seed():
     }
     assert seconds["mean"] == 7.0
     assert seconds["std_over_seeds"] == 0.0
+    assert spread(rows[:1])[0] == {
+        "metric": "fd_mnist", "mean": 1.0, "std_over_seeds": "–", "std_over_replicates": "–"
+    }  # fmt: skip
 
 
 def test_a_training_that_is_there_is_not_repeated(
