@@ -26,12 +26,12 @@ from ddpm.evaluation.neighbours import manifold
 from ddpm.evaluation.reference import Reference
 from ddpm.models.checkpoint import Checkpoint, load_checkpoint
 from ddpm.sampling.generator import Generator
-from ddpm.training.loop import train
+from ddpm.training.launch import train_together
 from ddpm.training.run_folder import RunFolder
 from ddpm.training.state import Recipe
 from ddpm.utils.errors import DdpmError, one_sentence
 from ddpm.utils.files import read_json, write_json
-from ddpm.utils.runtime import Runtime
+from ddpm.utils.runtime import Runtime, process_count
 from ddpm.utils.seeds import numpy_generator
 from presets.__main__ import FOLDER, PARAMS, merge
 from stages.paths import RAW, REFERENCE, SPLIT
@@ -74,7 +74,8 @@ def fit(config: Config, runtime: Runtime, folder: Path) -> tuple[Checkpoint, dic
     recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
     with RunFolder(folder, folder / "kept") as place:
         if not place.finished:
-            results, cost = train(recipe, *split(), runtime, place, 60.0)
+            processes = process_count(config.runtime, runtime, config.train.shards)
+            results, cost = train_together(processes, recipe, *split(), runtime, place, 60.0)
             place.finish({"results": results, "cost": cost})
         found = place.finished
     assert found

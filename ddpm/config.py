@@ -154,6 +154,7 @@ class TrainConfig(_Section):
 
     epochs: Annotated[float, Field(gt=0, le=1_000_000)]
     batch_size: Count
+    shards: Count
     optimizer: Annotated[str, _name_in(OPTIMIZERS)]
     lr: Positive
     weight_decay: NotNegative
@@ -176,6 +177,12 @@ class TrainConfig(_Section):
     preview_every: CountOrZero
     preview_steps: Count
     keep_every_epochs: CountOrZero
+
+    @model_validator(mode="after")
+    def _shards_divide(self) -> Self:
+        if self.batch_size % self.shards:
+            raise ValueError(f"shards ({self.shards}) must divide batch_size ({self.batch_size})")
+        return self
 
 
 class GenerateConfig(_Section):

@@ -3,11 +3,12 @@
 from ddpm.config import Config
 from ddpm.data.image_set import read_image_set
 from ddpm.models.build import flops_per_image
-from ddpm.training.loop import train
+from ddpm.training.launch import train_together
+from ddpm.training.ranks import launched_rank
 from ddpm.training.run_folder import RunFolder
 from ddpm.training.state import Recipe
 from ddpm.utils.files import write_json
-from ddpm.utils.runtime import choose_runtime, environment, peak_memory_bytes
+from ddpm.utils.runtime import choose_runtime, environment, peak_memory_bytes, process_count
 from stages.paths import COST, MODEL, SPLIT
 from stages.resume import finished_run, resume_folder
 from stages.runner import run
@@ -19,20 +20,20 @@ def train_stage(config: Config) -> None:
     # A backward pass costs about two forward ones.
     work = 3.0 * recipe.steps(len(training)) * config.train.batch_size
     runtime = choose_runtime(config.runtime, work * flops_per_image(config.model, training.spec))
-    chosen = runtime.describe()
-    print(f"training on {chosen['device']}, {chosen['precision']}, {'' if runtime.compiled else 'not '}compiled")
-    with RunFolder(MODEL, resume_folder("train", config, *runtime.arithmetic())) as folder:
-        found = folder.finished
-        if found:
-            print(f"this very run was finished, but not recorded: it is taken from {folder.folder}")
+    processes = process_count(config.runtime, runtime, config.train.shards)
+    with RunFolder(MODEL, resume_folder("train", config, *runtime.arithmetic()), writes=not launched_rank()) as folder:
+        if found := folder.finished:
+            folder.say(f"this very run was finished, but not recorded: it is taken from {folder.folder}")
         else:
-            every = config.runtime.checkpoint_every_seconds
-            results, cost = train(recipe, training, validation, runtime, folder, every)
-            cost |= {"train_peak_memory_mib": peak_memory_bytes(runtime) / 2**20} | chosen | environment()
+            given = (recipe, training, validation, runtime, folder, config.runtime.checkpoint_every_seconds)
+            results, cost = train_together(processes, *given)
+            cost |= runtime.describe() | environment() | {"threads": 1, "train_processes": processes}
+            cost["train_peak_memory_mib"] = peak_memory_bytes(runtime, processes) / 2**20
             found = finished_run("train", results=results, cost=cost)
             folder.finish(found)
-        write_json(MODEL / "results.json", found["results"])
-        write_json(COST / "train.json", found["cost"])
+        if folder.writes:
+            write_json(MODEL / "results.json", found["results"])
+            write_json(COST / "train.json", found["cost"])
 
 
 if __name__ == "__main__":

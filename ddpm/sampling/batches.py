@@ -72,8 +72,10 @@ def sample_batches(
                     progress.write(f"resuming {label} from image {first} of {total}, kept in {kept}")
                 try:
                     batch = _keep_batch(generator, generator.config, first, size, kept, progress)
-                except torch.OutOfMemoryError:
-                    if size == 1:
+                except RuntimeError as error:
+                    # While a CUDA graph is recorded, want of memory is a plain RuntimeError.
+                    lacks = isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
+                    if size == 1 or not lacks:
                         raise
                     size //= 2
                     progress.n = first - 1

@@ -116,12 +116,12 @@ def make_generator(checkpoint: Checkpoint, name: str, config: GenerateConfig, se
     return Generator(denoiser, checkpoint.conditioning, config, checkpoint.spec, seed, runtime.device)
 
 
-def restore_generator(path: Path, config: GenerateConfig, seed: int, runtime: Runtime) -> Generator:
-    """The generator of a checkpoint file, in a process of its own that computes in one thread on a CPU.
+def restore_generator(path: Path, config: GenerateConfig, seed: int, runtime: Runtime, number: int = 0) -> Generator:
+    """The generator of a checkpoint file, in process number ``number``, which computes in one thread on a CPU.
 
     However many such processes share the images, those have the same bits.
     """
-    runtime.set_up()
+    runtime = runtime.of_rank(number)
     if runtime.device.type == "cpu":
         torch.set_num_threads(1)
     return make_generator(load_checkpoint(path), str(path), config, seed, runtime)

@@ -4,17 +4,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ddpm.data.image_set import ImageSet
 from ddpm.diffusion.objective import build_objective
-from ddpm.models.networks import NULL_LABEL
+from ddpm.training.gradients import ShardGradients
 from ddpm.training.monitor import Monitor
 from ddpm.training.optimizers import lr_factor
+from ddpm.training.ranks import ALONE, Ranks
 from ddpm.training.run_folder import RunFolder
 from ddpm.training.state import Recipe, TrainState, image_tensor
-from ddpm.utils.resume import stop_signals
-from ddpm.utils.runtime import Runtime
+from ddpm.utils.runtime import Runtime, one_thread
 from ddpm.utils.seeds import torch_generator
 
 
@@ -25,17 +24,20 @@ def train(
     runtime: Runtime,
     folder: RunFolder,
     save_every_seconds: float,
+    ranks: Ranks = ALONE,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train from the start, or from the state a killed run left in ``folder``, to the end.
 
     Writes checkpoints, curves and previews into the folder as it goes, see `Monitor`. Returns (results, cost): plain
     values that do not depend on, and that do depend on, the clock and the machine. Raises DdpmError when settings and
-    images do not fit or the loss is no longer finite, SystemExit after saving on SIGINT and SIGTERM.
+    images do not fit or the loss is no longer finite, SystemExit after saving on SIGINT and SIGTERM. Every one of
+    ``ranks`` calls it, and returns the same but for times; `train_together` starts them.
     """
     config, device = recipe.train, runtime.device
     total, per_epoch = recipe.steps(len(training)), recipe.steps_per_epoch(len(training))
     guide_step = recipe.guide_step(len(training))
     state = TrainState(recipe, training, runtime)
+    gradients = ShardGradients(state.network, config.shards, ranks)
     objective = build_objective(recipe.diffusion, config).to(device)
     predict = runtime.predictor(state.network)
 
@@ -44,26 +46,25 @@ def train(
         return objective.squared_errors(predict, batch, t, eps, labels)
 
     if state.restore(folder):
-        tqdm.write(f"resuming from step {state.step} of {total}, saved in {folder.folder}")
+        folder.say(f"resuming from step {state.step} of {total}, saved in {folder.folder}")
     images, labels = image_tensor(training, device), state.conditioning.labels(training, device)
-    monitor = Monitor(state, objective, squared_errors, len(training), validation, runtime, folder)
-    order_of, order = -1, torch.empty(0)
-    with stop_signals("step") as stop, monitor.progress:
+    monitor = Monitor(state, objective, squared_errors, len(training), validation, runtime, folder, ranks)
+    order_of, order, size = -1, torch.empty(0), config.batch_size // config.shards
+    with ranks.stopping() as asked, monitor.progress, one_thread(device):
         for step in range(state.step, total):
             epoch, position = divmod(step, per_epoch)
             if epoch != order_of:
                 generator = torch_generator(recipe.seed, "train", "order", epoch)
                 order_of, order = epoch, torch.randperm(len(images), generator=generator).to(device)
             chosen = order[position * config.batch_size : (position + 1) * config.batch_size]
-            t = objective.sample_times(config.batch_size, state.streams["t"])
-            eps = torch.randn(len(chosen), *state.spec.shape, generator=state.streams["eps"], device=device)
-            conditioned = None
-            if labels is not None:
-                dropped = torch.rand(len(chosen), generator=state.streams["labels"], device=device)
-                conditioned = labels[chosen].masked_fill(dropped < config.label_dropout, NULL_LABEL)
-
-            loss = objective.loss(squared_errors(images[chosen], t, eps, conditioned), t)
-            loss.backward()
+            t, eps, shown = state.sample(objective, None if labels is None else labels[chosen])
+            with ranks.first_alone(wanted=runtime.compiled and step == monitor.first_step):
+                for shard in gradients.mine:
+                    part = slice(shard * size, (shard + 1) * size)
+                    state.seed_dropout(shard)
+                    given = images[chosen[part]], t[part], eps[part], None if shown is None else shown[part]
+                    gradients.backward(shard, objective.loss(squared_errors(*given), t[part]))
+            loss, stop = gradients.exchange(stop=asked(), ask=device.type == "cpu" or step % config.log_every == 0)
             norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), config.grad_clip)
             factor = lr_factor(step, total, config.warmup_steps, config.lr_decay)
             state.optimizer.step(factor)
@@ -71,5 +72,5 @@ def train(
             state.advance(loss, norm)
             if state.step == guide_step:
                 state.keep_guide()
-            monitor.after_step(config.lr * factor, save_every_seconds, stop)
+            monitor.after_step(config.lr * factor, save_every_seconds, stop=stop or (ranks == ALONE and asked()))
     return monitor.finish()

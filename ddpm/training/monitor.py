@@ -18,6 +18,7 @@ from ddpm.diffusion.samplers import ddpm
 from ddpm.diffusion.schedule import build_schedule, even_times, respace
 from ddpm.models.build import flops_per_image
 from ddpm.models.checkpoint import save_checkpoint
+from ddpm.training.ranks import Ranks
 from ddpm.training.run_folder import RunFolder
 from ddpm.training.state import TrainState, image_tensor
 from ddpm.training.validation import FixedGrid
@@ -43,10 +44,11 @@ class Monitor:
         validation: ImageSet,
         runtime: Runtime,
         folder: RunFolder,
+        ranks: Ranks,
     ) -> None:
         config = state.recipe.train
         self.state, self.objective, self.squared_errors = state, objective, squared_errors
-        self.config, self.runtime, self.folder = config, runtime, folder
+        self.config, self.runtime, self.folder, self.ranks = config, runtime, folder, ranks
         self.total = state.recipe.steps(training_images)
         self.per_epoch = state.recipe.steps_per_epoch(training_images)
         labels = state.conditioning.labels(validation, runtime.device)
@@ -63,12 +65,13 @@ class Monitor:
             unit="image",
             desc="train",
             smoothing=0.05,
+            disable=ranks.rank > 0,
         )
 
-    def after_step(self, lr: float, save_every_seconds: float, stop: list[int]) -> None:
+    def after_step(self, lr: float, save_every_seconds: float, *, stop: bool) -> None:
         """Do whatever is due after the step that was just taken, of learning rate ``lr``.
 
-        Raises DdpmError when the loss is no longer finite, SystemExit after saving where ``stop`` holds a signal.
+        Raises DdpmError when the loss is no longer finite, SystemExit after saving where ``stop`` is true.
         """
         step, last = self.state.step, self.state.step == self.total
         self.progress.update(self.config.batch_size)
@@ -80,7 +83,7 @@ class Monitor:
             return bool(every) and (step % every == 0 or last)
 
         config, pause = self.config, time.perf_counter()
-        saves = not last and (bool(stop) or pause - self.saved_at > save_every_seconds)
+        saves = not last and (stop or pause - self.saved_at > save_every_seconds)
         keeps = self.keep_every > 0 and step % self.keep_every == 0
         if saves or keeps or any(map(due, (config.log_every, config.validate_every, config.preview_every))):
             # The device's work up to here is the network's; what follows is not.
@@ -91,13 +94,14 @@ class Monitor:
             self.log(lr)
         if due(config.validate_every):
             self.validate()
-        if due(config.preview_every):
+        if due(config.preview_every) and not self.ranks.rank:
             self.preview()
         if keeps:
             self.save(f"epoch_{step // self.per_epoch:04d}", {})
         if saves:
             self.state.history["seconds"] = time.perf_counter() - self.started
-            save_checkpoint(self.folder.state, self.state.checkpoint(self.state.history))
+            moment = self.state.checkpoint(self.state.history, resumable=True)
+            self.folder.save_state(partial(save_checkpoint, checkpoint=moment))
             self.saved_at = time.perf_counter()
             if stop:
                 raise SystemExit(f"stopped at step {step} of {self.total}; the next `dvc repro` resumes there.")
@@ -126,12 +130,15 @@ class Monitor:
     def validate(self) -> None:
         """A row of validation.csv by the averaged weights; best.safetensors is theirs where the loss is lowest."""
         step, history = self.state.step, self.state.history
+        size = self.config.batch_size // self.config.shards
+        batches = self.grid.batches(size)
+        found = torch.zeros(self.ranks.each(len(batches)), size, device=self.state.device)
         with self.state.averaged():
             # Gradients stay on: switching them off would compile the network a second time.
-            found = [
-                self.squared_errors(*batch).detach().clone() for batch in self.grid.batches(self.config.batch_size)
-            ]
-        row = self.grid.summarize(torch.cat(found), self.objective.grid_weights)
+            for place, number in enumerate(self.ranks.part(len(batches))):
+                found[place] = self.squared_errors(*batches[number]).detach()
+        together = self.ranks.gather(found)[: len(batches)]
+        row = self.grid.summarize(together.flatten(), self.objective.grid_weights)
         self.refuse_non_finite(row["val_loss"])
         history["val"].append({"step": step, "epoch": step / self.per_epoch, **row})
         self.folder.write_csv("validation.csv", history["val"])
@@ -154,7 +161,8 @@ class Monitor:
 
     def save(self, name: str, metadata: dict[str, Any]) -> None:
         """Keep a checkpoint of this moment for good."""
-        checkpoint = self.state.checkpoint({"step": self.state.step, "seed": self.state.recipe.seed, **metadata})
+        described = {"step": self.state.step, "seed": self.state.recipe.seed, **metadata}
+        checkpoint = self.state.checkpoint(described, resumable=name == "last")
         self.folder.write(f"{name}.safetensors", partial(save_checkpoint, checkpoint=checkpoint))
 
     def finish(self) -> tuple[dict[str, Any], dict[str, Any]]:

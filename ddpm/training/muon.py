@@ -46,9 +46,10 @@ class Muon(torch.optim.Optimizer):
             for shape, members in alike.items():
                 updates = orthogonalize(torch.stack([matrix for _, matrix in members]))
                 scale = 0.2 * math.sqrt(max(shape))
-                for (weight, _), update in zip(members, updates, strict=True):
-                    weight.mul_(1 - group["lr"] * group["weight_decay"])
-                    weight.add_(update.view(weight.shape), alpha=-group["lr"] * scale)
+                moved: list[Tensor] = [weight for weight, _ in members]
+                shaped = [update.view(weight.shape) for weight, update in zip(moved, updates, strict=True)]
+                torch._foreach_mul_(moved, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(moved, shaped, alpha=-group["lr"] * scale)
 
     def _buffer(self, weight: nn.Parameter) -> Tensor:
         state: dict[str, Any] = self.state[weight]

@@ -5,20 +5,27 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from tqdm import tqdm
+
 from ddpm.utils.files import atomic_path, write_csv
 from ddpm.utils.resume import KeptRun
 
 
 class RunFolder(KeptRun):
-    """Each file is kept in the folder of the run, and shown in the output folder as soon as it is written."""
+    """Each file is kept in the folder of the run, and shown in the output folder as soon as it is written.
 
-    def __init__(self, output: Path, kept: Path) -> None:
+    writes: false for one of many processes that leaves it to another to write and to speak.
+    """
+
+    def __init__(self, output: Path, kept: Path, *, writes: bool = True) -> None:
         super().__init__(kept)
-        self.output = output
+        self.output, self.writes = output, writes
         self.state = kept / "state.safetensors"
         self._kept = kept / "files"
 
     def __enter__(self) -> Self:
+        if not self.writes:
+            return self
         super().__enter__()
         self.output.mkdir(parents=True, exist_ok=True)
         for kept in self._kept.rglob("*"):
@@ -26,17 +33,36 @@ class RunFolder(KeptRun):
                 self._show(kept)
         return self
 
-    def write(self, name: str, writer: Callable[[Path], None]) -> None:
+    def finish(self, metadata: dict[str, Any]) -> None:
+        """See `KeptRun.finish`."""
+        if self.writes:
+            super().finish(metadata)
+
+    def write(self, name: str, writer: Callable[[Path], None], *, durable: bool = True) -> None:
         """Make the file ``name`` by calling ``writer``, which writes atomically, with a path. Raises OSError."""
+        if not self.writes:
+            return
         kept = self._kept / name
         kept.parent.mkdir(parents=True, exist_ok=True)
         writer(kept)
-        self._show(kept)
+        self._show(kept, durable=durable)
+
+    def save_state(self, writer: Callable[[Path], None]) -> None:
+        """Make the file ``state``, from which a killed run resumes."""
+        if self.writes:
+            writer(self.state)
+
+    def say(self, text: str) -> None:
+        """Tell the user."""
+        if self.writes:
+            tqdm.write(text)
 
     def write_csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write ``rows``, one or more, which share their keys, as a table with a header."""
-        self.write(name, lambda path: write_csv(path, list(rows[0]), [list(row.values()) for row in rows]))
+        # A row is written every few steps, and is in the state too: the disk need not keep up.
+        table = (list(rows[0]), [list(row.values()) for row in rows])
+        self.write(name, lambda path: write_csv(path, *table, durable=False), durable=False)
 
-    def _show(self, kept: Path) -> None:
-        with atomic_path(self.output / kept.relative_to(self._kept)) as temporary:
+    def _show(self, kept: Path, *, durable: bool = True) -> None:
+        with atomic_path(self.output / kept.relative_to(self._kept), durable=durable) as temporary:
             shutil.copyfile(kept, temporary)

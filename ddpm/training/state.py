@@ -11,9 +11,11 @@ from torch import Tensor
 
 from ddpm.config import DiffusionConfig, ModelConfig, TrainConfig
 from ddpm.data.image_set import ImageSet
+from ddpm.diffusion.objective import Objective
 from ddpm.models.build import build_network, conditioning_classes
 from ddpm.models.checkpoint import Checkpoint, load_checkpoint
 from ddpm.models.conditioning import fit_conditioning
+from ddpm.models.networks import NULL_LABEL
 from ddpm.training.ema import Ema
 from ddpm.training.optimizers import Optimizer
 from ddpm.training.run_folder import RunFolder
@@ -81,6 +83,26 @@ class TrainState:
         """Optimizer steps taken."""
         return int(self.history["step"])
 
+    def sample(self, objective: Objective, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The random part of a step: times, noise and labels of the whole batch, on every rank the same.
+
+        labels: int64 [n] of the images, or None. Returns t, int64 [n]; eps, float32 [n, c, h, w]; the labels, some of
+        them replaced by the null label.
+        """
+        count = self.recipe.train.batch_size
+        t = objective.sample_times(count, self.streams["t"])
+        eps = torch.randn(count, *self.spec.shape, generator=self.streams["eps"], device=self.device)
+        if labels is not None:
+            dropped = torch.rand(count, generator=self.streams["labels"], device=self.device)
+            labels = labels.masked_fill(dropped < self.recipe.train.label_dropout, NULL_LABEL)
+        return t, eps, labels
+
+    def seed_dropout(self, shard: int) -> None:
+        """Seed the global stream, which dropout uses, for one shard of the coming step."""
+        if self.recipe.model.dropout:
+            key = (self.recipe.seed, "train", "dropout", self.step, shard)
+            torch.manual_seed(torch_generator(*key).initial_seed())
+
     def advance(self, loss: Tensor, grad_norm: Tensor) -> None:
         """Count a step with its loss and gradient norm."""
         self.sums += torch.stack([loss.detach(), grad_norm])
@@ -100,16 +122,16 @@ class TrainState:
         self.network.train()
         self.ema.swap()
 
-    def checkpoint(self, metadata: dict[str, Any]) -> Checkpoint:
-        """A checkpoint of this moment, from which training could go on."""
-        tensors: dict[str, dict[str, Tensor]] = {
-            "ema": _copies(self.ema.state_dict()),
-            "guide": self.guide,
-            "weights": dict(self.network.named_parameters()),
-            "optimizer": self.optimizer.state_dict(),
-            "rng": {name: stream.get_state() for name, stream in self.streams.items()} | _global_rng(self.device),
-            "sums": {"sums": self.sums},
-        }
+    def checkpoint(self, metadata: dict[str, Any], *, resumable: bool) -> Checkpoint:
+        """A checkpoint of this moment: what sampling needs, and where ``resumable`` all that training does to go on."""
+        tensors: dict[str, dict[str, Tensor]] = {"ema": _copies(self.ema.state_dict()), "guide": self.guide}
+        if resumable:
+            tensors |= {
+                "weights": dict(self.network.named_parameters()),
+                "optimizer": self.optimizer.state_dict(),
+                "rng": {name: stream.get_state() for name, stream in self.streams.items()},
+                "sums": {"sums": self.sums},
+            }
         recipe = self.recipe
         return Checkpoint(recipe.model, recipe.diffusion, self.spec, self.conditioning, metadata, tensors)
 
@@ -127,9 +149,6 @@ class TrainState:
         self.sums.copy_(saved.tensors["sums"]["sums"])
         for name, stream in self.streams.items():
             stream.set_state(saved.tensors["rng"][name].cpu())
-        torch.set_rng_state(saved.tensors["rng"]["global"].cpu())
-        if "cuda" in saved.tensors["rng"]:
-            torch.cuda.set_rng_state(saved.tensors["rng"]["cuda"].cpu(), self.device)
         return True
 
 
@@ -140,9 +159,3 @@ def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def image_tensor(images: ImageSet, device: torch.device) -> Tensor:
     """All images as one uint8 tensor [n, c, h, w] on the device."""
     return torch.from_numpy(images.images).to(device)
-
-
-def _global_rng(device: torch.device) -> dict[str, Tensor]:
-    """The state of the generators that dropout uses: it takes no generator of its own."""
-    state = {"global": torch.get_rng_state()}
-    return state | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})

@@ -18,19 +18,22 @@ from ddpm.utils.errors import DamagedFile, MissingFile
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; flush it and rename it to ``path`` when the block ends well.
 
-    Whatever ends the process, at ``path`` stands the old file or the whole new one. The temporary file is removed when
+    Whatever ends the process, at ``path`` stands the old file or the whole new one; whatever ends the machine, only
+    where ``durable``, which waits for the disk. The temporary file is removed when
     the block ends, or by the next call where the process was killed. Raises whatever the block raises, and OSError that
     names ``path`` when it cannot be written.
     """
     temporary = _temporary(path)
     try:
         yield temporary
-        _flush(temporary)
+        if durable:
+            _flush(temporary)
         temporary.replace(path)
-        _flush(path.parent)
+        if durable:
+            _flush(path.parent)
     except OSError as error:
         # A write that fails names no file, and the temporary name tells nobody anything.
         if error.errno is None or error.filename not in (None, str(temporary)):
@@ -108,9 +111,9 @@ def read_json(path: Path) -> dict[str, Any]:
         raise DamagedFile(f"{path} is no JSON object ({error})") from error
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table with a header, atomically. Raises OSError."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, durable: bool = True) -> None:
+    """Write a table with a header, see `atomic_path`. Raises OSError."""
+    with atomic_path(path, durable=durable) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(columns)
         table.writerows(rows)

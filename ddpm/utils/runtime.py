@@ -4,8 +4,9 @@ import os
 import platform
 import resource
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -17,8 +18,10 @@ from ddpm.utils.errors import DdpmError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Below this much work (FLOPs of the whole stage) compiling costs more time than it saves.
-_COMPILE_PAYS_FLOPS = 4e13
+# Below this much work (FLOPs of the whole stage) compiling costs more time than it saves. Of CUDA an estimate: a minute
+# of a large GPU at a quarter of its peak.
+_COMPILE_PAYS_FLOPS = {"cpu": 4e13, "cuda": 1e16}
+_NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 _LINUX = platform.system() == "Linux"
 
 
@@ -36,16 +39,30 @@ class Runtime:
 
     def set_up(self) -> None:
         """Let this process compute so."""
-        torch.set_float32_matmul_precision("high")
+        # float32 means float32: with TF32 a GPU would measure other distances than a CPU.
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
         torch.set_flush_denormal(True)
         torch.backends.cudnn.benchmark = not self.deterministic
         if self.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            # On CUDA a network may meet an operation without a deterministic form: that warns and does not end the run.
-            torch.use_deterministic_algorithms(True, warn_only=self.device.type == "cuda")
+            torch.use_deterministic_algorithms(True)
+            # The gradients of attention's fused kernels on CUDA are not deterministic; of 49 places none needs them.
+            torch.backends.cuda.enable_flash_sdp(False)
+            torch.backends.cuda.enable_mem_efficient_sdp(False)
+            torch.backends.cuda.enable_cudnn_sdp(False)
             # That mode also fills all new memory, which guards against reading it unwritten; nothing here does, and it
             # takes a twentieth of a training step.
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+    def of_rank(self, rank: int) -> "Runtime":
+        """The same in a process of its own, number ``rank`` of those on this machine; sets it up."""
+        cuda = self.device.type == "cuda" and self.device.index is None
+        own = replace(self, device=torch.device("cuda", rank)) if cuda else self
+        own.set_up()
+        if cuda:
+            torch.cuda.set_device(rank)
+        return own
 
     def prepare(self, network: torch.nn.Module, *, trains: bool) -> torch.nn.Module:
         """Move a network to the device, in the memory order that is fastest there for training or for evaluating it."""
@@ -79,9 +96,15 @@ class Runtime:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def arithmetic(self) -> tuple[str, str, bool, str]:
-        """What decides how results are rounded: kind of device, number format, whether compiled, release of torch."""
-        return self.device.type, str(self.precision), self.compiled, torch.__version__
+    def arithmetic(self) -> tuple[str, str, bool, str, bool]:
+        """What decides how results are rounded: device, number format, compiled or not, release of torch, flag.
+
+        Of a CUDA device its model, and the release of cuDNN.
+        """
+        device = self.device.type
+        if device == "cuda":
+            device = f"{torch.cuda.get_device_name(self.device)}, cuDNN {torch.backends.cudnn.version()}"
+        return device, str(self.precision), self.compiled, torch.__version__, self.deterministic
 
     def describe(self) -> dict[str, str | bool | int]:
         """What was chosen, as plain values for the metrics."""
@@ -110,6 +133,12 @@ def choose_runtime(config: RuntimeConfig, flops: float) -> Runtime:
     Raises DdpmError when a CUDA device is asked for and there is none.
     """
     count = torch.cuda.device_count()
+    if not count and config.device == "auto" and _NVIDIA_DRIVER.exists():
+        warnings.warn(
+            "this machine has an NVIDIA driver, but PyTorch finds no device it can use, so the CPU computes. The "
+            f"driver may be too old for CUDA {torch.version.cuda}, see nvidia-smi. runtime.device: cpu silences this.",
+            stacklevel=2,
+        )
     device = torch.device(("cuda" if count else "cpu") if config.device == "auto" else config.device)
     if device.type == "cuda" and (device.index or 0) >= count:
         raise DdpmError(f"runtime.device={config.device}: this machine has {count} CUDA devices; choose auto or cpu.")
@@ -118,7 +147,7 @@ def choose_runtime(config: RuntimeConfig, flops: float) -> Runtime:
     else:
         precision = getattr(torch, config.precision)
     compiled = config.compile == "on" or (
-        config.compile == "auto" and flops > _COMPILE_PAYS_FLOPS and _compiles(device)
+        config.compile == "auto" and flops > _COMPILE_PAYS_FLOPS[device.type] and _compiles(device)
     )
 
     runtime = Runtime(device, precision, compiled, config.deterministic)
@@ -126,11 +155,30 @@ def choose_runtime(config: RuntimeConfig, flops: float) -> Runtime:
     return runtime
 
 
-def process_count(processes: int | str, runtime: Runtime) -> int:
-    """How many processes share the sampling: the setting, or one a processor for work on CPUs that repays compiling."""
-    if isinstance(processes, int):
-        return processes
-    return worker_count("auto") if runtime.device.type == "cpu" and runtime.compiled else 1
+def process_count(config: RuntimeConfig, runtime: Runtime, most: int) -> int:
+    """How many processes share work of ``most`` equal parts: the setting, or one a processor or CUDA device.
+
+    `auto` is one on a CPU where the work does not repay compiling. A device that is named by its index is used alone.
+    """
+    if isinstance(config.processes, int):
+        found = config.processes
+    elif runtime.device.type == "cuda":
+        found = torch.cuda.device_count() if runtime.device.index is None else 1
+    else:
+        found = worker_count("auto") if runtime.compiled else 1
+    return min(found, most)
+
+
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """On a CPU, compute in one thread inside: sums then have the same bits on machines with more or fewer cores."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def worker_count(workers: int | str) -> int:

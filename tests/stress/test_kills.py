@@ -93,7 +93,7 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256(path) for path in paths if path.is_file()}
 
 
-@pytest.mark.parametrize(("stage", "processes"), [("train", 1), ("generate", 1), ("generate", 2)])
+@pytest.mark.parametrize(("stage", "processes"), [("train", 1), ("train", 2), ("generate", 1), ("generate", 2)])
 def test_a_stage_killed_at_random_moments_ends_with_the_bits_of_one_never_killed(
     root: Path, tmp_path: Path, digits: ImageSet, configure: Callable[..., Config], stage: str, processes: int
 ):

@@ -219,15 +219,20 @@ def test_output_size_is_that_of_the_files(generator: Callable[..., Generator], t
 
 
 @pytest.mark.parametrize("fits", [1, 3, 8])
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: out of memory")],
+    ids=["allocating", "recording a graph"],
+)
 def test_a_batch_that_does_not_fit_is_halved_and_the_images_stay_the_same(
-    generator: Callable[..., Generator], tmp_path: Path, fits: int
+    generator: Callable[..., Generator], tmp_path: Path, fits: int, error: Exception
 ):
     sizes = []
 
     def predict(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         # The first steps still fit, as when another program takes memory meanwhile.
         if len(x_t) > fits and t[0] < 50:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         sizes.append(len(x_t))
         return pixelwise(x_t, t, labels)
 

@@ -24,6 +24,7 @@ EVERYWHERE = {
     "ddpm/data/sources/__init__.py": "a registry; the source that is used is listed",
     "ddpm/utils/errors.py": "messages",
     "ddpm/utils/files.py": "how files are written and read, not what is in them",
+    "ddpm/utils/processes.py": "how many processes there are, never what they do",
     "ddpm/utils/registry.py": "finds entries by name",
     "ddpm/utils/resume.py": "where a killed run is kept",
     "ddpm/utils/runtime.py": "where and how fast, never what",

@@ -111,7 +111,7 @@ def test_processes_do_not_outlive_a_killed_parent(root: Path, tmp_path: Path):
         from ddpm.sampling.pool import process_pool
 
         if __name__ == "__main__":
-            with process_pool(2, dict) as pool:
+            with process_pool(2, str) as pool:
                 futures = [pool.submit(time.sleep) for _ in range(2)]
                 print("ready", flush=True)
                 time.sleep(60)
@@ -135,11 +135,16 @@ def wait(condition: Callable[[], bool], seconds: float = 30.0) -> None:
         time.sleep(0.1)
 
 
-def test_processes_are_as_many_as_asked_for_or_as_repay(monkeypatch: pytest.MonkeyPatch):
+def test_processes_are_as_many_as_asked_for_or_as_repay(monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., Config]):
     monkeypatch.setattr("ddpm.utils.runtime.worker_count", lambda _: 6)
     make = partial(Runtime, precision=torch.float32)
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert process_count(3, make(cpu, compiled=False)) == 3
-    assert process_count("auto", make(cpu, compiled=True)) == 6
-    assert process_count("auto", make(cpu, compiled=False)) == 1
-    assert process_count("auto", make(cuda, compiled=True)) == 1
+    auto, three = (tiny({"runtime.processes": processes}).runtime for processes in ("auto", 3))
+    assert process_count(three, make(cpu, compiled=False), 100) == 3
+    assert process_count(three, make(cpu, compiled=False), 2) == 2
+    assert process_count(auto, make(cpu, compiled=True), 100) == 6
+    assert process_count(auto, make(cpu, compiled=True), 4) == 4
+    assert process_count(auto, make(cpu, compiled=False), 100) == 1
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert process_count(auto, make(cuda, compiled=True), 100) == 4
+    assert process_count(auto, make(torch.device("cuda", 1), compiled=True), 100) == 1

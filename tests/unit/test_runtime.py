@@ -1,6 +1,8 @@
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +26,31 @@ def _global_switches_are_given_back() -> Iterator[None]:
 def test_a_device_that_is_not_there_is_named(configure: Callable[..., Config]):
     with pytest.raises(DdpmError, match=r"runtime\.device=cuda:99: "):
         choose_runtime(configure({"runtime.device": "cuda:99"}).runtime, 0.0)
+
+
+def test_a_driver_that_pytorch_cannot_use_is_told(
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr("ddpm.utils.runtime._NVIDIA_DRIVER", tmp_path)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.warns(UserWarning, match=r"NVIDIA driver, but PyTorch finds no device it can use.*nvidia-smi"):
+        assert choose_runtime(configure({"runtime.device": "auto"}).runtime, 0.0).device.type == "cpu"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        choose_runtime(configure({"runtime.device": "cpu"}).runtime, 0.0)
+        monkeypatch.setattr("ddpm.utils.runtime._NVIDIA_DRIVER", tmp_path / "none")
+        choose_runtime(configure({"runtime.device": "auto"}).runtime, 0.0)
+
+
+def test_float32_is_float32_and_attention_has_the_deterministic_kernel(cpu: Runtime):
+    cpu.set_up()
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.flash_sdp_enabled()
+    assert not torch.backends.cuda.mem_efficient_sdp_enabled()
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert torch.backends.cuda.math_sdp_enabled()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
 
 
 def test_what_is_asked_for_is_chosen(configure: Callable[..., Config]):

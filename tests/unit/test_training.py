@@ -156,9 +156,9 @@ def test_ctrl_c_is_answered_at_once_and_a_resumed_run_says_from_where(
     signal_at(monkeypatch, 7, signal.SIGINT)
     after_step = Monitor.after_step
 
-    def listening(monitor: Monitor, *arguments: Any) -> None:  # noqa: ANN401
+    def listening(monitor: Monitor, *arguments: Any, **named: Any) -> None:  # noqa: ANN401
         said.append("stopping after this step; once more stops at once" in capfd.readouterr().err)
-        after_step(monitor, *arguments)
+        after_step(monitor, *arguments, **named)
 
     monkeypatch.setattr(Monitor, "after_step", listening)
     with pytest.raises(SystemExit, match="stopped at step 7 of 20"):
@@ -303,6 +303,7 @@ def test_best_is_the_step_of_the_lowest_validation_loss(run: Run, tmp_path: Path
     validation = rows(tmp_path / "out" / "validation.csv")
     lowest = min(validation, key=lambda row: row["val_loss"])
     best = load_checkpoint(tmp_path / "out" / "best.safetensors")
+    assert set(best.tensors) == {"ema", "guide"}
     assert (results["best_step"], results["best_val_loss"]) == (lowest["step"], lowest["val_loss"])
     assert (best.metadata["step"], best.metadata["val_loss"]) == (lowest["step"], lowest["val_loss"])
     assert results["val_loss"] == validation[-1]["val_loss"]

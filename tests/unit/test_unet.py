@@ -9,7 +9,7 @@ from ddpm.config import Config
 from ddpm.data.image_set import ImageSpec
 from ddpm.models.build import build_network, flops_per_image
 from ddpm.models.networks import NETWORKS, NULL_LABEL
-from ddpm.models.networks.unet import ResidualBlock, SelfAttention, UNet, timestep_embedding
+from ddpm.models.networks.unet import NearestUpsample, ResidualBlock, SelfAttention, UNet, timestep_embedding
 from ddpm.utils.errors import DdpmError
 
 SPEC = ImageSpec(28, 1, 10)
@@ -205,3 +205,17 @@ def test_an_unknown_network_is_refused_with_those_there_are(configure: Callable[
     assert list(NETWORKS) == ["unet"]
     with pytest.raises(DdpmError, match=r"^unknown network transformer: choose one of unet\.$"):
         build_network(configure().model.model_copy(update={"network": "transformer"}), SPEC)
+
+
+def test_nearest_upsampling_repeats_every_pixel_and_has_its_gradient():
+    torch.manual_seed(0)
+    layer = NearestUpsample(4)
+    ours, theirs = (
+        torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(1), requires_grad=True) for _ in "ab"
+    )
+    found = layer(ours, torch.Size([6, 10]))
+    expected = layer.conv(torch.nn.functional.interpolate(theirs, scale_factor=2.0, mode="nearest"))
+    torch.testing.assert_close(found, expected)
+    for result in (found, expected):
+        result.square().sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)

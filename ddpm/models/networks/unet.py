@@ -208,7 +208,10 @@ class NearestUpsample(nn.Module):
     def forward(self, h: Tensor, size: torch.Size) -> Tensor:
         """h: [n, channels, h, w]. Returns [n, channels, *size]."""
         if size == (2 * h.shape[-2], 2 * h.shape[-1]):
-            return self.conv(F.interpolate(h, scale_factor=2.0, mode="nearest"))
+            # Not F.interpolate: on CUDA the deterministic form of its gradient is a sort.
+            n, channels, height, width = h.shape
+            repeated = h[:, :, :, None, :, None].expand(n, channels, height, 2, width, 2)
+            return self.conv(repeated.reshape(n, channels, 2 * height, 2 * width))
         return self.conv(F.interpolate(h, size=size, mode="bilinear"))
 
 

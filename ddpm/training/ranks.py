@@ -1,0 +1,110 @@
+"""The processes, called ranks, that train one network together.
+
+Each has its own part of every batch; network, optimizer and random streams are the same in all of them.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Self
+
+import torch
+from torch import Tensor, distributed
+
+from ddpm.utils.errors import DdpmError
+from ddpm.utils.resume import stop_signals
+
+# A rank that comes to an exchange so much later than the others hangs. A preview on a CPU may take minutes.
+PATIENCE = timedelta(minutes=10)
+
+
+class LostRank(DdpmError):
+    """Another rank does not answer."""
+
+
+def launched_rank() -> int:
+    """The number of this process among those that torchrun or Slurm started; 0 where it was started alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process is number ``rank`` (from 0) of ``size``.
+
+    stop: tells whether the process that started this one asks it to stop; None where nobody but a signal does.
+    """
+
+    rank: int = 0
+    size: int = 1
+    stop: Callable[[], bool] | None = None
+
+    @classmethod
+    def joined(cls, device: torch.device) -> Self:
+        """The ranks that torchrun or Slurm started, by the environment variables RANK, WORLD_SIZE, MASTER_ADDR and
+        MASTER_PORT; alone where they are not set. Raises DdpmError where the ranks cannot reach each other.
+        """
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        return cls() if size == 1 else cls.connected(launched_rank(), size, "env://", device)
+
+    @classmethod
+    def connected(
+        cls, rank: int, size: int, place: str, device: torch.device, stop: Callable[[], bool] | None = None
+    ) -> Self:
+        """Ranks that meet at ``place``, as `torch.distributed.init_process_group` names it. Raises DdpmError."""
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        try:
+            distributed.init_process_group(backend, place, timeout=PATIENCE, rank=rank, world_size=size)
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise DdpmError(
+                f"the training processes do not reach each other ({reason}): set runtime.processes to 1."
+            ) from error
+        return cls(rank, size, stop)
+
+    def part(self, count: int) -> range:
+        """Which of ``count`` things are this rank's: a run of them, so that the ranks' parts come in order."""
+        each = self.each(count)
+        return range(min(count, self.rank * each), min(count, (self.rank + 1) * each))
+
+    def each(self, count: int) -> int:
+        """How many of ``count`` things a rank has at most."""
+        return -(-count // self.size)
+
+    def gather(self, mine: Tensor) -> Tensor:
+        """The tensors of all ranks, alike in shape [n, …], one after the other on every rank: [size · n, …]."""
+        if self.size == 1:
+            return mine
+        together = mine.new_empty(self.size * len(mine), *mine.shape[1:])
+        try:
+            distributed.all_gather(list(together.chunk(self.size)), mine)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise LostRank(f"a training process hangs or was lost ({reason}); the next run resumes.") from error
+        return together
+
+    @contextmanager
+    def first_alone(self, *, wanted: bool) -> Iterator[None]:
+        """Where ``wanted``, rank 0 goes through the block before the others.
+
+        What it compiles there they find in the compiler's cache.
+        """
+        wanted = wanted and self.size > 1
+        if wanted and self.rank:
+            distributed.barrier()
+        yield
+        if wanted and not self.rank:
+            distributed.barrier()
+
+    @contextmanager
+    def stopping(self) -> Iterator[Callable[[], bool]]:
+        """A function that tells whether this rank is asked to stop, by a signal or by the process that started it."""
+        if self.stop:
+            yield self.stop
+            return
+        with stop_signals("step") as received:
+            yield lambda: bool(received)
+
+
+ALONE = Ranks()

@@ -1,0 +1,151 @@
+"""Training by several processes: the same bits for any number of them, and an end with one sentence for all."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from ddpm.config import Config
+from ddpm.data.image_set import ImageSet
+from ddpm.models.build import build_network
+from ddpm.training.gradients import ShardGradients
+from ddpm.training.launch import train_together
+from ddpm.training.ranks import ALONE, Ranks
+from ddpm.training.run_folder import RunFolder
+from ddpm.training.state import Recipe
+from ddpm.utils.errors import DdpmError
+from ddpm.utils.runtime import Runtime
+
+OUTPUTS = ("last.safetensors", "best.safetensors", "log.csv", "validation.csv", "previews/step_000020.png")
+SETTINGS = {"train.shards": 4, "model.dropout": 0.2, "train.preview_every": 10, "train.preview_steps": 2}
+
+Run = Callable[..., dict[str, Any]]
+
+
+class Spoiled(RunFolder):
+    """A run folder that cannot be written to after some steps, as on a full disk."""
+
+    def write_csv(self, name: str, rows: Any) -> None:  # noqa: ANN401
+        if self.writes and name == "log.csv" and rows[-1]["step"] == 12:
+            raise OSError(28, "No space left on device", name)
+        super().write_csv(name, rows)
+
+
+class Lost(RunFolder):
+    """A run folder whose first rank is killed after some steps."""
+
+    def write_csv(self, name: str, rows: Any) -> None:  # noqa: ANN401
+        if self.writes and name == "log.csv" and rows[-1]["step"] == 12:
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().write_csv(name, rows)
+
+
+@pytest.fixture(scope="module")
+def run(digits: ImageSet, tiny: Callable[..., Config], cpu: Runtime) -> Run:
+    """Train 20 steps in FOLDER by so many processes; returns the results."""
+    training, validation = digits.take(np.arange(512)), digits.take(np.arange(1000, 1064))
+
+    def start(folder: Path, processes: int, kind: type[RunFolder] = RunFolder, every: float = 1e9) -> dict[str, Any]:
+        config = tiny(SETTINGS)
+        recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
+        with kind(folder, folder / "kept") as place:
+            return train_together(processes, recipe, training, validation, cpu, place, every)[0]
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def alone(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder and the results of a run by one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    return folder, run(folder, 1)
+
+
+def assert_same(expected: tuple[Path, dict[str, Any]], folder: Path, results: dict[str, Any]) -> None:
+    assert results == expected[1]
+    for name in OUTPUTS:
+        assert (folder / name).read_bytes() == (expected[0] / name).read_bytes(), name
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_a_run_has_the_same_bits_for_any_number_of_processes(
+    run: Run, alone: tuple[Path, dict[str, Any]], tmp_path: Path, processes: int
+):
+    assert_same(alone, tmp_path, run(tmp_path, processes))
+
+
+def test_a_run_stopped_with_two_processes_resumes_with_one_to_the_same_bits(
+    run: Run, alone: tuple[Path, dict[str, Any]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    def interrupt() -> None:
+        while not (tmp_path / "log.csv").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    with pytest.raises(SystemExit, match=r"^stopped at step \d+ of 20; the next `dvc repro` resumes there"):
+        run(tmp_path, 2)
+    interrupter.join()
+    assert capfd.readouterr().err.count("stopping after this step") == 1
+    assert_same(alone, tmp_path, run(tmp_path, 1))
+    assert "resuming from step" in capfd.readouterr().out
+
+
+def test_a_run_whose_first_rank_is_killed_says_so_and_resumes_with_four(
+    run: Run, alone: tuple[Path, dict[str, Any]], tmp_path: Path
+):
+    with pytest.raises(DdpmError, match=r"^a process that trained was killed, as for want of memory: lower runtime\."):
+        run(tmp_path, 2, Lost, every=1e-9)
+    assert (tmp_path / "kept/state.safetensors").exists()
+    assert_same(alone, tmp_path, run(tmp_path, 4))
+
+
+def test_a_full_disk_ends_all_ranks(run: Run, alone: tuple[Path, dict[str, Any]], tmp_path: Path):
+    with pytest.raises(OSError, match="No space left on device"):
+        run(tmp_path, 2, Spoiled, every=1e-9)
+    deadline = time.monotonic() + 10
+    while psutil.Process().children() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert_same(alone, tmp_path, run(tmp_path, 2))
+
+
+def test_the_gradient_of_shards_is_that_of_the_whole_batch(tiny: Callable[..., Config], digits: ImageSet):
+    torch.manual_seed(0)
+    network = build_network(tiny().model, digits.spec)
+    torch.nn.init.normal_(network.get_parameter("conv_out.weight"))
+    x_t, t, labels = torch.randn(8, 1, 28, 28), torch.arange(8), torch.arange(8)
+
+    def loss(part: slice) -> torch.Tensor:
+        return (network(x_t[part], t[part], labels[part]) - 1).square().mean()
+
+    loss(slice(0, 8)).backward()
+    expected = [weight.grad.clone() for weight in network.parameters() if weight.grad is not None]
+    for shards in (1, 2, 4):
+        gradients = ShardGradients(network, shards, ALONE)
+        for shard in gradients.mine:
+            gradients.backward(shard, loss(slice(shard * 8 // shards, (shard + 1) * 8 // shards)))
+        mean, stop = gradients.exchange(stop=True, ask=False)
+        assert mean.item() == pytest.approx(loss(slice(0, 8)).item(), rel=1e-5)
+        assert not stop
+        for weight, gradient in zip(network.parameters(), expected, strict=True):
+            assert weight.grad is not None
+            assert weight.grad.shape == weight.shape
+            torch.testing.assert_close(weight.grad, gradient, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("count", "size"), [(4, 1), (4, 3), (2, 4), (10, 4), (7, 7)])
+def test_every_part_is_of_one_rank_and_they_come_in_order(count: int, size: int):
+    parts = [Ranks(rank, size).part(count) for rank in range(size)]
+    assert [number for part in parts for number in part] == list(range(count))
+    assert max(map(len, parts)) == Ranks(0, size).each(count)
