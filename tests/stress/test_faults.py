@@ -125,9 +125,8 @@ def bench(
         if request.param == "generate":
             weights = build_network(config.model, digits.spec).state_dict()
             labels = fit_conditioning(digits, 10, config.model.clusters, config.seed)
-            model = Checkpoint(
-                config.model, config.diffusion, digits.spec, labels, {}, {"ema": weights, "guide": weights}
-            )
+            tensors = {"ema": weights, "guide": {name: weight / 2 for name, weight in weights.items()}}
+            model = Checkpoint(config.model, config.diffusion, digits.spec, labels, {}, tensors)
             for name in ("best", "last"):
                 save_checkpoint(folder / f"data/model/{name}.safetensors", model)
             (folder / "data/generated").mkdir()
