@@ -16,8 +16,7 @@ from benchmarks.common import arguments, run, save, show
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.files import read_json, write_json
 from stages.paths import RAW
-from tools import FOREIGN, commit_of
-from tools import run as printed
+from tools import clone, commit_of, leave_surroundings
 
 # What every commit since the first release writes.
 KEYS = ("train_seconds", "generate_seconds", "generate_nfe", "fd_mnist")
@@ -30,11 +29,10 @@ def repro(commit: str, folder: Path) -> dict[str, Any]:
     if note.exists():
         return read_json(note)
     if not (folder / "dvc.yaml").exists():
-        printed("git", "clone", "--quiet", "--no-checkout", ".", str(folder))
-        printed("git", "-C", str(folder), "checkout", "--quiet", "--detach", commit)
+        clone(commit, folder, folder / ".dvc/cache")
         (folder / "dvc.lock").unlink()
         shutil.copytree(RAW, folder / RAW)
-    caches = {"TORCHINDUCTOR_CACHE_DIR": str(folder.absolute() / ".ckpt/compiler")}
+    caches = {"TORCHINDUCTOR_CACHE_DIR": str(folder / ".ckpt/compiler")}
     started = time.monotonic()
     if subprocess.run(("dvc", "repro"), cwd=folder, env=os.environ | caches, check=False).returncode:
         raise DdpmError(f"the pipeline of {commit} in {folder} did not end well.")
@@ -49,11 +47,10 @@ def main() -> None:
     parser.add_argument("revision", help="the earlier commit")
     parser.add_argument("--work", type=Path, default=Path(".ckpt/against"), help="where the clones lie")
     given = parser.parse_args()
-    for name in FOREIGN:
-        os.environ.pop(name, None)
+    leave_surroundings()
     rows = []
     for commit in map(commit_of, ("HEAD", given.revision)):
-        rows.append(repro(commit, given.work / commit[:7]))
+        rows.append(repro(commit, given.work.absolute() / commit[:7]))
         show(rows[-1:])
     new, old = rows
     timed = [key for key in new if key.endswith("seconds")]

@@ -3,11 +3,11 @@
 import os
 import subprocess
 from contextlib import suppress
+from pathlib import Path
 
 from ddpm.utils.errors import DdpmError
 
-# These lead Git, DVC or a stage out of a clone.
-FOREIGN = ("DDPM_CKPT_DIR", "DVC_ROOT", "DVC_STAGE", "GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE")
+_FOREIGN = ("DDPM_CKPT_DIR", "DVC_ROOT", "DVC_STAGE", "GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE")
 
 
 def run(*command: str, **variables: str) -> str:
@@ -30,3 +30,19 @@ def commit_of(name: str) -> str:
     if not found:
         raise DdpmError(f"{name} is neither a Git revision nor the name of an experiment.")
     return found.split()[0]
+
+
+def leave_surroundings() -> None:
+    """Drop the environment variables that lead Git, DVC or a stage out of a clone."""
+    for name in _FOREIGN:
+        os.environ.pop(name, None)
+
+
+def clone(commit: str, folder: Path, cache: Path) -> None:
+    """Check out a commit of this repository in a new folder, with that folder as DVC's cache. Raises DdpmError.
+
+    Whatever the user's configuration says of a shared cache does not count there.
+    """
+    run("git", "clone", "--quiet", "--no-checkout", ".", str(folder))
+    run("git", "-C", str(folder), "checkout", "--quiet", "--detach", commit)
+    (folder / ".dvc/config.local").write_text(f"[cache]\n    dir = {cache}\n", encoding="utf-8")

@@ -19,7 +19,7 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from ddpm.utils.errors import one_sentence
-from tools import FOREIGN, commit_of, run
+from tools import clone, commit_of, leave_surroundings, run
 
 # Outputs with seconds in them.
 TIMINGS = ("data/cost/train.json", "data/cost/generate.json", "metrics/cost.json", "metrics/headline.json")
@@ -43,15 +43,12 @@ def repeat(revision: str, folder: Path, kills: int = 0, seconds: float = 60.0) -
     """Clone a revision, run its pipeline, killed so many times about ``seconds`` after a start. Raises DdpmError."""
     commit = commit_of(revision)
     lock = run("git", "show", f"{commit}:dvc.lock")
-    run("git", "clone", "--quiet", "--no-checkout", ".", str(folder))
-    run("git", "-C", str(folder), "checkout", "--quiet", "--detach", commit)
+    clone(commit, folder, folder / ".dvc/cache")  # an empty one: what is taken from a shared one would prove nothing
     for path in (*outputs(lock), "dvc.lock"):
         (folder / path).unlink(missing_ok=True)
     if Path("data/raw").is_dir():  # verified by SHA-256, so that the files need not be fetched again
         shutil.copytree("data/raw", folder / "data/raw")
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    # Whatever the user's configuration says of a shared cache: what is taken from it would prove nothing.
-    (folder / ".dvc/config.local").write_text(f"[cache]\n    dir = {folder}/.dvc/cache\n")
     moments = random.Random(kills)
     for number in range(kills + 1):
         process = subprocess.Popen(("dvc", "repro"), cwd=folder, env=environment, start_new_session=True)
@@ -75,8 +72,7 @@ def main() -> None:
     parser.add_argument("--kills", metavar="N", type=int, default=0, help="kill the run N times (default 0)")
     parser.add_argument("--seconds", type=float, default=60.0, help="from a start to its kill, on average (default 60)")
     given = parser.parse_args()
-    for name in FOREIGN:
-        os.environ.pop(name, None)
+    leave_surroundings()
     with one_sentence(), TemporaryDirectory(prefix="reproduce-", ignore_cleanup_errors=True) as temporary:
         table = repeat(given.revision, (given.keep or Path(temporary)).resolve(), given.kills, given.seconds)
         print(table.to_string(), table["verdict"].value_counts().rename_axis(None).to_string(), sep="\n\n")

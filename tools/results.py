@@ -5,7 +5,6 @@ repository's cache, and copies metrics and pictures to docs/results/NAME. A run 
 """
 
 import argparse
-import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from ddpm.utils.errors import DdpmError, one_sentence
 from ddpm.utils.files import atomic_path, read_json
 from presets.__main__ import FOLDER as PRESETS
 from presets.__main__ import names
-from tools import FOREIGN, commit_of, run
+from tools import clone, commit_of, leave_surroundings, run
 
 FOLDER = Path("docs/results")
 KEPT = (
@@ -30,15 +29,13 @@ KEPT = (
 _START, _END = "<!-- table -->", "<!-- end -->"
 
 
-def clone(preset: str, folder: Path) -> None:
+def prepare(preset: str, folder: Path) -> None:
     """HEAD with the preset in its params.yaml and this repository's cache, unless the folder has it already."""
     if (folder / "params.yaml").exists():
         return
     part = Path(f"{folder}.part")
     shutil.rmtree(part, ignore_errors=True)
-    run("git", "clone", "--quiet", ".", str(part))
-    cache = run("dvc", "cache", "dir").strip()
-    (part / ".dvc/config.local").write_text(f"[cache]\n    dir = {cache}\n", encoding="utf-8")
+    clone("HEAD", part, Path(run("dvc", "cache", "dir").strip()))
     subprocess.run([sys.executable, "-m", "presets", preset], cwd=part, check=True)
     part.rename(folder)
 
@@ -60,15 +57,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.results", description=__doc__)
     parser.add_argument("preset", nargs="*", help=f"one of {', '.join(names())}; none: refresh the table alone")
     given = parser.parse_args()
-    for name in FOREIGN:
-        os.environ.pop(name, None)
+    leave_surroundings()
     with one_sentence():
         for preset in given.preset:
             if not (PRESETS / f"{preset}.yaml").is_file():
                 raise DdpmError(f"there is no preset {preset}; there are {', '.join(names())}.")
             folder = Path(".ckpt/results").absolute() / f"{preset}-{commit_of('HEAD')[:12]}"
             folder.parent.mkdir(parents=True, exist_ok=True)
-            clone(preset, folder)
+            prepare(preset, folder)
             if subprocess.run(["dvc", "repro"], cwd=folder, check=False).returncode:
                 raise DdpmError(f"the run in {folder} did not end well: fix what it says and call this again.")
             (FOLDER / preset).mkdir(parents=True, exist_ok=True)

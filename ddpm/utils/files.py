@@ -22,9 +22,9 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; flush it and rename it to ``path`` when the block ends well.
 
     Whatever ends the process, at ``path`` stands the old file or the whole new one; whatever ends the machine, only
-    where ``durable``, which waits for the disk. The temporary file is removed when
-    the block ends, or by the next call where the process was killed. Raises whatever the block raises, and OSError that
-    names ``path`` when it cannot be written.
+    where ``durable``, which waits for the disk. The temporary file is removed when the block ends, or by the next call
+    where the process was killed. Raises whatever the block raises, and OSError that names ``path`` when it cannot be
+    written.
     """
     temporary = _temporary(path)
     try:
