@@ -1,11 +1,13 @@
 """Quality against seconds of training, recipe by recipe: `python -m benchmarks.frontier --help`.
 
-Each recipe is first trained for a few steps; from the speed found, its epochs are chosen to fill the seconds allowed,
-and its learning rate decays over just these. The first steps also fill the compiler's cache, so compiling (half a
-minute) is not counted. Sampling is each recipe's own, in the same number of steps where the recipe names a thousand.
+First of all, while the machine should be quiet, each recipe is trained for a few steps; from the speed found, its epochs
+are chosen to fill the seconds allowed, and its learning rate decays over just these. So the seconds are those of the
+images that a row has seen at that speed, compiling (half a minute) not counted, and the machine may be busy after it.
+Sampling is each recipe's own, in the same number of steps where the recipe names a thousand.
 With --json, rows that the file has are left out; trainings lie in the folder of --work, where a killed one resumes.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,7 +36,7 @@ from ddpm.sampling.batches import fitting_batch
 from ddpm.sampling.generator import make_generator
 from ddpm.utils.files import atomic_path, read_json, write_json
 from ddpm.utils.images import enlarge, tile, write_png
-from ddpm.utils.runtime import Runtime, choose_runtime
+from ddpm.utils.runtime import choose_runtime
 
 SECONDS = (30, 60, 120, 300, 600, 1800, 7200)
 TEXTBOOK: dict[str, Any] = {
@@ -64,27 +66,32 @@ RECIPES: dict[str, tuple[str | None, dict[str, Any]]] = {
     "textbook recipe on the default's network": (None, TEXTBOOK),
     "predecessor's recipe, base 32": ("baseline", {"model.base_channels": 32, "generate.steps": 30}),
 }
-PROBE_STEPS = 30
+PROBE_STEPS = 40
 
 
-def epochs_for(seconds: float, preset: str | None, changes: dict[str, Any], runtime: Runtime, folder: Path) -> float:
-    """Epochs that fill the seconds at the speed of a few first steps; kept in the folder for a resumed run."""
-    note = folder / "epochs.json"
-    if not note.exists():
-        size, images = settings(changes, preset=preset).train.batch_size, len(split()[0])
-        probe = settings(changes, QUIET, {"train.epochs": PROBE_STEPS * size / images}, preset=preset)
-        with TemporaryDirectory() as scratch:
-            _, _, cost = fit(probe, runtime, Path(scratch))
-        write_json(note, {"epochs": max(seconds * cost["train_images_per_second"], size) / images})
-    return float(read_json(note)["epochs"])
+def speeds(recipes: Sequence[str], folder: Path) -> dict[str, float]:
+    """Images per second of each recipe's training over a few steps; kept in the folder for a resumed run."""
+    note = folder / "speeds.json"
+    found = read_json(note) if note.exists() else {}
+    for name in [name for name in recipes if name not in found]:
+        preset, changes = RECIPES[name]
+        probe = settings(changes, QUIET, preset=preset)
+        epochs = PROBE_STEPS * probe.train.batch_size / len(split()[0])
+        config = settings(changes, QUIET, {"train.epochs": epochs}, preset=preset)
+        for _ in range(2):  # the first one compiles
+            with TemporaryDirectory() as scratch:
+                _, _, cost = fit(config, choose_runtime(config.runtime, float("inf")), Path(scratch))
+        found[name] = cost["train_images_per_second"]
+        write_json(note, found)
+    return found
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """One line a recipe, both axes logarithmic; dashed: as many real images."""
     figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
     for name in dict.fromkeys(row["recipe"] for row in rows):
-        line = sorted((row for row in rows if row["recipe"] == name), key=lambda row: row["train_s"])
-        axes.plot([row["train_s"] for row in line], [row["fd_mnist"] for row in line], "o-", label=name)
+        line = sorted((row for row in rows if row["recipe"] == name), key=lambda row: row["seconds"])
+        axes.plot([row["seconds"] for row in line], [row["fd_mnist"] for row in line], "o-", label=name)
     images = rows[0]["images"]
     axes.axhline(floor(images), color="grey", linestyle="--", label=f"{images:,} real training images")
     axes.set(xscale="log", yscale="log", xlabel="seconds of training", ylabel="Fréchet distance (fd_mnist)")
@@ -109,6 +116,7 @@ def main() -> None:
     metadata = {"images": given.images} | choose_runtime(settings().runtime, float("inf")).describe() | defaults()
     rows = earlier(given.json, metadata)
     known = {(row["recipe"], row["seconds"]) for row in rows}
+    speed = speeds(given.recipes, given.work)
     for seconds in sorted(given.seconds):
         for name in [name for name in given.recipes if (name, seconds) not in known]:
             tqdm.write(f"\n{name}, {seconds} s")
@@ -116,17 +124,18 @@ def main() -> None:
             slug = "".join(letter if letter.isalnum() else "_" for letter in name)
             folder = given.work / f"{slug}_{seconds}"
             runtime = choose_runtime(settings(preset=preset).runtime, float("inf"))
-            epochs = epochs_for(seconds, preset, changes, runtime, folder)
+            size, count = settings(changes, preset=preset).train.batch_size, len(split()[0])
+            epochs = max(seconds * speed[name], size) / count
             config = settings(changes, QUIET, {"train.epochs": epochs}, preset=preset)
-            checkpoint, results, cost = fit(config, runtime, folder)
+            checkpoint, results, _ = fit(config, runtime, folder)
             generator = make_generator(checkpoint, "the checkpoint", config.generate, config.seed, runtime)
             images = sample(generator, given.images, fitting_batch(given.images, runtime.device))
             row = {
                 "recipe": name,
                 "seconds": seconds,
                 "mflop": flops_per_image(checkpoint.model, checkpoint.spec) / 1e6,
-                "train_s": cost["train_seconds"],
                 "images_seen": results["images_seen"],
+                "images_per_second": speed[name],
                 "images": given.images,
                 "nfe": generator.nfe,
             }
