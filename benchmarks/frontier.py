@@ -1,8 +1,8 @@
 """Quality against seconds of training, recipe by recipe: `python -m benchmarks.frontier --help`.
 
-First of all, while the machine should be quiet, each recipe is trained for a few steps; from the speed found, its epochs
-are chosen to fill the seconds allowed, and its learning rate decays over just these. So the seconds are those of the
-images that a row has seen at that speed, compiling (half a minute) not counted, and the machine may be busy after it.
+First of all, on a machine that should be quiet, each recipe is trained for a few steps; from the speed found, its
+epochs are chosen to fill the seconds allowed, and its learning rate decays over just these. So the seconds are those of
+the images that a row has seen, at that speed, compiling (half a minute) not counted, and the machine may be busy later.
 Sampling is each recipe's own, in the same number of steps where the recipe names a thousand.
 With --json, rows that the file has are left out; trainings lie in the folder of --work, where a killed one resumes.
 """

@@ -59,8 +59,8 @@ def log_normal(alpha_bar: Tensor, log_sigma_mean: float, log_sigma_std: float) -
 
 @TIME_SAMPLINGS.register("uniform")
 def uniform_quantiles(count: int, generator: torch.Generator) -> Tensor:
-    """Each time on its own: float64 [count], independent in [0, 1), on the generator's device."""
-    return torch.rand(count, generator=generator, device=generator.device, dtype=torch.float64)
+    """Each time on its own: float64 [count], independent in [0, 1)."""
+    return torch.rand(count, generator=generator, dtype=torch.float64)
 
 
 @TIME_SAMPLINGS.register("stratified")
@@ -68,8 +68,8 @@ def stratified_quantiles(count: int, generator: torch.Generator) -> Tensor:
     """One time in each of ``count`` equal parts of the density, with a common random offset, so that every batch
     covers all noise levels: float64 [count]. Kingma et al. 2021, "Variational Diffusion Models", appendix I.1.
     """
-    offset = torch.rand(1, generator=generator, device=generator.device, dtype=torch.float64)
-    return (torch.arange(count, device=generator.device) + offset) / count
+    offset = torch.rand(1, generator=generator, dtype=torch.float64)
+    return (torch.arange(count) + offset) / count
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ class Objective:
         return replace(self, **moved)
 
     def sample_times(self, count: int, generator: torch.Generator) -> Tensor:
-        """The training times of one batch: int64 [count] in 0 … T−1, on the generator's device."""
+        """The training times of one batch: int64 [count] in 0 … T−1."""
         cumulative = self.density.cumsum(0)
-        quantiles = self.quantiles(count, generator)
+        quantiles = self.quantiles(count, generator).to(cumulative.device)
         return torch.searchsorted(cumulative, quantiles, right=True).clamp(max=len(cumulative) - 1)
 
     def squared_errors(self, predict: Predict, images: Tensor, t: Tensor, eps: Tensor, labels: Tensor | None) -> Tensor:

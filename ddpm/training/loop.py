@@ -57,12 +57,13 @@ def train(
                 generator = torch_generator(recipe.seed, "train", "order", epoch)
                 order_of, order = epoch, torch.randperm(len(images), generator=generator).to(device)
             chosen = order[position * config.batch_size : (position + 1) * config.batch_size]
-            t, eps, shown = state.sample(objective, None if labels is None else labels[chosen])
+            t, shown = state.sample(objective, None if labels is None else labels[chosen])
             with ranks.first_alone(wanted=runtime.compiled and step == monitor.first_step):
                 for shard in gradients.mine:
-                    part = slice(shard * size, (shard + 1) * size)
+                    places = range(shard * size, (shard + 1) * size)
+                    part, eps = slice(places.start, places.stop), state.noise(places)
                     state.seed_dropout(shard)
-                    given = images[chosen[part]], t[part], eps[part], None if shown is None else shown[part]
+                    given = images[chosen[part]], t[part], eps, None if shown is None else shown[part]
                     gradients.backward(shard, objective.loss(squared_errors(*given), t[part]))
             loss, stop = gradients.exchange(stop=asked(), ask=device.type == "cpu" or step % config.log_every == 0)
             norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), config.grad_clip)

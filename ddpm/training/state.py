@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ddpm.config import DiffusionConfig, ModelConfig, TrainConfig
 from ddpm.data.image_set import ImageSet
+from ddpm.diffusion.noise import normal_noise
 from ddpm.diffusion.objective import Objective
 from ddpm.models.build import build_network, conditioning_classes
 from ddpm.models.checkpoint import Checkpoint, load_checkpoint
@@ -22,9 +23,7 @@ from ddpm.training.run_folder import RunFolder
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.resume import restarting
 from ddpm.utils.runtime import Runtime
-from ddpm.utils.seeds import torch_generator
-
-STREAMS = ("t", "eps", "labels")
+from ddpm.utils.seeds import stream_number, torch_generator
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,7 @@ class Recipe:
 
 
 class TrainState:
-    """network, ema, optimizer: at work. conditioning: on what labels. streams: the random generators of t, eps and
-    label dropout.
+    """network, ema, optimizer: at work. conditioning: on what labels.
 
     history: plain JSON values: step, best_step, best_val_loss, seconds, and the rows of the curves, log and val.
     sums: float32 [2], loss and gradient norm added up since the last row. guide: the average as it was at the guide's
@@ -72,7 +70,6 @@ class TrainState:
         self.optimizer = Optimizer(recipe.train.optimizer, self.network, recipe.train)
         self.ema = Ema(self.network, recipe.train.ema_decay)
         self.guide: dict[str, Tensor] = {}
-        self.streams = {name: torch_generator(recipe.seed, "train", name, device=self.device) for name in STREAMS}
         self.sums = torch.zeros(2, device=self.device)
         self.history: dict[str, Any] = {
             "step": 0, "best_step": 0, "best_val_loss": math.inf, "seconds": 0.0, "log": [], "val": []
@@ -83,19 +80,25 @@ class TrainState:
         """Optimizer steps taken."""
         return int(self.history["step"])
 
-    def sample(self, objective: Objective, labels: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The random part of a step: times, noise and labels of the whole batch, on every rank the same.
+    def sample(self, objective: Objective, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Times and labels of the coming step's whole batch, on every rank the same.
 
-        labels: int64 [n] of the images, or None. Returns t, int64 [n]; eps, float32 [n, c, h, w]; the labels, some of
-        them replaced by the null label.
+        labels: int64 [n] of the images, or None. Returns t, int64 [n], and the labels, some of them replaced by the
+        null label.
         """
-        count = self.recipe.train.batch_size
-        t = objective.sample_times(count, self.streams["t"])
-        eps = torch.randn(count, *self.spec.shape, generator=self.streams["eps"], device=self.device)
+        count, seed = self.recipe.train.batch_size, self.recipe.seed
+        t = objective.sample_times(count, torch_generator(seed, "train", "t", self.step))
         if labels is not None:
-            dropped = torch.rand(count, generator=self.streams["labels"], device=self.device)
-            labels = labels.masked_fill(dropped < self.recipe.train.label_dropout, NULL_LABEL)
-        return t, eps, labels
+            generator = torch_generator(seed, "train", "labels", self.step)
+            dropped = torch.rand(count, generator=generator) < self.recipe.train.label_dropout
+            labels = labels.masked_fill(dropped.to(self.device), NULL_LABEL)
+        return t, labels
+
+    def noise(self, places: range) -> Tensor:
+        """The noise eps of the coming step at these places of the batch: float32 [n, c, h, w]."""
+        places_there = torch.arange(places.start, places.stop, device=self.device)
+        stream = stream_number("train", "eps")
+        return normal_noise(self.recipe.seed, stream, self.step, places_there, self.spec.shape)
 
     def seed_dropout(self, shard: int) -> None:
         """Seed the global stream, which dropout uses, for one shard of the coming step."""
@@ -129,7 +132,6 @@ class TrainState:
             tensors |= {
                 "weights": dict(self.network.named_parameters()),
                 "optimizer": self.optimizer.state_dict(),
-                "rng": {name: stream.get_state() for name, stream in self.streams.items()},
                 "sums": {"sums": self.sums},
             }
         recipe = self.recipe
@@ -147,8 +149,6 @@ class TrainState:
         self.guide = saved.tensors.get("guide", {})
         self.optimizer.load_state_dict(saved.tensors["optimizer"])
         self.sums.copy_(saved.tensors["sums"]["sums"])
-        for name, stream in self.streams.items():
-            stream.set_state(saved.tensors["rng"][name].cpu())
         return True
 
 

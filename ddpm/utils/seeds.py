@@ -20,7 +20,12 @@ def numpy_generator(seed: int, *key: str | int) -> np.random.Generator:
     return np.random.Generator(np.random.SFC64(seed_sequence(seed, *key)))
 
 
-def torch_generator(seed: int, *key: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A torch generator for one stream, on ``device``."""
+def torch_generator(seed: int, *key: str | int) -> torch.Generator:
+    """A torch generator for one stream, on the CPU: its numbers are the same whatever the device that uses them."""
     state = seed_sequence(seed, *key).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(state) >> 1)
+    return torch.Generator().manual_seed(int(state) >> 1)
+
+
+def stream_number(*key: str | int) -> int:
+    """A 32-bit number for the stream ``key``, for generators that count: CRC-32 of the key's parts, slash between."""
+    return crc32("/".join(map(str, key)).encode())
