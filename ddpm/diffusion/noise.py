@@ -22,7 +22,7 @@ _ROUNDS = 10
 _PER_BLOCK = 8  # normal numbers from the 128 bits of one counter
 
 
-def philox(counter: tuple[Tensor, Tensor | int, Tensor, Tensor | int], key: tuple[int, int]) -> list[Tensor]:
+def philox(counter: tuple[Tensor, Tensor | int, Tensor, Tensor | int], key: tuple[int, int]) -> tuple[Tensor, ...]:
     """Philox4x32-10: four random words for each counter of four words and a key of two.
 
     counter: int64 tensors whose shapes broadcast, or numbers; all words in 0 … 2³²−1. Returns int64 tensors of the
@@ -36,7 +36,7 @@ def philox(counter: tuple[Tensor, Tensor | int, Tensor, Tensor | int], key: tupl
         a, b = ((second >> 32) & _WORD) ^ b ^ key_0, second & _WORD
         c, d = ((first >> 32) & _WORD) ^ d ^ key_1, first & _WORD
         key_0, key_1 = (key_0 + _KEY_STEPS[0]) & _WORD, (key_1 + _KEY_STEPS[1]) & _WORD
-    return [a, b, c, d]
+    return tuple(torch.as_tensor(word) for word in (a, b, c, d))
 
 
 @cache
