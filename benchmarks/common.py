@@ -6,7 +6,7 @@ They need the outputs of `dvc repro split reference`.
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from ddpm.evaluation.reference import Reference
 from ddpm.models.checkpoint import Checkpoint, load_checkpoint
 from ddpm.sampling.generator import Generator
 from ddpm.training.launch import train_together
+from ddpm.training.loop import train
 from ddpm.training.run_folder import RunFolder
 from ddpm.training.state import Recipe
 from ddpm.utils.errors import DdpmError, one_sentence
@@ -75,7 +76,8 @@ def fit(config: Config, runtime: Runtime, folder: Path) -> tuple[Checkpoint, dic
     with RunFolder(folder, folder / "kept") as place:
         if not place.finished:
             processes = process_count(config.runtime, runtime, config.train.shards)
-            results, cost = train_together(processes, recipe, *split(), runtime, place, 60.0)
+            work = partial(train, recipe, *split(), save_every_seconds=60.0)
+            results, cost = train_together(processes, work, runtime, place)
             place.finish({"results": results, "cost": cost})
         found = place.finished
     assert found

@@ -1,14 +1,16 @@
 """Train the network; a killed run resumes where it stopped."""
 
+from functools import partial
+
 from ddpm.config import Config
 from ddpm.data.image_set import read_image_set
-from ddpm.models.build import flops_per_image
 from ddpm.training.launch import train_together
-from ddpm.training.ranks import launched_rank
+from ddpm.training.loop import train
+from ddpm.training.ranks import LAUNCHED
 from ddpm.training.run_folder import RunFolder
 from ddpm.training.state import Recipe
 from ddpm.utils.files import write_json
-from ddpm.utils.runtime import choose_runtime, environment, peak_memory_bytes, process_count
+from ddpm.utils.runtime import choose_runtime, environment, one_thread, peak_memory_bytes, process_count
 from stages.paths import COST, MODEL, SPLIT
 from stages.resume import finished_run, resume_folder
 from stages.runner import run
@@ -16,21 +18,19 @@ from stages.runner import run
 
 def train_stage(config: Config) -> None:
     training, validation = read_image_set(SPLIT / "train.npz"), read_image_set(SPLIT / "validation.npz")
-    recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
-    # A backward pass costs about two forward ones.
-    work = 3.0 * recipe.steps(len(training)) * config.train.batch_size
-    runtime = choose_runtime(config.runtime, work * flops_per_image(config.model, training.spec))
+    given = (recipe := Recipe(config.model, config.diffusion, config.train, config.seed)), training, validation
+    runtime = choose_runtime(config.runtime, recipe.flops(training))
     processes = process_count(config.runtime, runtime, config.train.shards)
-    with RunFolder(MODEL, resume_folder("train", config, *runtime.arithmetic()), writes=not launched_rank()) as folder:
+    with RunFolder(MODEL, resume_folder("train", config, *runtime.arithmetic()), writes=not LAUNCHED.rank) as folder:
         if found := folder.finished:
             folder.say(f"this very run was finished, but not recorded: it is taken from {folder.folder}")
         else:
-            given = (recipe, training, validation, runtime, folder, config.runtime.checkpoint_every_seconds)
-            results, cost = train_together(processes, *given)
-            cost |= runtime.describe() | environment() | {"threads": 1, "train_processes": processes}
+            work = partial(train, *given, save_every_seconds=config.runtime.checkpoint_every_seconds)
+            results, cost = train_together(processes, work, runtime, folder)
+            with one_thread(runtime.device):
+                cost |= runtime.describe() | environment()
             cost["train_peak_memory_mib"] = peak_memory_bytes(runtime, processes) / 2**20
-            found = finished_run("train", results=results, cost=cost)
-            folder.finish(found)
+            folder.finish(found := finished_run("train", results=results, cost=cost))
         if folder.writes:
             write_json(MODEL / "results.json", found["results"])
             write_json(COST / "train.json", found["cost"])

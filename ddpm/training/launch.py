@@ -2,52 +2,43 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
-from ddpm.data.image_set import ImageSet
-from ddpm.training.loop import train
-from ddpm.training.ranks import LostRank, Ranks
+from ddpm.training.ranks import ALONE, LAUNCHED, LostRank, Ranks
 from ddpm.training.run_folder import RunFolder
-from ddpm.training.state import Recipe
 from ddpm.utils.processes import worker_processes
 from ddpm.utils.resume import stop_signals
 from ddpm.utils.runtime import Runtime
 
+T = TypeVar("T")
 _stop: Callable[[], bool] | None = None
 
 
-def train_together(
-    processes: int,
-    recipe: Recipe,
-    training: ImageSet,
-    validation: ImageSet,
-    runtime: Runtime,
-    folder: RunFolder,
-    save_every_seconds: float,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """`train` by so many processes, which this one starts, unless torchrun or Slurm has started it among others.
+def train_together(processes: int, run: Callable[..., T], runtime: Runtime, folder: RunFolder) -> T:
+    """What ``run(runtime=…, folder=…, ranks=…)``, as a partial of `train`, returns to the first of so many processes.
 
-    The result has the same bits for any number of them. Raises what `train` does, and DdpmError where a process was
-    killed.
+    This process starts them, unless torchrun or Slurm has started it among others. ``run`` can be pickled. Raises what
+    it does, and DdpmError where a process was killed.
     """
-    joined = Ranks.joined(runtime.device)
     chosen = runtime.describe()
     folder.say(f"training on {chosen['device']}, {chosen['precision']}, {'' if runtime.compiled else 'not '}compiled")
-    if processes == 1 or joined.size > 1:
-        return train(recipe, training, validation, runtime, folder, save_every_seconds, joined)
+    if LAUNCHED.size > 1:
+        return _join(run, runtime, folder, LAUNCHED, "env://")
+    if processes == 1:
+        return run(runtime=runtime, folder=folder, ranks=ALONE)
     stop = get_context("spawn").Event()
     with (
         TemporaryDirectory() as place,
         stop_signals("step") as received,
         worker_processes(processes, "trained", _begin, stop.is_set) as executor,
     ):
-        meeting = f"file://{place}/ranks"
-        images, make_folder = (training, validation), partial(type(folder), folder.output, folder.folder)
+        make_folder = partial(type(folder), folder.output, folder.folder)
         ranks = [
-            executor.submit(_train, meeting, rank, processes, recipe, images, runtime, make_folder, save_every_seconds)
+            executor.submit(_train, run, runtime, make_folder, Ranks(rank, processes, rank), f"file://{place}/ranks")
             for rank in range(processes)
         ]
         while not ranks[0].done() and not any(map(_failed, ranks)):
@@ -73,15 +64,12 @@ def _begin(_: int, stop: Callable[[], bool]) -> None:
 
 
 def _train(
-    meeting: str,
-    rank: int,
-    processes: int,
-    recipe: Recipe,
-    images: tuple[ImageSet, ImageSet],
-    runtime: Runtime,
-    make_folder: Callable[..., RunFolder],
-    save_every_seconds: float,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    runtime = runtime.of_rank(rank)
-    ranks = Ranks.connected(rank, processes, meeting, runtime.device, _stop)
-    return train(recipe, *images, runtime, make_folder(writes=rank == 0), save_every_seconds, ranks)
+    run: Callable[..., T], runtime: Runtime, make_folder: Callable[..., RunFolder], ranks: Ranks, place: str
+) -> T:
+    return _join(run, runtime, make_folder(writes=not ranks.rank), replace(ranks, stop=_stop), place)
+
+
+def _join(run: Callable[..., T], runtime: Runtime, folder: RunFolder, ranks: Ranks, place: str) -> T:
+    own = runtime.of_rank(ranks.local_rank)
+    ranks.connect(place, own.device)
+    return run(runtime=own, folder=folder, ranks=ranks)

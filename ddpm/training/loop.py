@@ -31,7 +31,7 @@ def train(
     Writes checkpoints, curves and previews into the folder as it goes, see `Monitor`. Returns (results, cost): plain
     values that do not depend on, and that do depend on, the clock and the machine. Raises DdpmError when settings and
     images do not fit or the loss is no longer finite, SystemExit after saving on SIGINT and SIGTERM. Every one of
-    ``ranks`` calls it, and returns the same but for times; `train_together` starts them.
+    ``ranks`` calls it, and returns the same but for times; `ddpm.training.launch` starts them.
     """
     config, device = recipe.train, runtime.device
     total, per_epoch = recipe.steps(len(training)), recipe.steps_per_epoch(len(training))

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -100,8 +101,7 @@ class Monitor:
             self.save(f"epoch_{step // self.per_epoch:04d}", {})
         if saves:
             self.state.history["seconds"] = time.perf_counter() - self.started
-            moment = self.state.checkpoint(self.state.history, resumable=True)
-            self.folder.save_state(partial(save_checkpoint, checkpoint=moment))
+            self.folder.save_state(partial(self.write_checkpoint, self.state.history, resumable=True))
             self.saved_at = time.perf_counter()
             if stop:
                 raise SystemExit(f"stopped at step {step} of {self.total}; the next `dvc repro` resumes there.")
@@ -162,8 +162,11 @@ class Monitor:
     def save(self, name: str, metadata: dict[str, Any]) -> None:
         """Keep a checkpoint of this moment for good."""
         described = {"step": self.state.step, "seed": self.state.recipe.seed, **metadata}
-        checkpoint = self.state.checkpoint(described, resumable=name == "last")
-        self.folder.write(f"{name}.safetensors", partial(save_checkpoint, checkpoint=checkpoint))
+        self.folder.write(f"{name}.safetensors", partial(self.write_checkpoint, described, resumable=name == "last"))
+
+    def write_checkpoint(self, metadata: dict[str, Any], path: Path, *, resumable: bool) -> None:
+        """A file of this moment, see `TrainState.checkpoint`; of the ranks, only the one that writes calls it."""
+        save_checkpoint(path, self.state.checkpoint(metadata, resumable=resumable))
 
     def finish(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Write the last checkpoint; returns (results, cost), without and with what depends on clock and machine."""
@@ -189,5 +192,6 @@ class Monitor:
             "train_startup_seconds": first_done - self.began,
             "train_images_per_second": images / (ended - first_done),
             "train_overhead_fraction": self.overhead / (ended - self.began),
+            "train_processes": self.ranks.size,
         }
         return results, cost

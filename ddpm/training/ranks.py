@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Self
 
 import torch
 from torch import Tensor, distributed
@@ -24,44 +23,28 @@ class LostRank(DdpmError):
     """Another rank does not answer."""
 
 
-def launched_rank() -> int:
-    """The number of this process among those that torchrun or Slurm started; 0 where it was started alone."""
-    return int(os.environ.get("RANK", "0"))
-
-
 @dataclass(frozen=True)
 class Ranks:
-    """This process is number ``rank`` (from 0) of ``size``.
+    """This process is number ``rank`` (from 0) of ``size``, and number ``local_rank`` of those on its machine.
 
     stop: tells whether the process that started this one asks it to stop; None where nobody but a signal does.
     """
 
     rank: int = 0
     size: int = 1
+    local_rank: int = 0
     stop: Callable[[], bool] | None = None
 
-    @classmethod
-    def joined(cls, device: torch.device) -> Self:
-        """The ranks that torchrun or Slurm started, by the environment variables RANK, WORLD_SIZE, MASTER_ADDR and
-        MASTER_PORT; alone where they are not set. Raises DdpmError where the ranks cannot reach each other.
-        """
-        size = int(os.environ.get("WORLD_SIZE", "1"))
-        return cls() if size == 1 else cls.connected(launched_rank(), size, "env://", device)
-
-    @classmethod
-    def connected(
-        cls, rank: int, size: int, place: str, device: torch.device, stop: Callable[[], bool] | None = None
-    ) -> Self:
-        """Ranks that meet at ``place``, as `torch.distributed.init_process_group` names it. Raises DdpmError."""
+    def connect(self, place: str, device: torch.device, patience: timedelta = PATIENCE) -> None:
+        """Meet the other ranks at ``place``, as `torch.distributed.init_process_group` names it. Raises DdpmError."""
         backend = "nccl" if device.type == "cuda" else "gloo"
         try:
-            distributed.init_process_group(backend, place, timeout=PATIENCE, rank=rank, world_size=size)
+            distributed.init_process_group(backend, place, patience, world_size=self.size, rank=self.rank)
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise DdpmError(
                 f"the training processes do not reach each other ({reason}): set runtime.processes to 1."
             ) from error
-        return cls(rank, size, stop)
 
     def part(self, count: int) -> range:
         """Which of ``count`` things are this rank's: a run of them, so that the ranks' parts come in order."""
@@ -108,3 +91,7 @@ class Ranks:
 
 
 ALONE = Ranks()
+# As torchrun started this process among others, or a Slurm script that sets the same variables; else alone.
+LAUNCHED = Ranks(
+    int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+)

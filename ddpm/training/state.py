@@ -13,7 +13,7 @@ from ddpm.config import DiffusionConfig, ModelConfig, TrainConfig
 from ddpm.data.image_set import ImageSet
 from ddpm.diffusion.noise import normal_noise
 from ddpm.diffusion.objective import Objective
-from ddpm.models.build import build_network, conditioning_classes
+from ddpm.models.build import build_network, conditioning_classes, flops_per_image
 from ddpm.models.checkpoint import Checkpoint, load_checkpoint
 from ddpm.models.conditioning import fit_conditioning
 from ddpm.models.networks import NULL_LABEL
@@ -47,6 +47,11 @@ class Recipe:
     def steps(self, images: int) -> int:
         """Optimizer steps of the whole run."""
         return max(1, math.ceil(self.train.epochs * self.steps_per_epoch(images)))
+
+    def flops(self, training: ImageSet) -> float:
+        """Floating-point operations of the whole run; a backward pass costs about two forward ones."""
+        images = self.steps(len(training)) * self.train.batch_size
+        return 3.0 * images * flops_per_image(self.model, training.spec)
 
     def guide_step(self, images: int) -> int:
         """The step after which the average is kept as the guide of autoguidance; 0 for never."""

@@ -3,9 +3,13 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,8 @@ from ddpm.data.image_set import ImageSet
 from ddpm.models.build import build_network
 from ddpm.training.gradients import ShardGradients
 from ddpm.training.launch import train_together
-from ddpm.training.ranks import ALONE, Ranks
+from ddpm.training.loop import train
+from ddpm.training.ranks import ALONE, LostRank, Ranks
 from ddpm.training.run_folder import RunFolder
 from ddpm.training.state import Recipe
 from ddpm.utils.errors import DdpmError
@@ -58,7 +63,8 @@ def run(digits: ImageSet, tiny: Callable[..., Config], cpu: Runtime) -> Run:
         config = tiny(SETTINGS)
         recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
         with kind(folder, folder / "kept") as place:
-            return train_together(processes, recipe, training, validation, cpu, place, every)[0]
+            work = partial(train, recipe, training, validation, save_every_seconds=every)
+            return train_together(processes, work, cpu, place)[0]
 
     return start
 
@@ -149,3 +155,32 @@ def test_every_part_is_of_one_rank_and_they_come_in_order(count: int, size: int)
     parts = [Ranks(rank, size).part(count) for rank in range(size)]
     assert [number for part in parts for number in part] == list(range(count))
     assert max(map(len, parts)) == Ranks(0, size).each(count)
+
+
+def test_a_rank_that_hangs_is_given_up_with_one_sentence(tmp_path: Path):
+    ranks, place = Ranks(0, 2), f"file://{tmp_path}/ranks"
+    sleeper = (
+        "import time, torch; from ddpm.training.ranks import Ranks;"
+        f"Ranks(1, 2).connect({place!r}, torch.device('cpu')); time.sleep(600)"
+    )
+    hung = subprocess.Popen([sys.executable, "-c", sleeper])
+    try:
+        ranks.connect(place, torch.device("cpu"), timedelta(seconds=20))
+        with pytest.raises(LostRank, match=r"^a training process hangs or was lost \(.*\); the next run resumes\.$"):
+            ranks.gather(torch.zeros(1))
+    finally:
+        hung.kill()
+        hung.wait()
+        torch.distributed.destroy_process_group()
+
+
+def test_ranks_started_by_torchrun_compute_on_their_own_device_and_say_how_many_they_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cpu: Runtime
+):
+    asked: list[Any] = []
+    monkeypatch.setattr("ddpm.training.launch.LAUNCHED", Ranks(5, 8, 1))
+    monkeypatch.setattr(Ranks, "connect", lambda ranks, place, device: asked.append((ranks.size, place, device.type)))
+    monkeypatch.setattr(Runtime, "of_rank", lambda runtime, rank: asked.append(rank) or runtime)
+    folder = RunFolder(tmp_path, tmp_path / "kept", writes=False)
+    assert train_together(1, lambda runtime, folder, ranks: ranks, cpu, folder) == Ranks(5, 8, 1)
+    assert asked == [1, (8, "env://", "cpu")]
