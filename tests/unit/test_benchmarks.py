@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import cuda
 from benchmarks.choices import HALF, SAMPLINGS, TRAININGS
 from benchmarks.common import QUIET, SPEC, earlier, fit, save, settings
 from benchmarks.frontier import RECIPES
@@ -184,3 +185,42 @@ def test_corruption_shows_in_the_distance_here_and_now(
         assert images.shape == some.images.shape
         found.append(frechet_distance(known, fit_gaussian(extractor.features(images, "test").values)))
     assert found[0] < found[1] < found[2]
+
+
+def test_the_checks_of_cuda_hold_in_a_rehearsal(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    wanted = ["noise", "same_bits", "checkpoint_on_the_cpu", "samplers"]
+    told = ["--rehearse", "--mnist", str(raw), "--json", "found.json", "--page", "found.md", "--checks", *wanted]
+    monkeypatch.setattr("sys.argv", ["cuda", *told])
+    assert cuda.main() == 0
+    found = read_json(Path("found.json"))
+    assert list(found["checks"]) == wanted
+    assert found["device"]["rehearsal"]
+    assert found["checks"]["same_bits"]["stopped"].startswith("stopped at step ")
+    assert all(name in Path("found.md").read_text() for name in wanted)
+
+
+def test_a_check_of_cuda_that_fails_is_said_and_the_others_are_done(
+    raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def broken(bench: cuda.Bench) -> dict[str, object]:
+        """Is true."""
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(cuda, "CHECKS", {"broken": broken, "noise": cuda.CHECKS["noise"]})
+    monkeypatch.setattr("sys.argv", ["cuda", "--rehearse", "--mnist", str(raw)])
+    assert cuda.main() == 1
+    said = capsys.readouterr().out
+    assert "RuntimeError: the device is gone" in said
+    assert '"holds": true' in said
+
+
+def test_the_benchmark_of_cuda_names_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("sys.argv", ["cuda"])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert cuda.main() == 2
+    assert "PyTorch finds no CUDA device here" in capsys.readouterr().err
+    monkeypatch.setattr(cuda, "NEEDED", ("torch", "no_such_package", "no.such"))
+    assert cuda.main() == 2
+    assert "missing: no_such_package, no.such." in capsys.readouterr().err

@@ -1,0 +1,351 @@
+"""Whether all that is said of CUDA is true of the device here, and how fast it is: `python -m benchmarks.cuda --help`.
+
+For a machine with a GPU and little else: it needs the checkout, the four MNIST files, PyTorch and what `NEEDED` names,
+neither dvc nor a network; in eight minutes at most it ends. Every check says what was compared; one that does not hold
+makes the exit status 1, and the rest is done all the same. Nothing of it is measured on a CPU: there, with --rehearse,
+the same checks run in small, and show only that they can.
+"""
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+NEEDED = ("torch", "numpy", "scipy", "pydantic", "ruamel.yaml", "safetensors", "PIL", "tqdm", "psutil")
+ROOT = Path(__file__).parents[1]
+CHECKS: dict[str, Callable[["Bench"], dict[str, Any]]] = {}
+
+
+class Bench:
+    """The device, the images and the settings of all checks. rehearse: whether they are done in small."""
+
+    def __init__(self, mnist: Path, *, rehearse: bool) -> None:
+        from ddpm.config import RuntimeConfig
+        from ddpm.data.sources.mnist import MNIST
+        from ddpm.data.split import stratified_split
+        from ddpm.utils.runtime import choose_runtime
+
+        self.rehearse = rehearse
+        self.values: dict[str, Any] = _yaml(Path("params.yaml"))
+        self.config = self.settings({})
+        images = MNIST.load(mnist, "train")
+        train, validation = stratified_split(images.labels, self.config.split.train_fraction, self.config.seed)
+        self.training, self.validation = images.take(train), images.take(validation)
+        wanted: dict[str, Any] = {"device": "cpu" if rehearse else "cuda", "compile": "off" if rehearse else "on"}
+        self.runtime_settings: RuntimeConfig = self.config.runtime.model_copy(update=wanted)
+        self.runtime = choose_runtime(self.runtime_settings, float("inf"))
+        self.device = self.runtime.device
+
+    def settings(self, changes: dict[str, dict[str, Any]], preset: str | None = None) -> Any:  # noqa: ANN401
+        """params.yaml with a preset and with changes, by section."""
+        from ddpm.config import parse_config
+
+        values = json.loads(json.dumps(self.values))
+        for part in ([_yaml(ROOT / f"presets/{preset}.yaml")] if preset else []) + [changes]:
+            for section, entries in part.items():
+                values[section] = values[section] | entries
+        return parse_config(values, "params.yaml")
+
+    def train(self, folder: Path, config: Any, stop_after: int = 0) -> dict[str, Any]:  # noqa: ANN401
+        """Train in the folder, which may hold a stopped run; stop_after: steps after which it is asked to stop."""
+        import torch
+
+        from ddpm.training.loop import train
+        from ddpm.training.ranks import ALONE, Ranks
+        from ddpm.training.run_folder import RunFolder
+        from ddpm.training.state import Recipe
+
+        torch.compiler.reset()
+        asked = iter(range(10**9))
+        ranks = Ranks(stop=lambda: next(asked) >= stop_after) if stop_after else ALONE
+        recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
+        with RunFolder(folder, folder / "kept") as place:
+            return train(recipe, self.training, self.validation, self.runtime, place, 1e9, ranks)[1]
+
+    def short(self, steps: int, preset: str | None = None, **changes: Any) -> Any:  # noqa: ANN401
+        """Settings for so many steps, of a small network in a rehearsal."""
+        size = self.settings({}, preset).train.batch_size if not self.rehearse else 16
+        train = {
+            "batch_size": size,
+            "epochs": steps * size / len(self.training),
+            "preview_every": 0,
+            "validate_every": 10**9,
+            "validation_images": 64,
+        }
+        small = {"base_channels": 8, "blocks_per_level": 1, "clusters": 1} if self.rehearse else {}
+        return self.settings({"train": train | changes, "model": small, "generate": {"steps": 4}}, preset)
+
+
+def check(function: Callable[[Bench], dict[str, Any]]) -> Callable[[Bench], dict[str, Any]]:
+    """Add to the checks, by name. It returns figures, of which `holds` tells whether what its docstring says is so."""
+    CHECKS[function.__name__] = function
+    return function
+
+
+@check
+def noise(bench: Bench) -> dict[str, Any]:
+    """The noise of 1,000 images has the same bits on the device as on the CPU."""
+    import torch
+
+    from ddpm.diffusion.noise import ImageNoise
+
+    places = [ImageNoise(7, 1, range(1, 1001), (1, 28, 28), device) for device in (torch.device("cpu"), bench.device)]
+    equal = [torch.equal(places[0](), places[1]().cpu()) for _ in range(3)]
+    seconds = timed(places[1], bench, 20)
+    return {"holds": all(equal), "microseconds_an_image": seconds / 1000 * 1e6}
+
+
+@check
+def same_bits(bench: Bench) -> dict[str, Any]:
+    """Two trainings of 60 steps give the same checkpoint, and so does one that was stopped on its way and resumed."""
+    config, digests = bench.short(60, log_every=10), []
+    with TemporaryDirectory() as name:
+        for run in ("first", "second", "stopped"):
+            folder = Path(name) / run
+            if run == "stopped":
+                try:
+                    bench.train(folder, config, stop_after=25)
+                except SystemExit as stop:
+                    stopped = str(stop)
+            bench.train(folder, config)
+            digests.append(hashlib.sha256((folder / "last.safetensors").read_bytes()).hexdigest()[:16])
+    return {"holds": len(set(digests)) == 1 and "stopped at step" in stopped, "digests": digests, "stopped": stopped}
+
+
+@check
+def attention_bits(bench: Bench) -> dict[str, Any]:
+    """With attention and dropout, too, two trainings of 20 steps give the same checkpoint."""
+    config = bench.short(20)
+    values = config.model.model_copy(update={"attention": True, "dropout": 0.1})
+    config, digests = config.model_copy(update={"model": values}), []
+    with TemporaryDirectory() as name:
+        for run in ("first", "second"):
+            bench.train(Path(name) / run, config)
+            digests.append(hashlib.sha256((Path(name) / run / "last.safetensors").read_bytes()).hexdigest()[:16])
+    return {"holds": len(set(digests)) == 1, "digests": digests}
+
+
+@check
+def checkpoint_on_the_cpu(bench: Bench) -> dict[str, Any]:
+    """A network trained on the device predicts the same on the CPU in float32, to 1e-3 of its prediction."""
+    import torch
+
+    from ddpm.models.checkpoint import load_checkpoint, restore_network
+
+    with TemporaryDirectory() as name:
+        bench.train(Path(name), bench.short(20))
+        path = Path(name) / "last.safetensors"
+        x_t, t = torch.randn(16, 1, 28, 28, generator=torch.Generator().manual_seed(0)), torch.arange(16) * 60
+        found = []
+        for device in (torch.device("cpu"), bench.device):
+            checkpoint = load_checkpoint(path, device)
+            network = restore_network(checkpoint, str(path), "ema").to(device)
+            labels = torch.zeros(16, dtype=torch.int64, device=device) if checkpoint.conditioning.count else None
+            with torch.inference_mode():
+                found.append(network(x_t.to(device), t.to(device), labels).float().cpu())
+    difference = ((found[0] - found[1]).abs().max() / found[0].abs().max()).item()
+    return {"holds": difference < 1e-3, "largest_difference": difference}
+
+
+@check
+def no_waiting(bench: Bench) -> dict[str, Any]:
+    """Training waits for the device less than once in five steps, the rows of the log among them."""
+    import warnings
+
+    import torch
+
+    steps, config = 200, bench.short(200, log_every=50)
+    with TemporaryDirectory() as name, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if bench.device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("warn")
+        try:
+            bench.train(Path(name), config)
+        finally:
+            if bench.device.type == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
+    places = [f"{Path(entry.filename).name}:{entry.lineno}" for entry in caught if "synchroniz" in str(entry.message)]
+    often = sorted({place: places.count(place) for place in places}.items(), key=lambda item: -item[1])[:5]
+    return {"holds": len(places) / steps < 0.2, "waits_a_step": len(places) / steps, "where": dict(often)}
+
+
+@check
+def speed(bench: Bench) -> dict[str, Any]:
+    """Images a second in training and in sampling, and their share of what a large matrix product reaches here."""
+    import torch
+
+    from ddpm.data.image_set import denormalize
+    from ddpm.models.checkpoint import load_checkpoint
+    from ddpm.sampling.batches import fitting_batch
+    from ddpm.sampling.generator import make_generator
+    from ddpm.training.state import Recipe
+
+    size = 256 if bench.rehearse else 8192
+    left, right = (torch.randn(size, size, device=bench.device, dtype=bench.runtime.precision) for _ in range(2))
+    peak = 2 * size**3 / timed(lambda: left @ right, bench, 10)
+    figures: dict[str, Any] = {"matmul_tflops": peak / 1e12}
+    for preset in (None, "gpu"):
+        steps = 20 if bench.rehearse else 300
+        config, name = bench.short(steps, preset), preset or "default"
+        recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
+        with TemporaryDirectory() as folder:
+            cost = bench.train(Path(folder), config)
+            checkpoint = load_checkpoint(Path(folder) / "last.safetensors", bench.device)
+        images = recipe.steps(len(bench.training)) * config.train.batch_size
+        flops = recipe.flops(bench.training) / images
+        rate = cost["train_images_per_second"]
+        figures |= {
+            f"{name}_startup_seconds": cost["train_startup_seconds"],
+            f"{name}_train_images_per_second": rate,
+            f"{name}_train_share_of_matmul": rate * flops / peak,
+        }
+        whole = bench.settings({}, preset)
+        total = Recipe(whole.model, whole.diffusion, whole.train, whole.seed).flops(bench.training) / flops
+        figures[f"{name}_whole_training_seconds"] = cost["train_startup_seconds"] + total / rate
+        generator = make_generator(checkpoint, "it", config.generate, config.seed, bench.runtime)
+        batch = 16 if bench.rehearse else fitting_batch(10**6, bench.device)
+        denormalize(generator.sample(range(1, batch + 1)))  # compiles
+        seconds = timed(lambda: denormalize(generator.sample(range(1, batch + 1))), bench, 1)  # noqa: B023
+        figures[f"{name}_evaluations_per_second"] = batch * generator.nfe / seconds
+        sampled = generator.changed(steps=whole.generate.steps).nfe
+        figures[f"{name}_seconds_for_10000_images"] = 10_000 * sampled / figures[f"{name}_evaluations_per_second"]
+    peak_memory = torch.cuda.max_memory_allocated() / 2**20 if bench.device.type == "cuda" else 0.0
+    return {"holds": True, "peak_memory_mib": peak_memory, **figures}
+
+
+@check
+def samplers(bench: Bench) -> dict[str, Any]:
+    """Every sampler gives on the device the images of the CPU, in float32: 99 of 100 pixels within one grey level."""
+    from dataclasses import replace
+
+    import numpy as np
+    import torch
+
+    from ddpm.data.image_set import denormalize
+    from ddpm.diffusion.samplers import SAMPLERS
+    from ddpm.models.checkpoint import load_checkpoint
+    from ddpm.sampling.generator import make_generator
+
+    figures = {}
+    with TemporaryDirectory() as name:
+        bench.train(Path(name), bench.short(20 if bench.rehearse else 400))
+        path = Path(name) / "last.safetensors"
+        plain = replace(bench.runtime, precision=torch.float32, compiled=False)
+        for sampler in SAMPLERS:
+            found = []
+            for device in (torch.device("cpu"), bench.device):
+                config = bench.settings({"generate": {"sampler": sampler, "steps": 8}}).generate
+                runtime = replace(plain, device=device)
+                generator = make_generator(load_checkpoint(path, device), "it", config, 0, runtime)
+                found.append(denormalize(generator.sample(range(1, 17))).astype(int))
+            figures[sampler] = float((np.abs(found[0] - found[1]) <= 1).mean())
+    return {"holds": min(figures.values()) >= 0.99, **figures}
+
+
+@check
+def classifier(bench: Bench) -> dict[str, Any]:
+    """The shipped classifier's features of 1,000 digits are on the device those of the CPU, to 1e-3 of their size."""
+    import numpy as np
+    import torch
+
+    from ddpm.evaluation.features.classifier import MnistExtractor
+
+    images = bench.validation.images[: 100 if bench.rehearse else 1000]
+    places = torch.device("cpu"), bench.device
+    found = [MnistExtractor(device).features(images, "measure").values for device in places]
+    difference = float(np.abs(found[0] - found[1]).max() / np.abs(found[0]).max())
+    return {"holds": difference < 1e-3, "largest_difference": difference}
+
+
+def timed(work: Callable[[], object], bench: Bench, count: int) -> float:
+    """Seconds of one call, the mean of so many after a first one."""
+    work()
+    bench.runtime.synchronize()
+    started = time.perf_counter()
+    for _ in range(count):
+        work()
+    bench.runtime.synchronize()
+    return (time.perf_counter() - started) / count
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    from ruamel.yaml import YAML
+
+    return dict(YAML(typ="safe", pure=True).load(path))
+
+
+def page(found: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    device = found["device"]
+    lines = [
+        f"# {'A rehearsal on' if device['rehearsal'] else 'On'} {device['device']}",
+        "",
+        f"PyTorch {device['torch']}, {found['seconds']:.0f} seconds in all.",
+        "",
+    ]
+    for name, result in found["checks"].items():
+        lines += [f"**{name}**: {result['what']} {'Holds.' if result['holds'] else 'DOES NOT HOLD.'}", ""]
+        rest = {key: value for key, value in result.items() if key not in ("what", "holds")}
+        lines += [
+            f"- {key}: {value:,.4g}" if isinstance(value, float) else f"- {key}: {value}" for key, value in rest.items()
+        ]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mnist", type=Path, default=ROOT / "data/raw", help="the four IDX files (default data/raw)")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="the same as Markdown")
+    parser.add_argument("--checks", nargs="+", help="only these")
+    parser.add_argument("--rehearse", action="store_true", help="in small, on the CPU")
+    given = parser.parse_args()
+    if missing := [name for name in NEEDED if not _is_there(name)]:
+        print(f"error: these Python packages are missing: {', '.join(missing)}.", file=sys.stderr)
+        return 2
+    import torch
+
+    if not given.rehearse and not torch.cuda.is_available():
+        print("error: PyTorch finds no CUDA device here; --rehearse runs the checks in small.", file=sys.stderr)
+        return 2
+    from ddpm.utils.errors import one_sentence
+
+    with one_sentence(restore="run `dvc repro fetch_mnist` first, or name the folder by --mnist"):
+        bench = Bench(given.mnist, rehearse=given.rehearse)
+    started, checks = time.perf_counter(), {}
+    for name in given.checks or CHECKS:
+        began = time.perf_counter()
+        what = " ".join((CHECKS[name].__doc__ or "").split())
+        try:
+            result = CHECKS[name](bench)
+        except Exception:  # whatever it was, the other checks are of use
+            traceback.print_exc()
+            result = {"holds": False, "error": traceback.format_exc(limit=1).splitlines()[-1]}
+        checks[name] = {"what": what, **result, "seconds": time.perf_counter() - began}
+        print(json.dumps({name: checks[name]}, indent=2), flush=True)
+        described = bench.runtime.describe() | {"rehearsal": given.rehearse}
+        found = {"device": described, "seconds": time.perf_counter() - started, "checks": checks}
+        for path, write in ((given.json, partial(json.dumps, indent=2)), (given.page, page)):
+            if path:
+                path.write_text(write(found) + "\n", encoding="utf-8")
+    return 0 if all(result["holds"] for result in checks.values()) else 1
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())
