@@ -5,8 +5,8 @@ from ddpm.models.build import flops_per_image
 from ddpm.models.checkpoint import load_checkpoint
 from ddpm.sampling.batches import sample_replicates, write_images
 from ddpm.sampling.generator import make_generator, restore_generator
-from ddpm.sampling.pool import process_pool
 from ddpm.utils.files import atomic_folder, save_arrays, write_csv, write_json
+from ddpm.utils.processes import process_pool
 from ddpm.utils.resume import KeptRun
 from ddpm.utils.runtime import choose_runtime, environment, peak_memory_bytes, process_count, worker_count
 from stages.paths import COST, GENERATED, LABELS, MODEL, REPLICATES, TRAJECTORY

@@ -1,33 +1,39 @@
 """Bits per dimension of the test images under the model."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from ddpm.config import Config
 from ddpm.data.image_set import read_image_set
-from ddpm.diffusion.likelihood import bits_per_dimension
+from ddpm.diffusion.likelihood import Likelihood, bits_per_dimension
 from ddpm.models.checkpoint import load_checkpoint
 from ddpm.sampling.generator import make_denoiser
 from ddpm.utils.files import significant, write_json
-from ddpm.utils.runtime import choose_runtime
+from ddpm.utils.processes import process_pool
+from ddpm.utils.runtime import Runtime, choose_runtime, process_count
 from stages.paths import EVALUATION, MODEL, SPLIT
 from stages.runner import run
 
 
-def likelihood(config: Config) -> None:
-    path = MODEL / f"{config.generate.checkpoint}.safetensors"
-    checkpoint = load_checkpoint(path)
-    runtime = choose_runtime(config.runtime, 0.0)
-    denoiser = make_denoiser(checkpoint, str(path), runtime, clip=True)
-    settings, conditioning = config.likelihood, checkpoint.conditioning
+def open_likelihood(config: Config, runtime: Runtime, path: Path, number: int = 0) -> Likelihood:
+    runtime, checkpoint = runtime.of_rank(number), load_checkpoint(path)
     test = read_image_set(SPLIT / "test.npz")
-    test = test.take(np.arange(min(settings.images, len(test))))
-    images, labels = torch.from_numpy(test.images).to(runtime.device), conditioning.labels(test, runtime.device)
-    known = (labels, conditioning.frequencies.flatten().tolist())
-    found = bits_per_dimension(
-        denoiser.conditioned, images, *known, denoiser.schedule, settings.times_per_image, config.seed
-    )
-    write_json(EVALUATION / "likelihood.json", significant({"likelihood_images": len(images), **found}))
+    test = test.take(np.arange(len(test))[: config.likelihood.images])
+    denoiser = make_denoiser(checkpoint, str(path), runtime, clip=True)
+    given = torch.from_numpy(test.images).to(runtime.device), checkpoint.conditioning.labels(test, runtime.device)
+    schedule, times = denoiser.schedule, config.likelihood.times_per_image
+    return Likelihood(denoiser.conditioned, *given, schedule, times, config.seed)
+
+
+def likelihood(config: Config) -> None:
+    path, runtime = MODEL / f"{config.generate.checkpoint}.safetensors", choose_runtime(config.runtime, 0.0)
+    found = open_likelihood(*(given := (config, runtime, path)))
+    processes = process_count(config.runtime, runtime, found.groups, pays=found.groups > 20)
+    with process_pool(processes, open_likelihood, *given) as pool:
+        bits = bits_per_dimension(found, load_checkpoint(path).conditioning.frequencies.flatten().tolist(), pool)
+    write_json(EVALUATION / "likelihood.json", significant({"likelihood_images": len(found.images), **bits}))
 
 
 if __name__ == "__main__":

@@ -7,16 +7,19 @@ turns them into bits per dimension.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from ddpm.data.image_set import normalize
+from ddpm.diffusion.noise import normal_noise
 from ddpm.diffusion.process import q_sample
 from ddpm.diffusion.samplers import VARIANCES, Denoise
 from ddpm.diffusion.schedule import Schedule
-from ddpm.utils.seeds import torch_generator
+from ddpm.utils.processes import Pool
+from ddpm.utils.seeds import stream_number, torch_generator
 
 _HALF_STEP = 1.0 / 255.0  # half the distance of two grey values in [-1, 1]
 
@@ -72,72 +75,90 @@ def visited_times(residue: int, stride: int, steps: int) -> range:
     return range(1 + residue, steps, stride)
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Likelihood:
+    """The terms of the bound of some images, by groups.
+
+    conditioned: `Denoiser.conditioned`. images: uint8 [n, c, h, w] on the device. labels: int64 [n] there, the
+    conditioning labels, None for a network that knows none. Raises ValueError for fewer than two images.
+
+    Every image is evaluated at the decoder and at about ``times_per_image`` of the other steps, a comb of them; every
+    comb belongs to as many images, chosen at random, its group, so that the estimate is unbiased. A group has at least
+    two images: of few images each is evaluated at more steps.
+    """
+
+    conditioned: Callable[[Tensor | None], Denoise]
+    images: Tensor
+    labels: Tensor | None
+    schedule: Schedule
+    times_per_image: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if len(self.images) < 2:
+            raise ValueError("the error of the mean needs two images")
+
+    @property
+    def groups(self) -> int:
+        """How many there are."""
+        return max(1, min(math.ceil((len(self.schedule) - 1) / self.times_per_image), len(self.images) // 2))
+
+    @torch.inference_mode()
+    def terms(self, group: int) -> dict[str, Tensor]:
+        """Of each image of a group, float64 [m]: prior, decoder and, by their variance, the sum of all other steps.
+
+        And the label, int64 [m], for a network that knows labels. All on the CPU.
+        """
+        schedule, order = (
+            self.schedule,
+            torch.randperm(len(self.images), generator=torch_generator(self.seed, "likelihood")),
+        )
+        chosen = order[group :: self.groups].to(self.images.device)
+        x_0, stream = normalize(self.images[chosen]), stream_number("likelihood")
+        denoise = self.conditioned(None if self.labels is None else self.labels[chosen])
+        found = {"prior": prior_term(x_0, schedule)} | {name: x_0.new_zeros(len(x_0)).double() for name in VARIANCES}
+        for step in (0, *visited_times(group, self.groups, len(schedule))):
+            eps = normal_noise(self.seed, stream, step, chosen, x_0.shape[1:])
+            x_t = q_sample(x_0, schedule.alpha_bar[step].float().to(x_0.device), eps)
+            x_0_hat = denoise(x_t, int(schedule.times[step]))
+            if step == 0:
+                found["decoder"] = decoder_term(x_0, x_0_hat, step_variance(schedule, 0, "small"))
+                continue
+            for variance in VARIANCES:
+                found[variance] += self.groups * step_term(x_0, x_0_hat, schedule, step, variance)
+        if self.labels is not None:
+            found["label"] = self.labels[chosen]
+        return {name: values.cpu() for name, values in found.items()}
+
+
 def bits_per_dimension(
-    conditioned: Callable[[Tensor | None], Denoise],
-    images: Tensor,
-    labels: Tensor | None,
-    frequencies: Sequence[float],
-    schedule: Schedule,
-    times_per_image: int,
-    seed: int,
+    likelihood: Likelihood, frequencies: Sequence[float], pool: Pool | None = None
 ) -> dict[str, float]:
     """The bound on −log₂ p(x_0), per pixel, its parts, and its standard error: the mean over images.
 
-    conditioned: `Denoiser.conditioned`. images: uint8 [n, c, h, w] on the device. labels: int64 [n] there, the
-    conditioning labels, None for a network that knows none. The network then gives p(x_0 | label), and
-    p(x_0) ≥ p(label) p(x_0 | label), whichever label of the image is taken: the bits that name it, by the
-    ``frequencies`` of all labels, are a part of the bound.
-
-    Every image is evaluated at the decoder and at about ``times_per_image`` of the other steps, a comb of them; every
-    comb belongs to as many images, chosen at random, so that the estimate is unbiased. It takes at least two
-    images a comb: of few images each is evaluated at more steps. Raises ValueError for fewer than two images.
+    A network that knows labels gives p(x_0 | label), and p(x_0) ≥ p(label) p(x_0 | label), whichever label of the image
+    is taken: the bits that name it, by the ``frequencies`` of all labels, are a part of the bound. pool: processes with
+    such a likelihood, to share the groups among.
     """
-    count, dimensions, steps = len(images), images[0].numel(), len(schedule)
-    generator = torch_generator(seed, "likelihood")
-    if count < 2:
-        raise ValueError("the error of the mean needs two images")
-    stride = max(1, min(math.ceil((steps - 1) / times_per_image), count // 2))
-    order = torch.randperm(count, generator=generator)
-    total = {variance: torch.zeros(count, dtype=torch.float64) for variance in VARIANCES}
-    prior, label_bits = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
-    decoder = torch.zeros(count, dtype=torch.float64)
-    with tqdm(total=stride, desc="likelihood", unit="group") as progress:
-        for residue in range(stride):
-            chosen = order[residue::stride]
-            place = chosen.to(images.device)
-            x_0 = normalize(images[place])
-            chosen_labels = None if labels is None else labels[place]
-            denoise = conditioned(chosen_labels)
-            prior[chosen] = prior_term(x_0, schedule).cpu()
-            if chosen_labels is not None:
-                label_bits[chosen] = -torch.tensor(frequencies, dtype=torch.float64).log()[chosen_labels.cpu()]
-            for step in (0, *visited_times(residue, stride, steps)):
-                eps = torch.randn(x_0.shape, generator=generator).to(x_0.device)
-                x_t = q_sample(x_0, schedule.alpha_bar[step].float().to(x_0.device), eps)
-                x_0_hat = denoise(x_t, int(schedule.times[step]))
-                if step == 0:
-                    decoder[chosen] = decoder_term(x_0.cpu(), x_0_hat.cpu(), step_variance(schedule, 0, "small"))
-                    continue
-                for variance in VARIANCES:
-                    term = step_term(x_0.cpu(), x_0_hat.cpu(), schedule, step, variance)
-                    total[variance][chosen] += stride * term
-            progress.update()
-    unit = dimensions * math.log(2.0)
-    fixed = prior + decoder + label_bits
-    found = {
-        "bpd_prior": prior.mean().item() / unit,
-        "bpd_decoder": decoder.mean().item() / unit,
-        "bpd_label": label_bits.mean().item() / unit,
-    }
+    numbers = range(likelihood.groups)
+    shared = {number: pool.submit(Likelihood.terms, number) for number in numbers} if pool else {}
+    found = [
+        shared[number].result() if pool else likelihood.terms(number)
+        for number in tqdm(numbers, desc="likelihood", unit="group")
+    ]
+    nats, unit = -torch.tensor(frequencies).double().log(), likelihood.images[0].numel() * math.log(2.0)
+    for group in found:
+        group["label"] = nats[group["label"]] if "label" in group else torch.zeros_like(group["prior"])
+    fixed = ("prior", "decoder", "label")
+    bits = {f"bpd_{name}": torch.cat([group[name] for group in found]).mean().item() / unit for name in fixed}
     for variance in VARIANCES:
-        bound = (fixed + total[variance]) / unit
-        found |= {
-            f"bpd_steps_{variance}": total[variance].mean().item() / unit,
-            f"bpd_{variance}": bound.mean().item(),
-            f"bpd_{variance}_se": _standard_error([bound[order[residue::stride]] for residue in range(stride)]),
+        bounds = [torch.stack([group[name] for name in (*fixed, variance)]).sum(0) / unit for group in found]
+        bits |= {
+            f"bpd_steps_{variance}": torch.cat([group[variance] for group in found]).mean().item() / unit,
+            f"bpd_{variance}": torch.cat(bounds).mean().item(),
+            f"bpd_{variance}_se": _standard_error(bounds),
         }
-    return found
+    return bits
 
 
 def _standard_error(groups: Sequence[Tensor]) -> float:

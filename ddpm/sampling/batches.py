@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +18,10 @@ from tqdm import tqdm
 from ddpm.config import GenerateConfig
 from ddpm.data.image_set import denormalize
 from ddpm.sampling.generator import Generator
-from ddpm.sampling.pool import Pool
 from ddpm.sampling.trajectory import Trajectory
 from ddpm.utils.files import load_arrays, save_arrays
 from ddpm.utils.images import resize, write_rgb_pngs
+from ddpm.utils.processes import Pool
 from ddpm.utils.resume import restarting, stop_signals
 
 _MAX_BATCH = {"cpu": 250, "cuda": 4096}
@@ -60,7 +61,7 @@ def sample_batches(
         shared: dict[int, Future[None]] = {}
         if pool:
             missing = [start for start in range(1, total + 1, size) if not _path(kept, start).exists()]
-            shared = {start: pool.submit(_keep_batch, generator.config, start, size, kept) for start in missing}
+            shared = {start: pool.submit(_keep_only, generator.config, start, size, kept) for start in missing}
         while first <= total:
             if first in shared:
                 shared[first].result()
@@ -163,6 +164,11 @@ def _keep_batch(
     batch = Batch(first, images, trajectory.arrays() if trajectory else {}, time.perf_counter() - started)
     save_arrays(_path(kept, first), images=images, seconds=batch.seconds, **batch.trajectory)
     return batch
+
+
+def _keep_only(*given: Any) -> None:  # noqa: ANN401
+    """`_keep_batch` in another process, which need not send the batch back: it is read from where it is kept."""
+    _keep_batch(*given)
 
 
 def _path(kept: Path, first: int) -> Path:

@@ -121,10 +121,7 @@ def restore_generator(path: Path, config: GenerateConfig, seed: int, runtime: Ru
 
     However many such processes share the images, those have the same bits.
     """
-    runtime = runtime.of_rank(number)
-    if runtime.device.type == "cpu":
-        torch.set_num_threads(1)
-    return make_generator(load_checkpoint(path), str(path), config, seed, runtime)
+    return make_generator(load_checkpoint(path), str(path), config, seed, runtime.of_rank(number))
 
 
 def make_denoiser(checkpoint: Checkpoint, name: str, runtime: Runtime, *, clip: bool) -> Denoiser:

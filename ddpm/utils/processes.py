@@ -10,12 +10,17 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
+from typing import TypeVar
 
 from ddpm.utils.errors import DdpmError
+
+T = TypeVar("T")
+_object: object = None
 
 
 @contextmanager
@@ -43,6 +48,40 @@ def worker_processes(
         raise
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Processes that each hold an object of their own. processes: how many there are."""
+
+    processes: int
+    _executor: ProcessPoolExecutor
+
+    def submit(self, task: Callable[..., T], *arguments: object) -> Future[T]:
+        """Call ``task(object, *arguments)`` in one of the processes; the future raises what it raised."""
+        return self._executor.submit(_call, task, arguments)
+
+
+@contextmanager
+def process_pool(processes: int, build: Callable[..., object], *arguments: object) -> Iterator[Pool | None]:
+    """Processes that each make their object by ``build(*arguments, number)``, a function that can be imported.
+
+    None for one process. See `worker_processes`.
+    """
+    if processes == 1:
+        yield None
+        return
+    with worker_processes(processes, "shared the work", _build, build, arguments) as executor:
+        yield Pool(processes, executor)
+
+
+def _build(number: int, build: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    global _object
+    _object = build(*arguments, number)
+
+
+def _call(task: Callable[..., T], arguments: tuple[object, ...]) -> T:
+    return task(_object, *arguments)
 
 
 def _begin(parent: int, begun: "Synchronized[int]", begin: Callable[..., None], arguments: tuple[object, ...]) -> None:

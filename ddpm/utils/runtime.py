@@ -56,12 +56,17 @@ class Runtime:
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
     def of_rank(self, rank: int) -> "Runtime":
-        """The same in a process of its own, number ``rank`` of those on this machine; sets it up."""
+        """The same in a process of its own, number ``rank`` of those on this machine; sets it up.
+
+        On a CPU it computes in one thread: the results then have the same bits for any number of processes and cores.
+        """
         cuda = self.device.type == "cuda" and self.device.index is None
         own = replace(self, device=torch.device("cuda", rank)) if cuda else self
         own.set_up()
         if cuda:
             torch.cuda.set_device(rank)
+        if self.device.type == "cpu":
+            torch.set_num_threads(1)
         return own
 
     def prepare(self, network: torch.nn.Module, *, trains: bool) -> torch.nn.Module:
@@ -155,17 +160,18 @@ def choose_runtime(config: RuntimeConfig, flops: float) -> Runtime:
     return runtime
 
 
-def process_count(config: RuntimeConfig, runtime: Runtime, most: int) -> int:
+def process_count(config: RuntimeConfig, runtime: Runtime, most: int, *, pays: bool | None = None) -> int:
     """How many processes share work of ``most`` equal parts: the setting, or one a processor or CUDA device.
 
-    `auto` is one on a CPU where the work does not repay compiling. A device that is named by its index is used alone.
+    pays: whether the work repays starting them on a CPU; by default that which repays compiling. A device that is named
+    by its index is used alone.
     """
     if isinstance(config.processes, int):
         found = config.processes
     elif runtime.device.type == "cuda":
         found = torch.cuda.device_count() if runtime.device.index is None else 1
     else:
-        found = worker_count("auto") if runtime.compiled else 1
+        found = worker_count("auto") if (runtime.compiled if pays is None else pays) else 1
     return min(found, most)
 
 

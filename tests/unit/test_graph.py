@@ -41,7 +41,6 @@ HERE = {
     },
     "train": {
         "ddpm/diffusion/denoiser.py": "only for previews",
-        "ddpm/diffusion/noise.py": "only for previews",
         "ddpm/diffusion/samplers.py": "only for previews",
         "ddpm/training/run_folder.py": "where the files of the run are kept",
         "ddpm/utils/images.py": "only for previews",
@@ -51,7 +50,6 @@ HERE = {
     },
     "likelihood": {
         "ddpm/diffusion/guidance.py": "the likelihood is that of the network without guidance",
-        "ddpm/diffusion/noise.py": "only for sampling",
         "ddpm/diffusion/objective.py": "only the type Predict",
         "ddpm/sampling/labels.py": "only for sampling",
     },

@@ -11,6 +11,7 @@ from torch.distributions import Normal, kl_divergence
 from ddpm.data.image_set import normalize
 from ddpm.diffusion import schedule as schedules
 from ddpm.diffusion.likelihood import (
+    Likelihood,
     bits_per_dimension,
     decoder_term,
     prior_term,
@@ -21,6 +22,7 @@ from ddpm.diffusion.likelihood import (
 from ddpm.diffusion.process import q_posterior_mean
 from ddpm.diffusion.samplers import VARIANCES
 from ddpm.diffusion.schedule import Schedule, even_times, respace
+from ddpm.utils.processes import process_pool
 
 
 def linear(timesteps: int, beta_start: float, beta_end: float) -> Schedule:
@@ -109,9 +111,20 @@ def gaussian_images() -> Tensor:
 ENTROPY = 0.5 * math.log2(2 * math.pi * math.e * DEVIATION**2) - math.log2(2 / 255)
 
 
+def bits(
+    conditioned: Callable[[Tensor | None], Callable[[Tensor, int], Tensor]],
+    images: Tensor,
+    labels: Tensor | None,
+    frequencies: list[float],
+    schedule: Schedule,
+    times_per_image: int,
+) -> dict[str, float]:
+    return bits_per_dimension(Likelihood(conditioned, images, labels, schedule, times_per_image, 7), frequencies)
+
+
 def bound(schedule: Schedule, images: Tensor, times_per_image: int) -> dict[str, float]:
     denoise = exact_denoiser(LINEAR)
-    return bits_per_dimension(lambda _: denoise, images, None, [], schedule, times_per_image, 7)
+    return bits(lambda _: denoise, images, None, [], schedule, times_per_image)
 
 
 def test_the_bound_is_above_the_entropy_and_tighter_with_more_steps(gaussian_images: Tensor):
@@ -128,7 +141,7 @@ def test_large_variance_suits_broad_data_and_small_variance_a_point(gaussian_ima
     broad = bound(LINEAR, gaussian_images, 20)
     assert broad["bpd_large"] < broad["bpd_small"] - 0.3
     point = torch.full((40, 1, 6, 6), 77, dtype=torch.uint8)
-    oracle = bits_per_dimension(lambda _: lambda x_t, _: normalize(point[: len(x_t)]), point, None, [], LINEAR, 20, 7)
+    oracle = bits(lambda _: lambda x_t, _: normalize(point[: len(x_t)]), point, None, [], LINEAR, 20)
     assert abs(oracle["bpd_steps_small"]) < 1e-9
     assert oracle["bpd_steps_large"] > 0.3
 
@@ -152,10 +165,10 @@ def test_of_few_images_each_meets_more_steps_and_all_steps_are_met():
         return x_t
 
     images = torch.arange(6, dtype=torch.uint8)[:, None, None, None].expand(6, 1, 3, 3)
-    bits_per_dimension(lambda _: denoise, images, None, [], schedule, 1, 7)
+    bits(lambda _: denoise, images, None, [], schedule, 1)
     assert sorted(met) == sorted([0] * 6 + [t for t in range(1, 50) for _ in range(2)])
     with pytest.raises(ValueError, match="two images"):
-        bits_per_dimension(lambda _: denoise, images[:1], None, [], schedule, 1, 7)
+        bits(lambda _: denoise, images[:1], None, [], schedule, 1)
 
 
 def test_few_times_an_image_give_the_same_bound_within_its_error(gaussian_images: Tensor):
@@ -172,7 +185,7 @@ def test_the_bound_is_the_sum_of_its_parts_with_the_labels(gaussian_images: Tens
         met.append(labels)
         return exact_denoiser(LINEAR)
 
-    found = bits_per_dimension(make_denoiser, gaussian_images[:400], labels, [0.25, 0.75], LINEAR, 5, 7)
+    found = bits(make_denoiser, gaussian_images[:400], labels, [0.25, 0.75], LINEAR, 5)
     expected = -(math.log2(0.25) + math.log2(0.75)) / 2 / 36
     assert found["bpd_label"] == pytest.approx(expected, rel=1e-9)
     for variance in VARIANCES:
@@ -187,5 +200,16 @@ def test_a_worse_denoiser_has_a_worse_bound(gaussian_images: Tensor):
     def worse(x_t: Tensor, t: int) -> Tensor:
         return exact(x_t, t) + 0.05
 
-    found = bits_per_dimension(lambda _: worse, gaussian_images, None, [], LINEAR, 20, 7)
+    found = bits(lambda _: worse, gaussian_images, None, [], LINEAR, 20)
     assert found["bpd_small"] > bound(LINEAR, gaussian_images, 20)["bpd_small"] + 0.5
+
+
+def open_likelihood(images: Tensor, number: int) -> Likelihood:
+    return Likelihood(lambda _: exact_denoiser(LINEAR), images, None, LINEAR, 5, 7)
+
+
+def test_the_bound_has_the_same_bits_for_any_number_of_processes(gaussian_images: Tensor):
+    few = gaussian_images[:300]
+    alone = bits_per_dimension(open_likelihood(few, 0), [])
+    with process_pool(2, open_likelihood, few) as pool:
+        assert bits_per_dimension(open_likelihood(few, 0), [], pool) == alone

@@ -21,9 +21,9 @@ from ddpm.models.checkpoint import Checkpoint, save_checkpoint
 from ddpm.models.conditioning import Conditioning
 from ddpm.sampling.batches import sample_replicates, write_images
 from ddpm.sampling.generator import Generator, restore_generator
-from ddpm.sampling.pool import process_pool
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.images import read_pngs
+from ddpm.utils.processes import process_pool
 from ddpm.utils.runtime import Runtime, process_count
 
 
@@ -108,7 +108,7 @@ def test_processes_do_not_outlive_a_killed_parent(root: Path, tmp_path: Path):
     script = textwrap.dedent(
         """
         import time
-        from ddpm.sampling.pool import process_pool
+        from ddpm.utils.processes import process_pool
 
         if __name__ == "__main__":
             with process_pool(2, str) as pool:
