@@ -1,14 +1,17 @@
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from benchmarks import cuda
 from benchmarks.choices import HALF, SAMPLINGS, TRAININGS
 from benchmarks.common import QUIET, SPEC, earlier, fit, save, settings
+from benchmarks.contention import busy
 from benchmarks.frontier import RECIPES
 from benchmarks.judge import load_judge
 from benchmarks.page import RESULTS, cell, table
@@ -224,3 +227,15 @@ def test_the_benchmark_of_cuda_names_what_is_missing(
     monkeypatch.setattr(cuda, "NEEDED", ("torch", "no_such_package", "no.such"))
     assert cuda.main() == 2
     assert "missing: no_such_package, no.such." in capsys.readouterr().err
+
+
+def test_busy_processes_are_busy_inside_and_gone_after_it():
+    before = set(psutil.Process().children())
+    with busy(2):
+        started = set(psutil.Process().children()) - before
+        assert len(started) == 2
+        deadline = time.monotonic() + 20
+        while min(process.cpu_times().user for process in started) < 0.05:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert set(psutil.Process().children()) == before

@@ -1,0 +1,98 @@
+"""What training and sampling keep of their speed beside a busy machine: `python -m benchmarks.contention REVISION`.
+
+This commit and an earlier one, one after the other: a short training and a short sampling run of each, quiet, beside
+one busy process of one thread, and beside two. The first run of each commit compiles and is not counted. Nothing else
+should run meanwhile. `kept` is the speed as a part of the same commit's quiet speed.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ruamel.yaml import YAML
+from tqdm import tqdm
+
+from benchmarks.common import arguments, run, save, show
+from ddpm.utils.errors import DdpmError
+from ddpm.utils.files import read_json
+from stages.paths import RAW
+from tools import clone, commit_of, leave_surroundings
+
+# Sections and keys that every commit since the first release has.
+CHANGES: dict[str, dict[str, Any]] = {
+    "train": {"epochs": 0.4, "validate_every": 10**9, "preview_every": 0},
+    "generate": {"num_images": 2000, "trajectories": 1},
+    "runtime": {"compile": "on", "precision": "auto"},
+}
+FIGURES = {"train": "train_images_per_second", "generate": "generate_images_per_second"}
+BUSY = (0, 1, 2)
+
+
+@contextmanager
+def busy(processes: int) -> Iterator[None]:
+    """So many processes that compute without end, inside."""
+    started = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def prepare(commit: str, folder: Path) -> None:
+    """A clone of the commit with its split and the settings of the benchmark; its caches are filled."""
+    clone(commit, folder, folder / ".dvc/cache")
+    shutil.copytree(RAW, folder / RAW)
+    yaml = YAML()
+    values = yaml.load(folder / "params.yaml")
+    for section, entries in CHANGES.items():
+        values[section].update(entries)
+    for key in ("replicates", "repeats"):
+        if key in values["generate"]:
+            values["generate"][key] = 0
+    yaml.dump(values, folder / "params.yaml")
+    for stage in ("split", *FIGURES):
+        stage_of(folder, stage)
+
+
+def stage_of(folder: Path, stage: str) -> dict[str, Any]:
+    """Run a stage of a clone, from its start; returns what it says of its cost."""
+    environment = {"TORCHINDUCTOR_CACHE_DIR": str(folder / ".compiler"), "PYTHONPATH": ""}
+    shutil.rmtree(folder / ".ckpt", ignore_errors=True)
+    command = (sys.executable, "-m", f"stages.{stage}")
+    if subprocess.run(command, cwd=folder, env=os.environ | environment, check=False).returncode:
+        raise DdpmError(f"`python -m stages.{stage}` failed in {folder}.")
+    return dict(read_json(folder / f"data/cost/{stage}.json")) if stage in FIGURES else {}
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("revision", help="the earlier commit")
+    given = parser.parse_args()
+    leave_surroundings()
+    rows: list[dict[str, Any]] = []
+    for commit in map(commit_of, ("HEAD", given.revision)):
+        with TemporaryDirectory() as name:
+            folder = Path(name) / "clone"
+            prepare(commit, folder)
+            quiet: dict[str, float] = {}
+            for processes in tqdm(BUSY, desc=commit[:7]):
+                row: dict[str, Any] = {"commit": commit[:7], "busy": processes}
+                for stage, key in FIGURES.items():
+                    with busy(processes):
+                        speed = stage_of(folder, stage)[key]
+                    row |= {key: speed, f"{stage}_kept": speed / quiet.setdefault(stage, speed)}
+                rows.append(row)
+                save(rows, given.json, {"processors": os.cpu_count()})
+    show(rows)
+
+
+if __name__ == "__main__":
+    run(main)
