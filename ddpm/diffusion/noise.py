@@ -48,7 +48,7 @@ def normal_table(device: torch.device) -> Tensor:
     half = [NormalDist().inv_cdf((number + 0.5) / 65536) for number in range(32768)]
     scale = sqrt(fsum(value * value for value in half) / len(half))
     lower = [value / scale for value in half]
-    return torch.tensor(lower + [-value for value in reversed(lower)], dtype=torch.float32, device=device)
+    return torch.tensor(lower + [-value for value in reversed(lower)], dtype=torch.float32).to(device)
 
 
 def normal_noise(seed: int, stream: int, draw: int, images: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -76,7 +76,7 @@ class ImageNoise:
         self, seed: int, replicate: int, numbers: Sequence[int], shape: tuple[int, int, int], device: torch.device
     ) -> None:
         self._seed, self._stream, self._draws = seed, stream_number("generate", replicate), 0
-        self._numbers, self._shape = torch.tensor(list(numbers), device=device), shape
+        self._numbers, self._shape = torch.tensor(list(numbers)).to(device), shape
 
     def __call__(self) -> Tensor:
         """The next standard normal noise of every image: float32 [n, channels, height, width] on the device."""

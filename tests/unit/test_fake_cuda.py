@@ -1,0 +1,150 @@
+"""The code as it runs on a CUDA device, without one: tensors that have a device and a shape, but no values.
+
+Such a tensor takes part in an operation only with others of its device, and raises where its value is asked for: a
+training step or a sampler that passes neither mixes devices nor waits for the GPU.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ddpm.config import Config
+from ddpm.data.image_set import ImageSet, ImageSpec
+from ddpm.diffusion.denoiser import Denoiser
+from ddpm.diffusion.likelihood import Likelihood
+from ddpm.diffusion.noise import ImageNoise, normal_table
+from ddpm.diffusion.process import TARGETS
+from ddpm.diffusion.samplers import SAMPLERS
+from ddpm.diffusion.schedule import build_schedule, even_times, respace
+from ddpm.models.build import build_network
+from ddpm.training.loop import train
+from ddpm.training.run_folder import RunFolder
+from ddpm.training.state import Recipe
+from ddpm.utils.runtime import Runtime
+
+CUDA = torch.device("cuda", 0)
+
+
+class FakeCuda(TorchDispatchMode):
+    """What touches the CUDA device has no values; what stays on the CPU is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        given = tree_leaves((args, kwargs))
+        if any(isinstance(part, FakeTensor) or (isinstance(part, torch.device) and part == CUDA) for part in given):
+            with self._mode:
+                return func(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def put_there(_: Runtime, network: torch.nn.Module, *, trains: bool) -> torch.nn.Module:
+    """In place of `Runtime.prepare`: `Module.to` cannot replace weights by such tensors."""
+    for module in network.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            setattr(module, name, torch.nn.Parameter(weight.detach().to(CUDA)))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(CUDA))
+    return network
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("torch.cuda._lazy_init", lambda: None)  # else it looks for a driver
+    monkeypatch.setattr(Runtime, "prepare", put_there)
+    normal_table.cache_clear()
+    with FakeCuda():
+        yield
+
+
+@pytest.fixture
+def runtime() -> Runtime:
+    return Runtime(CUDA, torch.bfloat16, compiled=False)
+
+
+def test_a_value_on_the_device_cannot_be_asked_for(fake: None):
+    there = torch.ones(3, device=CUDA)
+    with pytest.raises(DataDependentOutputException):
+        there.sum().item()
+    with pytest.raises(RuntimeError, match="device"):
+        _ = there + torch.ones(3)
+
+
+class Unwatched:
+    """In place of `Monitor`, which waits for the device from time to time."""
+
+    progress, first_step = nullcontext(), 0
+
+    def __init__(self, state: Any, *_: object) -> None:  # noqa: ANN401
+        self.state, self.steps = state, 0
+
+    def after_step(self, *_: object, **__: object) -> None:
+        self.steps += 1
+
+    def finish(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        return {"state": self.state, "steps": self.steps}, {}
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_training_steps_stay_on_the_device_and_never_wait_for_it(
+    fake: None,
+    runtime: Runtime,
+    digits: ImageSet,
+    tiny: Callable[..., Config],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    optimizer: str,
+):
+    monkeypatch.setattr("ddpm.training.loop.Monitor", Unwatched)
+    losses: list[torch.Tensor] = []
+    # The backward pass itself takes a driver; its devices are those of the forward pass.
+    monkeypatch.setattr(torch.Tensor, "backward", lambda loss: losses.append(loss))
+    settings = {"model.attention": True, "model.clusters": 1, "train.optimizer": optimizer, "train.shards": 2}
+    config = tiny(settings | {"train.log_every": 10**6})
+    recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
+    images = digits.take(np.arange(256))
+    found, _ = train(recipe, images, images, runtime, RunFolder(tmp_path, tmp_path / "kept"), 1e9)
+    assert 2 * found["steps"] == 2 * recipe.steps(256) == len(losses) > 4
+    assert all(loss.device == CUDA and loss.requires_grad for loss in losses)
+    assert all(weight.device == CUDA for weight in found["state"].network.parameters())
+    assert all(average.device == CUDA for average in found["state"].ema.state_dict().values())
+
+
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
+def test_every_sampler_stays_on_the_device_and_never_waits_for_it(
+    fake: None, runtime: Runtime, tiny: Callable[..., Config], sampler: str
+):
+    config = tiny({"generate.sampler": sampler, "model.attention": True})
+    network = runtime.prepare(build_network(config.model, ImageSpec(28, 1, 10)), trains=False)
+    schedule = build_schedule(config.diffusion)
+    labels = torch.zeros(4, dtype=torch.int64, device=CUDA)
+    denoiser = Denoiser(runtime.predictor(network), TARGETS["v"], schedule, clip=True, labels=labels)
+    noise = ImageNoise(0, 0, range(1, 5), (1, 28, 28), CUDA)
+    steps = respace(schedule, even_times(schedule, 4))
+    x_0 = SAMPLERS.build(sampler, config.generate)(denoiser, noise(), steps, noise)
+    assert x_0.device == CUDA
+    assert x_0.shape == (4, 1, 28, 28)
+
+
+def test_the_likelihood_waits_for_the_device_only_at_the_end_of_a_group(
+    fake: None, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+):
+    schedule = build_schedule(SimpleNamespace(schedule="cosine", timesteps=20, beta_start=1e-4, beta_end=0.02))
+    images = torch.zeros(8, 1, 28, 28, dtype=torch.uint8, device=CUDA)
+    read: list[str] = []
+    move = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: read.append("read") or move(tensor))
+    likelihood = Likelihood(lambda _: lambda x_t, _: x_t, images, None, schedule, 5, 0)
+    found = Likelihood.terms.__wrapped__(likelihood, 0)  # without inference mode, in which such tensors cannot be
+    assert len(read) == len(found) == 4
