@@ -21,6 +21,7 @@ from ddpm.evaluation.features import EXTRACTORS
 from ddpm.models.networks import NETWORKS
 from ddpm.training.optimizers import LR_DECAYS, OPTIMIZERS
 from ddpm.utils.errors import DdpmError
+from ddpm.utils.image_files import FORMATS
 from ddpm.utils.registry import Registry
 
 
@@ -206,6 +207,7 @@ class GenerateConfig(_Section):
     variance: Annotated[float, Field(ge=0, le=1)] | Annotated[str, _name_in(VARIANCES)]
     eta: Annotated[float, Field(ge=0, le=1)]
     clip: bool
+    format: Annotated[str, _name_in(FORMATS)]
     output_size: Annotated[int, Field(ge=8, le=1024)]
     trajectories: Annotated[int, Field(ge=1, le=10_000)]
 

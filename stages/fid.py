@@ -1,14 +1,14 @@
 """Measure the generated images against the real ones."""
 
 from ddpm.config import Config
-from ddpm.data.load import read_labels
+from ddpm.data.load import load_images, read_labels
 from ddpm.data.sources import SOURCES
 from ddpm.evaluation.evaluator import Evaluator
 from ddpm.evaluation.features import open_extractors
 from ddpm.evaluation.measure import in_order, over_replicates, refuse_constant
 from ddpm.evaluation.reference import find_reference
 from ddpm.utils.files import atomic_path, load_arrays, significant, write_json
-from ddpm.utils.images import png_name, read_pngs
+from ddpm.utils.images import png_name
 from ddpm.utils.runtime import choose_runtime, worker_count
 from stages.paths import EVALUATION, GENERATED, LABELS, RAW, REFERENCE, REPLICATES
 from stages.runner import run
@@ -20,7 +20,7 @@ def fid(config: Config) -> None:
     networks, skipped = open_extractors(settings.extractors, settings, choose_runtime(config.runtime, 0.0).device)
     references = [find_reference(REFERENCE / f"{x.name}.npz", x, train, test, config.seed) for x in networks]
     evaluator = Evaluator(list(zip(networks, references, strict=True)), skipped, config.seed)
-    images = read_pngs(GENERATED, worker_count(config.runtime.workers))
+    images = load_images(GENERATED, worker_count(config.runtime.workers))
     refuse_constant(images, lambda i: png_name(i + 1, len(images)))
     labels = read_labels(LABELS, len(images))
     found = evaluator.measure(images, labels, settings.bootstrap, "generated")

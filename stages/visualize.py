@@ -8,7 +8,7 @@ from ddpm.data.sources import SOURCES
 from ddpm.figures.curves import write_loss_curves
 from ddpm.figures.grids import closest_pairs, real_and_generated, reverse_gif, reverse_strip, sample_grid
 from ddpm.utils.files import load_arrays
-from ddpm.utils.images import read_pngs
+from ddpm.utils.image_files import read_images
 from ddpm.utils.runtime import worker_count
 from stages.paths import EVALUATION, FIGURES, GENERATED, MODEL, RAW, SPLIT, TRAJECTORY
 from stages.runner import run
@@ -20,7 +20,7 @@ PAIRS = 5  # of each class
 def visualize(config: Config) -> None:
     settings = config.visualize
     columns, scale = settings.grid_columns, settings.scale
-    generated = read_pngs(GENERATED, worker_count(config.runtime.workers))
+    generated = read_images(GENERATED, worker_count(config.runtime.workers))
     test, training = read_image_set(SPLIT / "test.npz"), SOURCES[config.data.name].load(RAW, "train")
     nearest = pd.read_csv(EVALUATION / "nearest.csv")
     space = "feature" if "feature_index" in nearest else "pixel"

@@ -8,18 +8,19 @@ import pandas as pd
 from ddpm.data.idx import read_idx
 from ddpm.utils.errors import DamagedFile, MissingFile
 from ddpm.utils.files import load_arrays
-from ddpm.utils.images import read_pngs
+from ddpm.utils.image_files import read_images
 
 
 def load_images(path: Path, workers: int) -> np.ndarray:
     """Read images as uint8 [n, c, h, w], c = 1 where all are grey.
 
-    path: a folder of PNG files; an npz file whose array ``images``, or only array, holds them as [n, h, w],
-    [n, h, w, c] or [n, c, h, w] with c = 1 or 3; or an IDX file of images, gzipped or not. Floating-point values must
-    lie in [0, 1], or in [-1, 1] where some are negative. Raises MissingFile, DamagedFile.
+    path: a folder of PNG files, or of those of `generate.format: npz`; an npz file whose array ``images``, or only
+    array, holds them as [n, h, w], [n, h, w, c] or [n, c, h, w] with c = 1 or 3; or an IDX file of images, gzipped or
+    not. Floating-point values must lie in [0, 1], or in [-1, 1] where some are negative. Raises MissingFile,
+    DamagedFile.
     """
     if path.is_dir():
-        return read_pngs(path, workers)
+        return read_images(path, workers)
     if not path.is_file():
         raise MissingFile(f"{path} is missing")
     if path.suffix != ".npz":

@@ -5,7 +5,7 @@ one is sampled.
 import math
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from ddpm.data.image_set import denormalize
 from ddpm.sampling.generator import Generator
 from ddpm.sampling.trajectory import Trajectory
 from ddpm.utils.files import load_arrays, save_arrays
-from ddpm.utils.images import resize, write_rgb_pngs
+from ddpm.utils.image_files import FORMATS
+from ddpm.utils.images import resize
 from ddpm.utils.processes import Pool
 from ddpm.utils.resume import restarting, stop_signals
 
@@ -94,24 +95,17 @@ def sample_batches(
 def write_images(
     generator: Generator, folder: Path, workers: int, batch_size: int | str, kept: Path, pool: Pool | None = None
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Sample all images of the run into ``folder`` as RGB PNGs 00001.png, 00002.png, …; see `sample_batches`.
+    """Sample all images of the run into ``folder``, as files of ``config.format``; see `sample_batches`.
 
     Memory does not grow with the number of images. Returns (seconds, images per second and the largest batch; the
-    trajectory of the first ``config.trajectories`` images). Raises OSError when a PNG cannot be written.
+    trajectory of the first ``config.trajectories`` images). Raises OSError when a file cannot be written.
     """
-    total, size = generator.config.num_images, generator.config.output_size
-    writing: list[Future[None]] = []
+    config = generator.config
     trajectories: list[dict[str, np.ndarray]] = []
     seconds, largest = 0.0, 0
-    with ThreadPoolExecutor(workers) as threads:
+    with FORMATS[config.format](folder, config.num_images, config.output_size, workers) as files:
         for batch in sample_batches(generator, batch_size, kept, pool=pool):
-            for part in writing:
-                part.result()
-            writing = [
-                threads.submit(write_rgb_pngs, folder, batch.images[rows], batch.first + int(rows[0]), total, size)
-                for rows in np.array_split(np.arange(len(batch.images)), workers)
-                if len(rows)
-            ]
+            files.add(batch.images)
             if batch.trajectory:
                 trajectories.append(batch.trajectory)
             seconds, largest = (
@@ -119,12 +113,11 @@ def write_images(
                 max(largest, len(batch.images)),
             )
         sampled = time.perf_counter()
-        for part in writing:
-            part.result()
+        files.finish()
     seconds += time.perf_counter() - sampled
     cost = {
         "generate_seconds": seconds,
-        "generate_images_per_second": total / seconds,
+        "generate_images_per_second": config.num_images / seconds,
         "generate_batch_size": largest,
     }
     together = {name: np.concatenate([part[name] for part in trajectories], 1) for name in ("x_t", "x_0")}

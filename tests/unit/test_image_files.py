@@ -1,0 +1,48 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ddpm.data.load import load_images
+from ddpm.utils import image_files
+from ddpm.utils.files import load_arrays
+from ddpm.utils.image_files import FORMATS, read_images
+from ddpm.utils.images import resize
+
+IMAGES = np.random.default_rng(0).integers(256, size=(25, 1, 8, 8), dtype=np.uint8)
+
+
+def written(folder: Path, form: str, images: np.ndarray = IMAGES, size: int = 8, batch: int = 7) -> list[str]:
+    """The names of the files of the images, which are added batch by batch."""
+    folder.mkdir()
+    with FORMATS[form](folder, len(images), size, 3) as files:
+        for first in range(0, len(images), batch):
+            files.add(images[first : first + batch])
+        files.finish()
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture(autouse=True)
+def _few_images_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_files, "IMAGES_PER_NPZ", 10)
+
+
+@pytest.mark.parametrize("form", list(FORMATS))
+@pytest.mark.parametrize("batch", [1, 7, 10, 24, 100])
+def test_images_come_back_in_their_order(tmp_path: Path, form: str, batch: int):
+    written(tmp_path / "images", form, batch=batch)
+    assert np.array_equal(read_images(tmp_path / "images", 2), IMAGES)
+    assert np.array_equal(load_images(tmp_path / "images", 2), IMAGES)
+
+
+def test_an_npz_holds_so_many_images_and_is_named_by_its_first(tmp_path: Path):
+    assert written(tmp_path / "npz", "npz") == ["images_01.npz", "images_11.npz", "images_21.npz"]
+    assert [len(load_arrays(path)["images"]) for path in sorted((tmp_path / "npz").iterdir())] == [10, 10, 5]
+    assert written(tmp_path / "png", "png")[:2] == ["00001.png", "00002.png"]
+
+
+@pytest.mark.parametrize("form", list(FORMATS))
+def test_images_are_resized_and_colours_kept(tmp_path: Path, form: str):
+    colours = np.random.default_rng(1).integers(256, size=(4, 3, 8, 8), dtype=np.uint8)
+    written(tmp_path / "images", form, colours, size=12)
+    assert np.array_equal(read_images(tmp_path / "images", 1), resize(colours, 12))
