@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ruamel.yaml import YAML
 
 from ddpm.data.sources import SOURCES
+from ddpm.diffusion.denoiser import CLIPPINGS
 from ddpm.diffusion.objective import TIME_DENSITIES, TIME_SAMPLINGS, WEIGHTINGS
 from ddpm.diffusion.process import TARGETS
 from ddpm.diffusion.samplers import SAMPLERS, VARIANCES
@@ -121,6 +122,8 @@ class ModelConfig(_Section):
     initialization: Literal["zero", "xavier"]
     norm_groups: Count
     dropout: BelowOne
+    learned_variance: bool
+    self_conditioning: bool
 
     @model_validator(mode="after")
     def _groups_divide(self) -> Self:
@@ -131,18 +134,24 @@ class ModelConfig(_Section):
 
 
 class DiffusionConfig(_Section):
-    """The forward process and what the network predicts. beta_start and beta_end belong to the linear schedule."""
+    """The forward process and what the network predicts: see `ddpm.diffusion.schedule` and `ddpm.diffusion.process`."""
 
     schedule: Annotated[str, _name_in(SCHEDULES)]
     timesteps: Annotated[int, Field(ge=1, le=10_000)]
     beta_start: Beta
     beta_end: Beta
+    shift: Annotated[float, Field(gt=0, le=100)]
+    zero_terminal_snr: bool
     target: Annotated[str, _name_in(TARGETS)]
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.beta_start > self.beta_end:
             raise ValueError(f"beta_start ({self.beta_start}) must not exceed beta_end ({self.beta_end})")
+        if self.zero_terminal_snr and self.target == "eps":
+            raise ValueError(
+                "zero_terminal_snr needs another target than eps, which says nothing of x_0 where all is noise"
+            )
         try:
             build_schedule(self)
         except DdpmError as error:
@@ -166,6 +175,8 @@ class TrainConfig(_Section):
     ema_decay: BelowOne
     weighting: Annotated[str, _name_in(WEIGHTINGS)]
     min_snr_gamma: Positive
+    vlb_weight: NotNegative
+    offset_noise: NotNegative
     label_dropout: BelowOne
     guide_fraction: BelowOne
     time_density: Annotated[str, _name_in(TIME_DENSITIES)]
@@ -199,14 +210,15 @@ class GenerateConfig(_Section):
     classes: Literal["all"] | Annotated[tuple[ClassLabel, ...], Field(strict=False, min_length=1)]
     guidance: Annotated[float, Field(ge=0, le=100)]
     guidance_interval: Interval
+    guidance_rescale: Annotated[float, Field(ge=0, le=1)]
     autoguidance: Annotated[float, Field(ge=0, le=100)]
     autoguidance_interval: Interval
     sampler: Annotated[str, _name_in(SAMPLERS)]
     steps: Count
     spacing: Annotated[str, _name_in(SPACINGS)]
-    variance: Annotated[float, Field(ge=0, le=1)] | Annotated[str, _name_in(VARIANCES)]
+    variance: Annotated[float, Field(ge=0, le=1)] | Literal["learned"] | Annotated[str, _name_in(VARIANCES)]
     eta: Annotated[float, Field(ge=0, le=1)]
-    clip: bool
+    clip: bool | Annotated[str, _name_in(CLIPPINGS)]
     format: Annotated[str, _name_in(FORMATS)]
     output_size: Annotated[int, Field(ge=8, le=1024)]
     trajectories: Annotated[int, Field(ge=1, le=10_000)]
@@ -290,6 +302,11 @@ class Config(_Section):
             raise ValueError(
                 f"generate.autoguidance ({self.generate.autoguidance}) needs a guide: raise train.guide_fraction above "
                 "0, or set generate.autoguidance to 1"
+            )
+        if self.generate.variance == "learned" and not self.model.learned_variance:
+            raise ValueError(
+                "generate.variance (learned) needs a network that predicts it: set model.learned_variance to true, or "
+                "generate.variance to small, large or a fraction"
             )
         if self.generate.classes != "all" and not self.model.classes:
             raise ValueError(

@@ -24,7 +24,7 @@ def open_likelihood(config: Config, runtime: Runtime, path: Path, number: int = 
     denoiser = make_denoiser(checkpoint, str(path), runtime, clip=True)
     given = torch.from_numpy(test.images).to(runtime.device), checkpoint.conditioning.labels(test, runtime.device)
     schedule, times = denoiser.schedule, config.likelihood.times_per_image
-    return Likelihood(denoiser.conditioned, *given, schedule, times, config.seed)
+    return Likelihood(denoiser.conditioned, *given, schedule, times, config.seed, denoiser.learned_variance)
 
 
 def likelihood(config: Config) -> None:

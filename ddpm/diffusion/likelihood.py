@@ -14,14 +14,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ddpm.data.image_set import normalize
+from ddpm.diffusion.bound import decoder_term, divergence
 from ddpm.diffusion.noise import normal_noise
 from ddpm.diffusion.process import q_sample
-from ddpm.diffusion.samplers import VARIANCES, Denoise
+from ddpm.diffusion.samplers import VARIANCES, Denoise, LearnedDenoise, learned_log_variance
 from ddpm.diffusion.schedule import Schedule
 from ddpm.utils.processes import Pool
 from ddpm.utils.seeds import stream_number, torch_generator
-
-_HALF_STEP = 1.0 / 255.0  # half the distance of two grey values in [-1, 1]
 
 
 def prior_term(x_0: Tensor, schedule: Schedule) -> Tensor:
@@ -55,19 +54,11 @@ def step_term(x_0: Tensor, x_0_hat: Tensor, schedule: Schedule, step: int, varia
     return 0.5 * (coefficient**2 * squares / sigma2 + x_0[0].numel() * (ratio - 1.0 - ratio.log()))
 
 
-def decoder_term(x_0: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """L_0 = −log p(x_0 | x_1): the Gaussian N(mean, variance) summed up over each grey value's interval: float64 [n].
-
-    x_0: in [-1, 1], of 256 grey values; the intervals of the darkest and the brightest are open. DDPM, eq. 13.
-    """
-    x_0, mean, sigma = x_0.double(), mean.double(), variance.sqrt()
-    above = torch.where(x_0 > 1.0 - _HALF_STEP, math.inf, (x_0 + _HALF_STEP - mean) / sigma)
-    below = torch.where(x_0 < -1.0 + _HALF_STEP, -math.inf, (x_0 - _HALF_STEP - mean) / sigma)
-    # Of an interval in the upper tail, the mirror image: log Φ loses all digits where Φ is nearly 1.
-    flip = below > 0
-    high, low = torch.where(flip, -below, above), torch.where(flip, -above, below)
-    log_high, log_low = torch.special.log_ndtr(high), torch.special.log_ndtr(low)
-    return -(log_high + torch.log1p(-torch.exp(log_low - log_high))).flatten(1).sum(1)
+def learned_step_term(x_0: Tensor, x_0_hat: Tensor, schedule: Schedule, step: int, log_variance: Tensor) -> Tensor:
+    """`step_term` where the reverse step has a variance for every pixel, shaped like ``x_0``: float64 [n]."""
+    coefficient = schedule.alpha_bar_prev[step].sqrt() * schedule.beta[step] / (1.0 - schedule.alpha_bar[step])
+    difference = coefficient * (x_0.double() - x_0_hat.double())
+    return divergence(difference, schedule.posterior_variance[step].log(), log_variance)
 
 
 def visited_times(residue: int, stride: int, steps: int) -> range:
@@ -80,19 +71,21 @@ class Likelihood:
     """The terms of the bound of some images, by groups.
 
     conditioned: `Denoiser.conditioned`. images: uint8 [n, c, h, w] on the device. labels: int64 [n] there, the
-    conditioning labels, None for a network that knows none. Raises ValueError for fewer than two images.
+    conditioning labels, None for a network that knows none. learned: whether the denoiser predicts a variance too, the
+    bound with which is then found as well. Raises ValueError for fewer than two images.
 
     Every image is evaluated at the decoder and at about ``times_per_image`` of the other steps, a comb of them; every
     comb belongs to as many images, chosen at random, its group, so that the estimate is unbiased. A group has at least
     two images: of few images each is evaluated at more steps.
     """
 
-    conditioned: Callable[[Tensor | None], Denoise]
+    conditioned: Callable[[Tensor | None], Denoise | LearnedDenoise]
     images: Tensor
     labels: Tensor | None
     schedule: Schedule
     times_per_image: int
     seed: int
+    learned: bool = False
 
     def __post_init__(self) -> None:
         if len(self.images) < 2:
@@ -107,7 +100,8 @@ class Likelihood:
     def terms(self, group: int) -> dict[str, Tensor]:
         """Of each image of a group, float64 [m]: prior, decoder and, by their variance, the sum of all other steps.
 
-        And the label, int64 [m], for a network that knows labels. All on the CPU.
+        With a learned variance also the latter two by that; and the label, int64 [m], for a network that knows labels.
+        All on the CPU.
         """
         schedule, order = (
             self.schedule,
@@ -120,7 +114,17 @@ class Likelihood:
         for step in (0, *visited_times(group, self.groups, len(schedule))):
             eps = normal_noise(self.seed, stream, step, chosen, x_0.shape[1:])
             x_t = q_sample(x_0, schedule.alpha_bar[step].float().to(x_0.device), eps)
-            x_0_hat = denoise(x_t, int(schedule.times[step]))
+            if self.learned:
+                assert isinstance(denoise, LearnedDenoise)
+                x_0_hat, fraction = denoise.with_fraction(x_t, int(schedule.times[step]))
+                log_variance = learned_log_variance(schedule, step, fraction.double())
+                if step == 0:
+                    found["decoder_learned"] = decoder_term(x_0, x_0_hat, log_variance.exp())
+                    found["learned"] = torch.zeros_like(found["decoder_learned"])
+                else:
+                    found["learned"] += self.groups * learned_step_term(x_0, x_0_hat, schedule, step, log_variance)
+            else:
+                x_0_hat = denoise(x_t, int(schedule.times[step]))
             if step == 0:
                 found["decoder"] = decoder_term(x_0, x_0_hat, step_variance(schedule, 0, "small"))
                 continue
@@ -151,8 +155,9 @@ def bits_per_dimension(
         group["label"] = nats[group["label"]] if "label" in group else torch.zeros_like(group["prior"])
     fixed = ("prior", "decoder", "label")
     bits = {f"bpd_{name}": torch.cat([group[name] for group in found]).mean().item() / unit for name in fixed}
-    for variance in VARIANCES:
-        bounds = [torch.stack([group[name] for name in (*fixed, variance)]).sum(0) / unit for group in found]
+    for variance in (*VARIANCES, "learned") if likelihood.learned else VARIANCES:
+        parts = ("prior", "decoder_learned" if variance == "learned" else "decoder", "label", variance)
+        bounds = [torch.stack([group[name] for name in parts]).sum(0) / unit for group in found]
         bits |= {
             f"bpd_steps_{variance}": torch.cat([group[variance] for group in found]).mean().item() / unit,
             f"bpd_{variance}": torch.cat(bounds).mean().item(),

@@ -1,7 +1,7 @@
 """Noise schedules as float64 arrays, and respacing: fewer steps are just another schedule.
 
 A schedule of `SCHEDULES` is a function that returns the β of every step; its parameters name the settings that it reads
-(`diffusion.timesteps`, `diffusion.beta_start`, …).
+(`diffusion.timesteps`, `diffusion.beta_start`, …). `shifted` and `zero_terminal_snr` change any of them.
 """
 
 import math
@@ -20,6 +20,8 @@ SPACINGS: Registry[Callable[["Schedule", int], Tensor]] = Registry("spacing")
 # Below it the last ᾱ counts as 0 in float32, and what divides by it is no number.
 _MIN_ALPHA_BAR = 1e-30
 _MAX_BETA = 0.999  # Nichol & Dhariwal 2021, §3.2: keeps the last steps of the cosine schedule from being singular
+# What "zero" is at the last time: √ᾱ is 2⁻¹², which float16 and the logarithms of the samplers still hold.
+_ZERO_ALPHA_BAR = 2.0**-24
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,31 @@ class Schedule:
     @property
     def alpha_bar_prev(self) -> Tensor:
         """ᾱ of the step before each, float64 [S]; 1 before the first."""
-        return torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bar[:-1]])
+        return before(self.alpha_bar)
 
     @property
     def posterior_variance(self) -> Tensor:
         """β̃_t = (1 − ᾱ_{t−1}) / (1 − ᾱ_t) · β_t, float64 [S]; 0 at the first step. DDPM, eq. 7."""
         return (1.0 - self.alpha_bar_prev) / (1.0 - self.alpha_bar) * self.beta
+
+    @property
+    def log_variance_range(self) -> tuple[Tensor, Tensor]:
+        """The log β̃_t and log β_t, float64 [S], between which a learned variance lies: Nichol & Dhariwal 2021, eq. 15.
+
+        At the first step, where β̃ is 0, log β̃ is that of the second, as in their code.
+        """
+        small = self.posterior_variance[1:]
+        return torch.cat([small[:1] if len(small) else self.beta[:1], small]).log(), self.beta.log()
+
+
+def before(alpha_bar: Tensor) -> Tensor:
+    """ᾱ of the step before each of ``alpha_bar`` [S]; 1 before the first."""
+    return torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
+
+
+def beta_of(alpha_bar: Tensor) -> Tensor:
+    """The β of every step whose product is ``alpha_bar``, float64 [S], decreasing in (0, 1). DDPM, eq. 4."""
+    return 1.0 - alpha_bar / before(alpha_bar)
 
 
 @SCHEDULES.register("linear")
@@ -68,18 +89,88 @@ def cosine(timesteps: int, offset: float = 0.008) -> Tensor:
     return (1.0 - f[1:] / f[:-1]).clamp(max=_MAX_BETA)
 
 
-def build_schedule(diffusion: object) -> Schedule:
-    """The schedule that the settings (``schedule``: its name, and its parameters) describe, over all training times.
+@SCHEDULES.register("quadratic")
+def quadratic(timesteps: int, beta_start: float, beta_end: float) -> Tensor:
+    """β_t whose square root rises linearly from √``beta_start`` to √``beta_end``: float64 [timesteps].
 
-    Raises DdpmError for an unknown name, and where nothing of the image is left at the last time.
+    Song et al. 2021, "Denoising Diffusion Implicit Models", appendix D.3; Rombach et al. 2022 call it scaled linear.
+    """
+    return torch.linspace(beta_start**0.5, beta_end**0.5, timesteps, dtype=torch.float64) ** 2
+
+
+@SCHEDULES.register("sigmoid")
+def sigmoid(timesteps: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Tensor:
+    """β_t whose ᾱ_t falls along a sigmoid from ``start`` to ``end`` of temperature ``tau``, scaled to run from 1 to 0.
+
+    Jabri et al. 2023, "Scalable Adaptive Computation for Iterative Generation"; Chen 2023, "On the Importance of Noise
+    Scheduling for Diffusion Models", algorithm 1. Returns float64 [timesteps].
+    """
+    u = torch.linspace(0.0, 1.0, timesteps + 1, dtype=torch.float64)
+    f = torch.sigmoid((start + u * (end - start)) / tau)
+    alpha_bar = (f[-1] - f) / (f[-1] - f[0])
+    return (1.0 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=_MAX_BETA)
+
+
+@SCHEDULES.register("laplace")
+def laplace(timesteps: int, laplace_mean: float = 0.0, laplace_scale: float = 0.5) -> Tensor:
+    """β_t whose log-SNR is Laplace distributed over the times, most of them where the image takes shape.
+
+    Hang & Gu 2024, "Improved Noise Schedule for Diffusion Training", table 1: λ = μ − b sgn(½ − u) log(1 − 2|u − ½|),
+    at the middle u of each of ``timesteps`` equal parts of [0, 1]. Returns float64 [timesteps].
+    """
+    away = (torch.arange(timesteps, dtype=torch.float64) + 0.5) / timesteps - 0.5
+    log_snr = laplace_mean + laplace_scale * away.sign() * torch.log1p(-2.0 * away.abs())
+    return beta_of(torch.sigmoid(log_snr))
+
+
+@SCHEDULES.register("flow")
+def flow(timesteps: int) -> Tensor:
+    """β_t of the straight path (1 − s) x_0 + s eps of flow matching, at the middle s of each of ``timesteps`` parts.
+
+    Lipman et al. 2023, "Flow Matching for Generative Modeling", eq. 20 (σ_min 0); Liu et al. 2023, "Flow Straight and
+    Fast", eq. 1. x_t here is the point of that path divided by √((1 − s)² + s²), so that its variance stays 1, as that
+    of every other schedule; with the target "velocity" the network learns the path's slope. float64 [timesteps].
+    """
+    s = (torch.arange(timesteps, dtype=torch.float64) + 0.5) / timesteps
+    return beta_of((1.0 - s) ** 2 / ((1.0 - s) ** 2 + s**2))
+
+
+def shifted(alpha_bar: Tensor, shift: float) -> Tensor:
+    """ᾱ_t with ``shift`` > 0 times the noise-to-signal ratio √(1/ᾱ_t − 1) at every time: float64 [S].
+
+    Images of d times the size show the same amount of structure at d times the ratio: Hoogeboom et al. 2023, "Simple
+    Diffusion", §3.1. On the schedule "flow" it is the shift of Esser et al. 2024, "Scaling Rectified Flow
+    Transformers", eq. 23.
+    """
+    return alpha_bar / (alpha_bar + shift**2 * (1.0 - alpha_bar))
+
+
+def zero_terminal_snr(alpha_bar: Tensor) -> Tensor:
+    """ᾱ_t with √ᾱ_t moved and stretched so that the last is 0 (here 2⁻¹²) and the first stays: float64 [S].
+
+    Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps Are Flawed", algorithm 1.
+    """
+    root, last = alpha_bar.sqrt(), _ZERO_ALPHA_BAR**0.5
+    return (last + (root - root[-1]) * (root[0] - last) / (root[0] - root[-1])) ** 2
+
+
+def build_schedule(diffusion: object) -> Schedule:
+    """The schedule that the settings describe, over all training times.
+
+    ``schedule``: its name; its parameters; where they are there, ``shift`` (1: none) and ``zero_terminal_snr``. Raises
+    DdpmError for an unknown name, and where nothing of the image is left at the last time.
     """
     name = str(getattr(diffusion, "schedule"))  # noqa: B009 (any object with these attributes)
     beta = SCHEDULES.build(name, diffusion)
+    if (shift := getattr(diffusion, "shift", 1.0)) != 1.0:
+        beta = beta_of(shifted(torch.cumprod(1.0 - beta, 0), shift))
+    if getattr(diffusion, "zero_terminal_snr", False) and len(beta) > 1:
+        beta = beta_of(zero_terminal_snr(torch.cumprod(1.0 - beta, 0)))
     schedule = Schedule(beta, torch.arange(len(beta)))
     if not schedule.alpha_bar[-1] > _MIN_ALPHA_BAR:
         raise DdpmError(
             f"the {name} schedule leaves nothing of the image after {len(beta)} timesteps: lower "
-            "diffusion.beta_end or diffusion.timesteps."
+            "diffusion.beta_end, diffusion.timesteps or diffusion.shift."
         )
     return schedule
 
@@ -89,9 +180,7 @@ def respace(schedule: Schedule, times: Tensor) -> Schedule:
 
     times: int64 [S], increasing positions in ``schedule``. Nichol & Dhariwal 2021, §4.
     """
-    alpha_bar = schedule.alpha_bar[times]
-    previous = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
-    return Schedule(1.0 - alpha_bar / previous, schedule.times[times])
+    return Schedule(beta_of(schedule.alpha_bar[times]), schedule.times[times])
 
 
 @SPACINGS.register("even")

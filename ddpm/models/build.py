@@ -22,10 +22,21 @@ def conditioning_labels(model: ModelConfig, spec: ImageSpec) -> int:
 
 def build_network(model: ModelConfig, spec: ImageSpec) -> nn.Module:
     """An untrained network for these images. Raises DdpmError where settings and images do not fit together."""
-    classes = conditioning_labels(model, spec)
-    network = NETWORKS.build(model.network, model, image_channels=spec.channels, image_size=spec.size, classes=classes)
+    network = NETWORKS.build(
+        model.network,
+        model,
+        input_channels=input_channels(model, spec),
+        output_channels=spec.channels * (2 if model.learned_variance else 1),
+        image_size=spec.size,
+        classes=conditioning_labels(model, spec),
+    )
     assert isinstance(network, nn.Module)
     return network
+
+
+def input_channels(model: ModelConfig, spec: ImageSpec) -> int:
+    """How many channels the network is given: those of x_t and, with self-conditioning, of x̂_0."""
+    return spec.channels * (2 if model.self_conditioning else 1)
 
 
 def flops_per_image(model: ModelConfig, spec: ImageSpec) -> int:
@@ -33,5 +44,6 @@ def flops_per_image(model: ModelConfig, spec: ImageSpec) -> int:
     with torch.device("meta"):
         network = build_network(model, spec)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network(torch.empty(1, *spec.shape), torch.zeros(1, dtype=torch.int64))
+            given = torch.empty(1, input_channels(model, spec), *spec.shape[1:])
+            network(given, torch.zeros(1, dtype=torch.int64))
     return counter.get_total_flops()

@@ -30,6 +30,11 @@ from ddpm.utils.files import atomic_path
 # safetensors writes several metadata keys in random order; one key keeps equal checkpoints equal byte for byte.
 _METADATA_KEY = "ddpm"
 _NO_DIGEST = "0" * 64
+# Settings that earlier checkpoints do not name, with what they have: one that has it does not name it either.
+_ADDED: dict[str, dict[str, Any]] = {
+    "model": {"learned_variance": False, "self_conditioning": False},
+    "diffusion": {"shift": 1.0, "zero_terminal_snr": False},
+}
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write atomically. Raises OSError that names ``path`` (a full disk, a folder that cannot be written)."""
     header = {
         "sha256": _NO_DIGEST,
-        "model": checkpoint.model.model_dump(mode="json"),
-        "diffusion": checkpoint.diffusion.model_dump(mode="json"),
+        "model": _without_added("model", checkpoint.model.model_dump(mode="json")),
+        "diffusion": _without_added("diffusion", checkpoint.diffusion.model_dump(mode="json")),
         "spec": asdict(checkpoint.spec),
         "classes": checkpoint.conditioning.classes,
         "metadata": checkpoint.metadata,
@@ -88,8 +93,8 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
             group, name = key.split("/", 1)
             tensors.setdefault(group, {})[name] = tensor.to(device)
         return Checkpoint(
-            ModelConfig.model_validate(header["model"]),
-            DiffusionConfig.model_validate(header["diffusion"]),
+            ModelConfig.model_validate(_ADDED["model"] | header["model"]),
+            DiffusionConfig.model_validate(_ADDED["diffusion"] | header["diffusion"]),
             ImageSpec(**header["spec"]),
             Conditioning(int(header["classes"]), **tensors.pop("labels")),
             header["metadata"],
@@ -99,6 +104,11 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
         raise DdpmError(f"{path} was made by another version of this project: {describe(error)}.") from error
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise DamagedFile(f"{path} is damaged or no checkpoint of this project ({error})") from error
+
+
+def _without_added(section: str, settings: dict[str, Any]) -> dict[str, Any]:
+    missing = object()
+    return {key: value for key, value in settings.items() if value != _ADDED[section].get(key, missing)}
 
 
 def _header_size(content: bytes | memoryview) -> int:

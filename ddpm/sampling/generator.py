@@ -55,7 +55,12 @@ class Generator:
 
     @property
     def sampler(self) -> Sampler:
-        """The sampler that the settings name."""
+        """The sampler that the settings name. Raises DdpmError for a variance that the network has not learned."""
+        if self.config.variance == "learned" and not self.denoiser.learned_variance:
+            raise DdpmError(
+                "generate.variance=learned, but this network predicts no variance: set it to small, large or a "
+                "fraction, or train with model.learned_variance=true."
+            )
         sampler: Sampler = SAMPLERS.build(self.config.sampler, self.config)
         return sampler
 
@@ -70,7 +75,9 @@ class Generator:
             )
         towards_label = Guidance(config.guidance, config.guidance_interval)
         away_from_guide = Guidance(config.autoguidance, config.autoguidance_interval)
-        return replace(self.denoiser, guidance=towards_label, autoguidance=away_from_guide)
+        return replace(
+            self.denoiser, guidance=towards_label, autoguidance=away_from_guide, rescale=config.guidance_rescale
+        )
 
     @property
     def nfe(self) -> int:
@@ -102,7 +109,7 @@ class Generator:
         noise = ImageNoise(self.seed, self.config.replicate, numbers, self.spec.shape, self.device)
         labels = self.labels(numbers)
         denoiser = self.guided.conditioned(None if labels is None else torch.from_numpy(labels).to(self.device))
-        return self.sampler(denoiser, noise(), self.steps, noise, on_step)
+        return self.sampler(denoiser.remembering(), noise(), self.steps, noise, on_step)
 
 
 def make_generator(checkpoint: Checkpoint, name: str, config: GenerateConfig, seed: int, runtime: Runtime) -> Generator:
@@ -124,10 +131,17 @@ def restore_generator(path: Path, config: GenerateConfig, seed: int, runtime: Ru
     return make_generator(load_checkpoint(path), str(path), config, seed, runtime.of_rank(number))
 
 
-def make_denoiser(checkpoint: Checkpoint, name: str, runtime: Runtime, *, clip: bool) -> Denoiser:
+def make_denoiser(checkpoint: Checkpoint, name: str, runtime: Runtime, *, clip: bool | str) -> Denoiser:
     """The denoiser of a checkpoint's averaged weights, without guidance and not conditioned on labels yet."""
     schedule, target = build_schedule(checkpoint.diffusion), TARGETS[checkpoint.diffusion.target]
-    return Denoiser(_predictor(checkpoint, "ema", name, runtime), target, schedule, clip)
+    return Denoiser(
+        _predictor(checkpoint, "ema", name, runtime),
+        target,
+        schedule,
+        clip,
+        learned_variance=checkpoint.model.learned_variance,
+        self_conditioning=checkpoint.model.self_conditioning,
+    )
 
 
 def _predictor(checkpoint: Checkpoint, weights: str, name: str, runtime: Runtime) -> Predict:

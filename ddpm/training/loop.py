@@ -8,6 +8,7 @@ from torch import Tensor
 from ddpm.data.image_set import ImageSet
 from ddpm.diffusion.objective import build_objective
 from ddpm.training.gradients import ShardGradients
+from ddpm.training.loss_aware import LossAware
 from ddpm.training.monitor import Monitor
 from ddpm.training.optimizers import lr_factor
 from ddpm.training.ranks import ALONE, Ranks
@@ -38,12 +39,15 @@ def train(
     guide_step = recipe.guide_step(len(training))
     state = TrainState(recipe, training, runtime)
     gradients = ShardGradients(state.network, config.shards, ranks)
-    objective = build_objective(recipe.diffusion, config).to(device)
+    objective = build_objective(recipe.diffusion, config, recipe.model).to(device)
+    times = state.times = LossAware(objective) if config.time_density == "loss_aware" else None
     predict = runtime.predictor(state.network)
 
     @runtime.compile
-    def squared_errors(batch: Tensor, t: Tensor, eps: Tensor, labels: Tensor | None) -> Tensor:
-        return objective.squared_errors(predict, batch, t, eps, labels)
+    def squared_errors(
+        batch: Tensor, t: Tensor, eps: Tensor, labels: Tensor | None, known: Tensor | None = None
+    ) -> Tensor:
+        return objective.squared_errors(predict, batch, t, eps, labels, known)
 
     if state.restore(folder):
         folder.say(f"resuming from step {state.step} of {total}, saved in {folder.folder}")
@@ -57,14 +61,21 @@ def train(
                 generator = torch_generator(recipe.seed, "train", "order", epoch)
                 order_of, order = epoch, torch.randperm(len(images), generator=generator).to(device)
             chosen = order[position * config.batch_size : (position + 1) * config.batch_size]
-            t, shown = state.sample(objective, None if labels is None else labels[chosen])
+            current = times.current() if times else objective
+            t, shown = state.sample(current, None if labels is None else labels[chosen])
+            known, losses = state.known(), torch.zeros(ranks.each(config.shards), size, device=device)
             with ranks.first_alone(wanted=runtime.compiled and step == monitor.first_step):
                 for shard in gradients.mine:
                     places = range(shard * size, (shard + 1) * size)
                     part, eps = slice(places.start, places.stop), state.noise(places)
                     state.seed_dropout(shard)
                     given = images[chosen[part]], t[part], eps, None if shown is None else shown[part]
-                    gradients.backward(shard, objective.loss(squared_errors(*given), t[part]))
+                    errors = squared_errors(*given, None if known is None else known[part])
+                    gradients.backward(shard, current.loss(errors, t[part]))
+                    if times:
+                        losses[shard - gradients.mine.start] = objective.losses(errors.detach(), t[part])
+            if times:
+                times.update(t, ranks.gather(losses)[: config.shards].flatten())
             loss, stop = gradients.exchange(stop=asked(), ask=device.type == "cpu" or step % config.log_every == 0)
             norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), config.grad_clip)
             factor = lr_factor(step, total, config.warmup_steps, config.lr_decay)

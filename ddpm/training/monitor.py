@@ -33,7 +33,7 @@ PREVIEW_COLUMNS = 8
 class Monitor:
     """Watches a `TrainState` and writes best.safetensors, last.safetensors, log.csv, validation.csv and previews.
 
-    squared_errors: the compiled (images, t, eps, labels) -> errors of the network in training, float32 [n].
+    squared_errors: the compiled (images, t, eps, labels) -> errors of the network in training, see `Objective`.
     """
 
     def __init__(
@@ -136,7 +136,8 @@ class Monitor:
         with self.state.averaged():
             # Gradients stay on: switching them off would compile the network a second time.
             for place, number in enumerate(self.ranks.part(len(batches))):
-                found[place] = self.squared_errors(*batches[number]).detach()
+                errors = self.squared_errors(*batches[number]).detach()
+                found[place] = errors if errors.ndim == 1 else errors[:, 0]
         together = self.ranks.gather(found)[: len(batches)]
         row = self.grid.summarize(together.flatten(), self.objective.grid_weights)
         self.refuse_non_finite(row["val_loss"])
@@ -153,7 +154,14 @@ class Monitor:
         in_turn = state.conditioning.in_turn(count)
         labels = None if in_turn is None else torch.from_numpy(in_turn).to(state.device)
         predict = self.runtime.predictor(state.network)
-        denoiser = Denoiser(predict, self.objective.target, self.schedule, clip=True, labels=labels)
+        denoiser = Denoiser(
+            predict,
+            self.objective.target,
+            self.schedule,
+            clip=True,
+            labels=labels,
+            self_conditioning=recipe.model.self_conditioning,
+        ).remembering()
         steps = respace(self.schedule, even_times(self.schedule, self.config.preview_steps))
         with state.averaged():
             grid = tile(denormalize(ddpm()(denoiser, noise(), steps, noise)), PREVIEW_COLUMNS)

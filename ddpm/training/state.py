@@ -18,6 +18,7 @@ from ddpm.models.checkpoint import Checkpoint, load_checkpoint
 from ddpm.models.conditioning import fit_conditioning
 from ddpm.models.networks import NULL_LABEL
 from ddpm.training.ema import Ema
+from ddpm.training.loss_aware import LossAware
 from ddpm.training.optimizers import Optimizer
 from ddpm.training.run_folder import RunFolder
 from ddpm.utils.errors import DdpmError
@@ -63,7 +64,7 @@ class TrainState:
 
     history: plain JSON values: step, best_step, best_val_loss, seconds, and the rows of the curves, log and val.
     sums: float32 [2], loss and gradient norm added up since the last row. guide: the average as it was at the guide's
-    step, by parameter name; empty before.
+    step, by parameter name; empty before. times: the losses by time, for a density that follows them; None for another.
     """
 
     def __init__(self, recipe: Recipe, training: ImageSet, runtime: Runtime) -> None:
@@ -75,6 +76,7 @@ class TrainState:
         self.optimizer = Optimizer(recipe.train.optimizer, self.network, recipe.train)
         self.ema = Ema(self.network, recipe.train.ema_decay)
         self.guide: dict[str, Tensor] = {}
+        self.times: LossAware | None = None
         self.sums = torch.zeros(2, device=self.device)
         self.history: dict[str, Any] = {
             "step": 0, "best_step": 0, "best_val_loss": math.inf, "seconds": 0.0, "log": [], "val": []
@@ -100,10 +102,27 @@ class TrainState:
         return t, labels
 
     def noise(self, places: range) -> Tensor:
-        """The noise eps of the coming step at these places of the batch: float32 [n, c, h, w]."""
-        places_there = torch.arange(places.start, places.stop, device=self.device)
-        stream = stream_number("train", "eps")
-        return normal_noise(self.recipe.seed, stream, self.step, places_there, self.spec.shape)
+        """The noise eps of the coming step at these places of the batch: float32 [n, c, h, w].
+
+        Offset noise is added where there is any, one value for all pixels of a channel (Guttenberg 2023, "Diffusion
+        with Offset Noise").
+        """
+        places_there, seed = torch.arange(places.start, places.stop, device=self.device), self.recipe.seed
+        eps = normal_noise(seed, stream_number("train", "eps"), self.step, places_there, self.spec.shape)
+        if strength := self.recipe.train.offset_noise:
+            stream, channels = stream_number("train", "offset"), (self.spec.channels, 1, 1)
+            eps = eps + strength * normal_noise(seed, stream, self.step, places_there, channels)
+        return eps
+
+    def known(self) -> Tensor | None:
+        """Which images of the coming step's batch a network with self-conditioning sees with its x̂_0: bool [n].
+
+        Every second at random (Chen et al. 2023, "Analog Bits", §3.2); None for a network without.
+        """
+        if not self.recipe.model.self_conditioning:
+            return None
+        generator = torch_generator(self.recipe.seed, "train", "self_conditioning", self.step)
+        return (torch.rand(self.recipe.train.batch_size, generator=generator) < 0.5).to(self.device)
 
     def seed_dropout(self, shard: int) -> None:
         """Seed the global stream, which dropout uses, for one shard of the coming step."""
@@ -139,6 +158,8 @@ class TrainState:
                 "optimizer": self.optimizer.state_dict(),
                 "sums": {"sums": self.sums},
             }
+            if self.times:
+                tensors["times"] = self.times.state_dict()
         recipe = self.recipe
         return Checkpoint(recipe.model, recipe.diffusion, self.spec, self.conditioning, metadata, tensors)
 
@@ -153,6 +174,8 @@ class TrainState:
         self.ema.load_state_dict(saved.tensors["ema"], self.step)
         self.guide = saved.tensors.get("guide", {})
         self.optimizer.load_state_dict(saved.tensors["optimizer"])
+        if self.times:
+            self.times.load_state_dict(saved.tensors["times"])
         self.sums.copy_(saved.tensors["sums"]["sums"])
         return True
 

@@ -217,6 +217,22 @@ def test_settings_of_another_version_are_not_called_damaged(saved: Path, checkpo
     assert not isinstance(caught.value, DamagedFile)
 
 
+def test_a_checkpoint_of_before_a_setting_has_the_value_that_changes_nothing(saved: Path, checkpoint: Checkpoint):
+    content = saved.read_bytes()
+    for key in ("learned_variance", "self_conditioning", "shift", "zero_terminal_snr"):
+        assert key.encode() not in content
+    assert load_checkpoint(saved).model == checkpoint.model
+    assert load_checkpoint(saved).diffusion == checkpoint.diffusion
+
+
+def test_a_setting_that_changes_something_is_kept(saved: Path, checkpoint: Checkpoint):
+    model = checkpoint.model.model_copy(update={"learned_variance": True, "self_conditioning": True})
+    diffusion = checkpoint.diffusion.model_copy(update={"shift": 2.0, "zero_terminal_snr": True})
+    save_checkpoint(saved, replace(checkpoint, model=model, diffusion=diffusion))
+    found = load_checkpoint(saved)
+    assert (found.model, found.diffusion) == (model, diffusion)
+
+
 @pytest.mark.parametrize("change", ["wider", "missing", "extra"])
 def test_weights_of_another_architecture_are_damaged(checkpoint: Checkpoint, change: str):
     ema = dict(checkpoint.tensors["ema"])

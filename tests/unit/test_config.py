@@ -30,7 +30,7 @@ MISTAKES = {
     "model.attention": "yes",
     "model.dropout": 1.0,
     "model.upsampling": "bicubic",
-    "diffusion.schedule": "sigmoid",
+    "diffusion.schedule": "sigmoids",
     "diffusion.timesteps": 0,
     "diffusion.beta_start": 0,
     "diffusion.beta_end": 1e-9,
@@ -95,8 +95,8 @@ def shown(value: object) -> str:
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("generate.sampler", None, "= null: input should be one of ddpm, ddim, dpmpp_2m, heun."),
-        ("generate.sampler", "ddmp", "= 'ddmp': input should be one of ddpm, ddim, dpmpp_2m, heun."),
+        ("train.time_sampling", None, "= null: input should be one of uniform, stratified."),
+        ("train.time_sampling", "uniforn", "= 'uniforn': input should be one of uniform, stratified."),
         ("model.classes", 10, "= 10: input should be 'auto' or 0."),
         ("model.channel_multipliers", 2, "= 2: input should be a list."),
         ("model.channel_multipliers", [], "= []: list should have at least 1 item."),

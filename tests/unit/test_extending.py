@@ -45,9 +45,9 @@ PAGE = (ROOT / "docs" / "extending.md").read_text()
 SECTIONS = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
 # Each kind, its registry and the entry that its example adds.
 KINDS: dict[str, tuple[str, Registry[Any], str]] = {
-    "Schedule": ("SCHEDULES", SCHEDULES, "sigmoid"),
+    "Schedule": ("SCHEDULES", SCHEDULES, "even_erasure"),
     "Target": ("TARGETS", TARGETS, "score"),
-    "Weighting": ("WEIGHTINGS", WEIGHTINGS, "p2"),
+    "Weighting": ("WEIGHTINGS", WEIGHTINGS, "truncated_snr"),
     "Time density": ("TIME_DENSITIES", TIME_DENSITIES, "noisy"),
     "Sampler": ("SAMPLERS", SAMPLERS, "euler"),
     "Network": ("NETWORKS", NETWORKS, "plain"),
@@ -147,11 +147,9 @@ def test_an_example_adds_one_entry_and_settings_accept_its_name_then(tiny: Calla
 
 def test_the_schedule(tiny: Callable[..., Config], sample: Callable[[Config], Tensor]):
     run("Schedule")
-    config = tiny({"diffusion.schedule": "sigmoid"})
-    beta = build_schedule(config.diffusion).beta
-    assert len(beta) == config.diffusion.timesteps
-    assert (beta.diff() > 0).all()
-    assert 1e-4 < beta[0] < 2e-4 < 0.019 < beta[-1] < 0.02
+    config = tiny({"diffusion.schedule": "even_erasure"})
+    alpha_bar, steps = build_schedule(config.diffusion).alpha_bar, config.diffusion.timesteps
+    torch.testing.assert_close(alpha_bar, 1 - torch.arange(1, steps + 1, dtype=torch.float64) / (steps + 1))
     sample(config)
 
 
@@ -170,7 +168,8 @@ def test_the_target(tiny: Callable[..., Config], sample: Callable[[Config], Tens
     # Weights by the unclamped SNR make errors of every target count like the same error of eps.
     snr = schedule.alpha_bar / (1 - schedule.alpha_bar)
     weights = build_objective(config.diffusion, config.train).weights
-    torch.testing.assert_close(weights, (snr * target.x_0_error(snr)).float())
+    before = schedule.alpha_bar_prev
+    torch.testing.assert_close(weights, (snr * target.x_0_error(schedule.alpha_bar, before)).float())
     torch.testing.assert_close(weights, (1 - schedule.alpha_bar).float())
     sample(config)
 
@@ -179,10 +178,10 @@ def test_the_weighting(tiny: Callable[..., Config]):
     run("Weighting")
     snr = {}
     for target in ("eps", "x_0"):
-        config = tiny({"train.weighting": "p2", "diffusion.target": target})
+        config = tiny({"train.weighting": "truncated_snr", "diffusion.target": target})
         alpha_bar = build_schedule(config.diffusion).alpha_bar
         snr = (alpha_bar / (1 - alpha_bar)).float()
-        expected = 1 / (1 + snr) if target == "eps" else snr / (1 + snr)
+        expected = torch.maximum(snr, torch.ones(())) / (snr if target == "eps" else 1.0)
         torch.testing.assert_close(build_objective(config.diffusion, config.train).weights, expected)
 
 

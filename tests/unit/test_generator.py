@@ -31,8 +31,11 @@ from ddpm.utils.runtime import Runtime
 SAMPLERS = [{"generate.sampler": "ddpm"}, {"generate.sampler": "ddpm", "generate.variance": "large"}]
 SAMPLERS += [{"generate.sampler": "ddim", "generate.eta": eta} for eta in (0.0, 1.0)]
 SAMPLERS += [{"generate.sampler": "dpmpp_2m", "generate.eta": eta} for eta in (0.0, 1.0)]
+SAMPLERS += [{"generate.sampler": "dpmpp_2s", "generate.eta": eta} for eta in (0.0, 1.0)]
+SAMPLERS += [{"generate.sampler": "unipc"}, {"generate.sampler": "flow_heun"}]
 SAMPLERS += [{"generate.sampler": "heun"}, {"generate.sampler": "dpmpp_2m", "generate.spacing": "log_snr"}]
-NAMES = ["ddpm small", "ddpm large", "ddim 0", "ddim 1", "dpmpp 0", "dpmpp 1", "heun", "log-SNR"]
+NAMES = ["ddpm small", "ddpm large", "ddim 0", "ddim 1", "dpmpp 0", "dpmpp 1", "2S 0", "2S 1", "unipc", "flow_heun"]
+NAMES += ["heun", "log-SNR"]
 SPEC = ImageSpec(28, 1, 10)
 
 
@@ -346,7 +349,7 @@ def test_nfe_is_the_number_of_evaluations_that_the_networks_make(
     denoiser = replace(denoiser, predict=counted(denoiser.predict), guide=counted(denoiser.guide))
     generator = replace(generator, denoiser=denoiser)
     generator.sample([1, 2])
-    once = 13 if config.generate.sampler == "heun" else 7
+    once = 13 if config.generate.sampler in ("heun", "flow_heun") else 7
     assert len(calls) == generator.nfe
     # Each of the two is active within its interval alone, so at some of the steps.
     assert once + len(guided) <= len(calls) < once * (1 + len(guided)) or (len(calls) == once and not guided)
@@ -370,6 +373,37 @@ def test_autoguidance_goes_away_from_the_guide(network_generator: Callable[..., 
 def test_autoguidance_without_a_guide_is_an_error(generator: Callable[..., Generator]):
     with pytest.raises(DdpmError, match=r"generate\.autoguidance=1\.5 needs a guide.*train\.guide_fraction"):
         generator({"generate.autoguidance": 1.5}).sample([1])
+
+
+def test_a_learned_variance_needs_a_network_that_predicts_it(network_generator: Callable[..., Generator]):
+    plain = network_generator({})
+    with pytest.raises(DdpmError, match=r"generate\.variance=learned, but this network predicts no variance"):
+        plain.changed(variance="learned").sample([1])
+    learned = network_generator({"model.learned_variance": True, "generate.variance": "learned"})
+    images = learned.sample(range(1, 5))
+    assert images.shape == (4, 1, 28, 28)
+    assert not torch.allclose(images, learned.changed(variance="small").sample(range(1, 5)))
+
+
+def test_a_sampling_run_with_self_conditioning_begins_without_x_0_and_gives_each_step_the_last_one(
+    network_generator: Callable[..., Generator],
+):
+    generator, met = network_generator({"model.self_conditioning": True, "generate.guidance": 1.0}), []
+
+    def watched(given: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        met.append(given[:, 1:])
+        return predict(given, t, labels)
+
+    predict, seen = generator.denoiser.predict, []
+    generator = replace(generator, denoiser=replace(generator.denoiser, predict=watched))
+    for _ in range(2):
+        generator.sample(range(1, 5), lambda _, __, x_0: seen.append(x_0))
+    assert len(met) == 16
+    for run in (0, 8):
+        assert not met[run].any()
+        for step in range(1, 8):
+            # `on_step` is called once more with the result.
+            assert torch.equal(met[run + step], seen[run // 8 * 9 + step - 1])
 
 
 def test_guidance_is_active_within_its_interval_of_noise_over_signal():

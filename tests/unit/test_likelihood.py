@@ -10,10 +10,11 @@ from torch.distributions import Normal, kl_divergence
 
 from ddpm.data.image_set import normalize
 from ddpm.diffusion import schedule as schedules
+from ddpm.diffusion.bound import decoder_term
 from ddpm.diffusion.likelihood import (
     Likelihood,
     bits_per_dimension,
-    decoder_term,
+    learned_step_term,
     prior_term,
     step_term,
     step_variance,
@@ -192,6 +193,41 @@ def test_the_bound_is_the_sum_of_its_parts_with_the_labels(gaussian_images: Tens
         parts = [found[f"bpd_{part}"] for part in ("prior", "decoder", "label", f"steps_{variance}")]
         assert found[f"bpd_{variance}"] == pytest.approx(sum(parts), rel=1e-9)
     assert sum(len(each) for each in met if each is not None) == 400
+
+
+class LearnedDenoiser:
+    """The exact denoiser with the variance that is right for pixels that are N(MEAN, DEVIATION²)."""
+
+    def __call__(self, x_t: Tensor, t: int) -> Tensor:
+        return self.with_fraction(x_t, t)[0]
+
+    def with_fraction(self, x_t: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        signal, before = LINEAR.alpha_bar[t], LINEAR.alpha_bar_prev[t]
+        left = DEVIATION**2 * (1 - signal) / (signal * DEVIATION**2 + 1 - signal)  # variance of x_0, given x_t
+        true = LINEAR.posterior_variance[t] + before * LINEAR.beta[t] ** 2 / (1 - signal) ** 2 * left
+        small, large = (each[t] for each in LINEAR.log_variance_range)
+        fraction = (true.log() - small) / (large - small)
+        return exact_denoiser(LINEAR)(x_t, t), torch.full_like(x_t, fraction.item(), dtype=torch.float64)
+
+
+def test_the_learned_variance_has_the_lowest_bound_where_it_is_the_true_one(gaussian_images: Tensor):
+    found = bits_per_dimension(Likelihood(lambda _: LearnedDenoiser(), gaussian_images, None, LINEAR, 20, 7, True), [])
+    assert found["bpd_steps_learned"] < min(found["bpd_steps_small"], found["bpd_steps_large"])
+    # With the true mean and variance of a Gaussian reverse step, the bound is the entropy of the pixels.
+    assert found["bpd_learned"] == pytest.approx(ENTROPY, abs=3 * found["bpd_learned_se"] + 0.01)
+    assert bound(LINEAR, gaussian_images, 20)["bpd_small"] == found["bpd_small"]
+
+
+@pytest.mark.parametrize("step", [1, 2, 500, 999])
+def test_a_steps_term_with_a_learned_variance_is_torchs_divergence(schedule: Schedule, x_0: Tensor, step: int):
+    x_t, x_0_hat = torch.randn(x_0.shape, dtype=torch.float64), (x_0 * 0.9).double()
+    signal, before = schedule.alpha_bar[step], schedule.alpha_bar_prev[step]
+    means = [q_posterior_mean(x, x_t, signal, before) for x in (x_0.double(), x_0_hat)]
+    log_variance = schedule.beta[step].log() + 0.1 * torch.randn(x_0.shape, dtype=torch.float64)
+    q, p = Normal(means[0], schedule.posterior_variance[step].sqrt()), Normal(means[1], (log_variance / 2).exp())
+    expected = kl_divergence(q, p).sum((1, 2, 3))
+    found = learned_step_term(x_0, x_0_hat, schedule, step, log_variance)
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
 
 
 def test_a_worse_denoiser_has_a_worse_bound(gaussian_images: Tensor):

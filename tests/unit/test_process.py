@@ -9,6 +9,7 @@ from ddpm.diffusion.process import (
     q_posterior_mean,
     q_sample,
     v_from,
+    velocity_from,
     x_0_from_eps,
     x_0_from_v,
 )
@@ -33,6 +34,11 @@ def alpha_bar() -> Tensor:
     return LINEAR.alpha_bar[:, None, None, None]
 
 
+@pytest.fixture
+def alpha_bar_prev() -> Tensor:
+    return LINEAR.alpha_bar_prev[:, None, None, None]
+
+
 def test_eps_and_x_0_are_recovered_from_x_t(x_0: Tensor, eps: Tensor, alpha_bar: Tensor):
     x_t = q_sample(x_0, alpha_bar, eps)
     torch.testing.assert_close(x_0_from_eps(x_t, alpha_bar, eps), x_0, rtol=0, atol=1e-12)
@@ -41,31 +47,69 @@ def test_eps_and_x_0_are_recovered_from_x_t(x_0: Tensor, eps: Tensor, alpha_bar:
 
 
 @pytest.mark.parametrize("target", list(TARGETS))
-def test_every_target_stands_for_the_x_0_it_was_made_from(target: str, x_0: Tensor, eps: Tensor, alpha_bar: Tensor):
+def test_every_target_stands_for_the_x_0_it_was_made_from(
+    target: str, x_0: Tensor, eps: Tensor, alpha_bar: Tensor, alpha_bar_prev: Tensor
+):
     x_t = q_sample(x_0, alpha_bar, eps)
-    prediction = TARGETS[target].of(x_0, alpha_bar, eps)
-    torch.testing.assert_close(TARGETS[target].to_x_0(x_t, alpha_bar, prediction), x_0, rtol=0, atol=1e-12)
+    prediction = TARGETS[target].of(x_0, alpha_bar, eps, alpha_bar_prev)
+    found = TARGETS[target].to_x_0(x_t, alpha_bar, prediction, alpha_bar_prev)
+    torch.testing.assert_close(found, x_0, rtol=0, atol=1e-12)
 
 
-def test_the_three_targets_differ(x_0: Tensor, eps: Tensor, alpha_bar: Tensor):
-    targets = [TARGETS[name].of(x_0, alpha_bar, eps) for name in ("eps", "v", "x_0")]
-    assert torch.equal(targets[0], eps)
-    assert torch.equal(targets[2], x_0)
-    assert not torch.allclose(targets[1], eps)
+def test_each_target_is_what_its_paper_says(x_0: Tensor, eps: Tensor, alpha_bar: Tensor, alpha_bar_prev: Tensor):
+    alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    found = {name: TARGETS[name].of(x_0, alpha_bar, eps, alpha_bar_prev) for name in TARGETS}
+    x_t = q_sample(x_0, alpha_bar, eps)
+    expected = {
+        "eps": eps,
+        "v": alpha * eps - sigma * x_0,
+        "x_0": x_0,
+        "velocity": eps - x_0,
+        "mean": q_posterior_mean(x_0, x_t, alpha_bar, alpha_bar_prev),
+    }
+    assert list(found) == list(expected)
+    for name in found:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-12, atol=1e-12)
+
+
+def test_the_velocity_is_the_slope_of_the_straight_path(x_0: Tensor, eps: Tensor, alpha_bar: Tensor):
+    def path(s: Tensor) -> Tensor:
+        return (1 - s) * x_0 + s * eps
+
+    s = (1 - alpha_bar).sqrt() / (alpha_bar.sqrt() + (1 - alpha_bar).sqrt())
+    torch.testing.assert_close((path(s + 1e-3) - path(s - 1e-3)) / 2e-3, velocity_from(x_0, eps), rtol=1e-9, atol=1e-9)
+    # x_t is the path's point, scaled to the variance 1.
+    torch.testing.assert_close(
+        q_sample(x_0, alpha_bar, eps), path(s) / ((1 - s) ** 2 + s**2).sqrt(), rtol=1e-10, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("given", list(TARGETS))
+def test_a_prediction_of_any_target_is_one_of_v_and_back(
+    given: str, x_0: Tensor, eps: Tensor, alpha_bar: Tensor, alpha_bar_prev: Tensor
+):
+    # Not a target of these x_0 and eps, but any prediction: half of it, as of an imperfect network.
+    x_t, source, v = q_sample(x_0, alpha_bar, eps), TARGETS[given], TARGETS["v"]
+    prediction = source.of(x_0, alpha_bar, eps, alpha_bar_prev) / 2
+    x_0_hat = source.to_x_0(x_t, alpha_bar, prediction, alpha_bar_prev)
+    as_v = v.of(x_0_hat, alpha_bar, eps_from_x_0(x_t, alpha_bar, x_0_hat), alpha_bar_prev)
+    torch.testing.assert_close(v.to_x_0(x_t, alpha_bar, as_v, alpha_bar_prev), x_0_hat, rtol=1e-10, atol=1e-10)
+    back = source.of(x_0_hat, alpha_bar, eps_from_x_0(x_t, alpha_bar, x_0_hat), alpha_bar_prev)
+    torch.testing.assert_close(back, prediction, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("target", list(TARGETS))
 def test_an_error_of_the_target_becomes_the_error_of_x_0_that_the_target_states(
-    target: str, x_0: Tensor, eps: Tensor, alpha_bar: Tensor
+    target: str, x_0: Tensor, eps: Tensor, alpha_bar: Tensor, alpha_bar_prev: Tensor
 ):
     x_t, entry = q_sample(x_0, alpha_bar, eps), TARGETS[target]
-    found = entry.to_x_0(x_t, alpha_bar, entry.of(x_0, alpha_bar, eps) + 0.1)
-    expected = entry.x_0_error(alpha_bar / (1 - alpha_bar)) * 0.1**2
+    found = entry.to_x_0(x_t, alpha_bar, entry.of(x_0, alpha_bar, eps, alpha_bar_prev) + 0.1, alpha_bar_prev)
+    expected = entry.x_0_error(alpha_bar, alpha_bar_prev) * 0.1**2
     torch.testing.assert_close((found - x_0) ** 2, expected.expand_as(x_0), rtol=1e-8, atol=1e-12)
 
 
 def test_an_unknown_target_is_refused_with_those_there_are():
-    with pytest.raises(DdpmError, match=r"^unknown target score: choose one of eps, v, x_0\.$"):
+    with pytest.raises(DdpmError, match=r"^unknown target score: choose one of eps, v, x_0, velocity, mean\.$"):
         _ = TARGETS["score"]
 
 

@@ -12,9 +12,13 @@ from ddpm.diffusion.samplers import (
     ddim,
     ddpm,
     dpmpp_2m,
+    dpmpp_2s,
     evaluated_times,
+    flow_heun,
     heun,
+    learned_log_variance,
     reverse_variance,
+    unipc,
 )
 from ddpm.diffusion.schedule import Schedule, even_times, log_snr_times, respace
 from ddpm.utils.errors import DdpmError
@@ -38,6 +42,12 @@ EXAMPLES = {
     "dpmpp 0.5": dpmpp_2m(0.5),
     "dpmpp 1": dpmpp_2m(1.0),
     "heun": heun(),
+    "dpmpp_2s 0": dpmpp_2s(0.0),
+    "dpmpp_2s 1": dpmpp_2s(1.0),
+    "unipc 1": unipc(1),
+    "unipc": unipc(),
+    "unipc 3": unipc(3),
+    "flow_heun": flow_heun(),
 }
 
 
@@ -80,7 +90,7 @@ def test_the_denoiser_meets_the_times_it_was_trained_on_from_noise_to_image(samp
 
     noise = CountedNoise((2, 1, 1, 1))
     sampler(denoise, noise(), respace(cosine(1000), torch.tensor([0, 10, 500, 999])), noise)
-    twice = sampler is EXAMPLES["heun"]
+    twice = sampler in (EXAMPLES["heun"], EXAMPLES["flow_heun"])
     assert met == ([999, 500, 500, 10, 10, 0, 0] if twice else [999, 500, 10, 0])
     assert evaluated_times(sampler, respace(cosine(1000), torch.tensor([0, 10, 500, 999]))) == met
 
@@ -124,14 +134,14 @@ def test_large_variance_samples_otherwise_than_small():
     assert (found[0] - found[1]).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("name", ["ddim 0", "dpmpp 0", "heun"])
+@pytest.mark.parametrize("name", ["ddim 0", "dpmpp 0", "heun", "dpmpp_2s 0", "unipc", "flow_heun"])
 def test_deterministic_samplers_take_no_noise_after_the_first(name: str):
     noise = CountedNoise((2, 1, 2, 2))
     EXAMPLES[name](curved, noise(), cosine(20), noise)
     assert noise.calls == 1
 
 
-@pytest.mark.parametrize("name", ["ddpm small", "ddpm large", "ddim 1", "dpmpp 1"])
+@pytest.mark.parametrize("name", ["ddpm small", "ddpm large", "ddim 1", "dpmpp 1", "dpmpp_2s 1"])
 def test_noisy_samplers_take_noise_at_every_step_but_the_last(name: str):
     noise = CountedNoise((2, 1, 2, 2))
     EXAMPLES[name](curved, noise(), cosine(20), noise)
@@ -180,14 +190,80 @@ def test_deterministic_ddim_of_gaussian_data_has_its_mean_and_variance():
     assert found.std().item() == pytest.approx(0.5, rel=0.02)
 
 
-@pytest.mark.parametrize(("eta", "first_order"), [(0.0, ddim(0.0)), (1.0, ddpm("small"))])
-def test_the_first_step_of_dpmpp_is_of_first_order(eta: float, first_order: Sampler):
+@pytest.mark.parametrize(
+    ("sampler", "first_order"),
+    [
+        (dpmpp_2m(0.0), ddim(0.0)),
+        (dpmpp_2m(1.0), ddpm("small")),
+        (dpmpp_2s(0.0), ddim(0.0)),
+        (dpmpp_2s(1.0), ddpm("small")),
+        (unipc(3), ddim(0.0)),
+    ],
+)
+def test_the_first_step_of_a_solver_is_of_first_order(sampler: Sampler, first_order: Sampler):
     # Of two steps the second only hands over x̂_0, so that the first decides the result.
     found = []
-    for sampler in (dpmpp_2m(eta), first_order):
+    for each in (sampler, first_order):
         noise = CountedNoise((8, 1, 2, 2), seed=4)
-        found.append(sampler(curved, noise(), spaced(cosine(100), 2), noise))
+        found.append(each(curved, noise(), spaced(cosine(100), 2), noise))
     torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-9)
+
+
+def test_a_pair_of_dpmpp_2s_is_algorithm_1_of_its_paper():
+    schedule = respace(cosine(100), torch.tensor([20, 50, 80]))
+    x_T, seen = CountedNoise((8, 1, 2, 2))(), []
+    noise = CountedNoise((8, 1, 2, 2))
+    dpmpp_2s(0.0)(curved, x_T, schedule, noise, lambda _, x_t, __: seen.append(x_t))
+    end, middle, start = range(3)
+    alpha, sigma = schedule.alpha_bar.sqrt(), (1 - schedule.alpha_bar).sqrt()
+    log_snr = (alpha / sigma).log()
+    h = log_snr[end] - log_snr[start]
+    r = (log_snr[middle] - log_snr[start]) / h
+    first = curved(x_T, 80)
+    u = sigma[middle] / sigma[start] * x_T - alpha[middle] * ((-r * h).exp() - 1) * first
+    estimate = (1 - 1 / (2 * r)) * first + 1 / (2 * r) * curved(u, 50)
+    x = sigma[end] / sigma[start] * x_T - alpha[end] * ((-h).exp() - 1) * estimate
+    torch.testing.assert_close(seen[1], u, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(seen[2], x, rtol=1e-10, atol=1e-10)
+
+
+def test_eulers_method_on_the_straight_path_is_ddim():
+    schedule = Schedule(schedules.flow(1000), torch.arange(1000))
+    steps, noise = spaced(schedule, 9), CountedNoise((8, 1, 2, 2))
+    x_T, seen = noise(), []
+    ddim(0.0)(curved, x_T, steps, noise, lambda _, x_t, __: seen.append(x_t))
+    s = (torch.tensor(steps.times.tolist(), dtype=torch.float64) + 0.5) / 1000
+    norm = ((1 - s) ** 2 + s**2).sqrt()
+    z = norm[-1] * x_T
+    for step in reversed(range(1, 9)):
+        velocity = (z - curved(z / norm[step], int(steps.times[step]))) / s[step]
+        z = z + (s[step - 1] - s[step]) * velocity
+        torch.testing.assert_close(seen[9 - step], z / norm[step - 1], rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize(("fraction", "variance"), [(0.0, "small"), (1.0, "large"), (0.3, 0.3)])
+def test_a_learned_variance_lies_between_the_small_and_the_large_one(fraction: float, variance: str | float):
+    class Learned:
+        def __call__(self, x_t: Tensor, t: int) -> Tensor:
+            return curved(x_t, t)
+
+        def with_fraction(self, x_t: Tensor, t: int) -> tuple[Tensor, Tensor]:
+            return curved(x_t, t), torch.full_like(x_t, fraction)
+
+    found = []
+    for sampler in (ddpm("learned"), ddpm(variance)):
+        noise = CountedNoise((8, 1, 2, 2), seed=4)
+        found.append(sampler(Learned(), noise(), spaced(cosine(100), 10), noise))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-9)
+
+
+def test_the_learned_variance_is_of_every_pixel():
+    schedule, fraction = cosine(100), torch.tensor([[[[0.0, 0.25, 1.0]]]], dtype=torch.float64)
+    found = learned_log_variance(schedule, 40, fraction)
+    small, large = schedule.posterior_variance[40].log(), schedule.beta[40].log()
+    torch.testing.assert_close(found.flatten(), torch.stack([small, 0.75 * small + 0.25 * large, large]))
+    # At the first step, where β̃ is 0, its logarithm is that of the second.
+    assert learned_log_variance(schedule, 0, fraction).flatten()[0] == schedule.posterior_variance[1].log()
 
 
 def ode_error(sampler: Sampler, steps: int, spacing: Callable[[Schedule, int], Tensor] = log_snr_times) -> float:
@@ -233,7 +309,7 @@ def test_stochastic_dpmpp_of_gaussian_data_has_its_mean_and_variance(steps: int)
 
 
 def test_an_unknown_name_is_refused_with_those_there_are():
-    with pytest.raises(DdpmError, match=r"^unknown sampler euler: choose one of ddpm, ddim, dpmpp_2m, heun\.$"):
+    with pytest.raises(DdpmError, match=r"^unknown sampler euler: choose one of ddpm, ddim, dpmpp_2m, heun, "):
         _ = SAMPLERS["euler"]
-    with pytest.raises(DdpmError, match=r"^unknown variance learned: choose one of small, large\.$"):
-        ddpm("learned")(curved, torch.zeros(1, 1, 1, 1), cosine(3), lambda: torch.zeros(1, 1, 1, 1))
+    with pytest.raises(DdpmError, match=r"^unknown variance middle: choose one of small, large\.$"):
+        ddpm("middle")(curved, torch.zeros(1, 1, 1, 1), cosine(3), lambda: torch.zeros(1, 1, 1, 1))

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy import special, stats
 
 from ddpm.diffusion.schedule import (
     SCHEDULES,
@@ -32,6 +33,9 @@ EXAMPLES = {
     "cosine": cosine(1000),
     "short linear": linear(10, 1e-4, 0.3),
     "short cosine": cosine(10),
+} | {
+    name: build_schedule(SimpleNamespace(schedule=name, timesteps=1000, beta_start=1e-4, beta_end=0.02))
+    for name in ("quadratic", "sigmoid", "laplace", "flow")
 }
 
 
@@ -160,11 +164,80 @@ def test_log_snr_times_are_even_in_log_snr_where_the_schedule_is_fine_enough():
 
 
 def test_an_unknown_name_is_refused_with_those_there_are():
-    with pytest.raises(DdpmError, match=r"^unknown schedule sigmoid: choose one of linear, cosine\.$"):
-        build_schedule(SimpleNamespace(schedule="sigmoid", timesteps=10))
+    with pytest.raises(DdpmError, match=r"^unknown schedule even: choose one of linear, cosine, quadratic, sigmoid,"):
+        build_schedule(SimpleNamespace(schedule="even", timesteps=10))
     with pytest.raises(DdpmError, match=r"^unknown spacing quadratic: choose one of even, trailing, log_snr\.$"):
         _ = SPACINGS["quadratic"]
-    assert list(SCHEDULES) == ["linear", "cosine"]
+    assert list(SCHEDULES) == ["linear", "cosine", "quadratic", "sigmoid", "laplace", "flow"]
+
+
+def test_quadratic_schedule_has_linear_roots():
+    beta = EXAMPLES["quadratic"].beta.numpy()
+    np.testing.assert_allclose(np.sqrt(beta), np.linspace(1e-4**0.5, 0.02**0.5, 1000), rtol=1e-12)
+
+
+def test_sigmoid_schedule_agrees_with_its_formula():
+    u = np.arange(1, 1000) / 1000
+    start, end = special.expit(-3.0), special.expit(3.0)
+    # Chen 2023, algorithm 1.
+    expected = (-special.expit(u * 6 - 3) + end) / (end - start)
+    np.testing.assert_allclose(EXAMPLES["sigmoid"].alpha_bar[:-1], expected, rtol=1e-9)
+    assert EXAMPLES["sigmoid"].alpha_bar[-1] < 1e-5
+
+
+def test_log_snr_of_the_laplace_schedule_is_laplace_distributed():
+    log_snr = torch.special.logit(EXAMPLES["laplace"].alpha_bar).numpy()
+    assert stats.kstest(log_snr, stats.laplace(0.0, 0.5).cdf).statistic < 1e-3
+    u = (np.arange(1000) + 0.5) / 1000
+    expected = -0.5 * np.sign(0.5 - u) * np.log(1 - 2 * np.abs(u - 0.5))
+    np.testing.assert_allclose(log_snr, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_flow_schedule_has_the_signal_to_noise_ratio_of_the_straight_path():
+    s = (np.arange(1000) + 0.5) / 1000
+    alpha_bar = EXAMPLES["flow"].alpha_bar.numpy()
+    np.testing.assert_allclose(alpha_bar / (1 - alpha_bar), ((1 - s) / s) ** 2, rtol=1e-6)
+
+
+def schedule_of(name: str, **changes: object) -> Schedule:
+    return build_schedule(SimpleNamespace(schedule=name, timesteps=1000, beta_start=1e-4, beta_end=0.02, **changes))
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_a_shift_moves_log_snr_by_twice_its_logarithm(name: str):
+    # Hoogeboom et al. 2023, §3.1: for images of three times the size, log-SNR − 2 log 3.
+    before, after = (torch.special.logit(schedule_of(name, shift=shift).alpha_bar) for shift in (1.0, 3.0))
+    np.testing.assert_allclose(after - before, np.full(1000, -2 * np.log(3.0)), rtol=1e-6)
+
+
+def test_on_the_straight_path_a_shift_is_that_of_its_times():
+    # Esser et al. 2024, eq. 23.
+    s = torch.tensor((np.arange(1000) + 0.5) / 1000)
+    moved = 3.0 * s / (1 + 2.0 * s)
+    expected = (1 - moved) ** 2 / ((1 - moved) ** 2 + moved**2)
+    np.testing.assert_allclose(schedule_of("flow", shift=3.0).alpha_bar, expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_zero_terminal_snr_stretches_the_root_of_alpha_bar_to_its_end(name: str):
+    plain, stretched = (schedule_of(name, zero_terminal_snr=zero) for zero in (False, True))
+    root, found = plain.alpha_bar.sqrt().numpy(), stretched.alpha_bar.sqrt().numpy()
+    # Lin et al. 2024, algorithm 1, up to the 2⁻¹² in place of 0.
+    expected = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    np.testing.assert_allclose(found, expected, atol=2.5e-4)
+    assert found[0] == pytest.approx(root[0], rel=1e-9)
+    assert found[-1] == pytest.approx(2.0**-12, rel=1e-6)
+    # Its steps stay within what every sampler can take.
+    assert ((stretched.beta > 0) & (stretched.beta < 1)).all()
+
+
+def test_the_range_of_a_learned_variance_is_from_the_posteriors_to_that_of_the_step():
+    small, large = EXAMPLES["linear"].log_variance_range
+    torch.testing.assert_close(small[1:].exp(), EXAMPLES["linear"].posterior_variance[1:])
+    torch.testing.assert_close(large.exp(), EXAMPLES["linear"].beta)
+    assert small[0] == small[1]
+    (only,), (beta,) = linear(1, 0.1, 0.1).log_variance_range
+    assert only == beta
 
 
 def test_a_schedule_that_leaves_nothing_of_the_image_is_refused():

@@ -14,12 +14,13 @@ import torch
 
 from ddpm.config import Config
 from ddpm.data.image_set import ImageSet, normalize
-from ddpm.diffusion.objective import build_objective
+from ddpm.diffusion.objective import Objective, build_objective
 from ddpm.diffusion.process import q_sample, v_from
 from ddpm.diffusion.schedule import build_schedule
 from ddpm.models.build import build_network
 from ddpm.models.checkpoint import load_checkpoint, restore_network
 from ddpm.training.loop import train
+from ddpm.training.loss_aware import LossAware
 from ddpm.training.monitor import Monitor
 from ddpm.training.optimizers import lr_factor
 from ddpm.training.run_folder import RunFolder
@@ -31,6 +32,22 @@ from ddpm.utils.runtime import Runtime
 
 OUTPUTS = ("last.safetensors", "best.safetensors", "log.csv", "validation.csv")
 DROPOUT = {"model.dropout": 0.2}
+# Of so few times each has its ten losses before the run ends.
+LOSS_AWARE = {
+    "train.time_density": "loss_aware",
+    "train.weighting": "vlb",
+    "diffusion.timesteps": 24,
+    "generate.steps": 10,
+}
+TOOLBOX = {
+    "model.network": "dit",
+    "model.self_conditioning": True,
+    "model.learned_variance": True,
+    "train.offset_noise": 0.1,
+    "diffusion.schedule": "flow",
+    "diffusion.target": "velocity",
+    "train.preview_every": 10,
+}
 NEVER_LOGGED = {"train.log_every": 5000, "train.validate_every": 5000}
 
 Run = Callable[..., dict[str, Any]]
@@ -130,7 +147,16 @@ def test_another_seed_is_another_run(run: Run, undisturbed: Undisturbed, tmp_pat
 
 @pytest.mark.parametrize(
     ("step", "changes"),
-    [(1, DROPOUT), (4, {}), (5, DROPOUT), (7, NEVER_LOGGED), (16, {"train.optimizer": "adamw"}), (19, DROPOUT)],
+    [
+        (1, DROPOUT),
+        (4, {}),
+        (5, DROPOUT),
+        (7, NEVER_LOGGED),
+        (16, {"train.optimizer": "adamw"}),
+        (19, DROPOUT),
+        (17, LOSS_AWARE),
+        (7, TOOLBOX),
+    ],
 )
 def test_a_run_stopped_at_any_step_resumes_to_the_same_bits(
     run: Run,
@@ -239,6 +265,51 @@ def test_watching_a_run_does_not_change_it(
     assert equal(weights(undisturbed(changes)), weights(tmp_path))
     if key != "train.validate_every":
         assert rows(tmp_path / "out" / "validation.csv") == rows(undisturbed(changes) / "out" / "validation.csv")
+
+
+def test_times_follow_the_losses_once_each_has_ten(undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch):
+    densities: list[torch.Tensor] = []
+    current = LossAware.current
+
+    def watched(times: LossAware) -> Objective:
+        densities.append(times.density())
+        return current(times)
+
+    monkeypatch.setattr(LossAware, "current", watched)
+    undisturbed(LOSS_AWARE | {"train.log_every": 7})
+    assert torch.equal(densities[0], torch.full((24,), 1 / 24, dtype=torch.float64))
+    assert densities[-1].max() > 2 * densities[-1].min()
+
+
+def test_offset_noise_adds_one_value_to_every_channel(tiny: Callable[..., Config], digits: ImageSet, cpu: Runtime):
+    found = []
+    for strength in (0.0, 0.5):
+        config = tiny({"train.offset_noise": strength})
+        recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
+        found.append(TrainState(recipe, digits.take(np.arange(64)), cpu).noise(range(2000)))
+    added = (found[1] - found[0]).flatten(1)
+    assert added.std(1).max() < 1e-6
+    assert added[:, 0].std().item() == pytest.approx(0.5, rel=0.05)
+    assert added[:, 0].mean().item() == pytest.approx(0.0, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.network": "dit", "model.base_channels": 32},
+        {"diffusion.schedule": "flow", "diffusion.target": "velocity"},
+        {"diffusion.target": "mean"},
+        {"model.self_conditioning": True},
+        {"model.learned_variance": True, "train.time_density": "uniform"},
+        {"train.weighting": "vlb", "train.time_density": "loss_aware"},
+        {"diffusion.zero_terminal_snr": True, "diffusion.shift": 2.0},
+    ],
+    ids=lambda changes: ", ".join(map(str, changes.values())),
+)
+def test_the_loss_falls_with_each_idea(run: Run, tmp_path: Path, changes: dict[str, Any]):
+    run(tmp_path, changes | {"train.epochs": 6.0, "train.lr": 0.01, "train.validate_every": 16})
+    losses = [row["val_loss"] for row in rows(tmp_path / "out" / "validation.csv")]
+    assert losses[-1] < 0.97 * losses[0]
 
 
 def test_the_loss_falls(run: Run, tmp_path: Path):

@@ -8,8 +8,9 @@ import torch
 from ddpm.config import Config
 from ddpm.data.image_set import ImageSpec
 from ddpm.models.build import build_network, flops_per_image
+from ddpm.models.layers import timestep_embedding
 from ddpm.models.networks import NETWORKS, NULL_LABEL
-from ddpm.models.networks.unet import NearestUpsample, ResidualBlock, SelfAttention, UNet, timestep_embedding
+from ddpm.models.networks.unet import NearestUpsample, ResidualBlock, SelfAttention, UNet
 from ddpm.utils.errors import DdpmError
 
 SPEC = ImageSpec(28, 1, 10)
@@ -202,8 +203,8 @@ def test_settings_and_images_that_do_not_fit_are_refused(build: Callable[..., UN
 
 
 def test_an_unknown_network_is_refused_with_those_there_are(configure: Callable[..., Config]):
-    assert list(NETWORKS) == ["unet"]
-    with pytest.raises(DdpmError, match=r"^unknown network transformer: choose one of unet\.$"):
+    assert list(NETWORKS) == ["unet", "dit"]
+    with pytest.raises(DdpmError, match=r"^unknown network transformer: choose one of unet, dit\.$"):
         build_network(configure().model.model_copy(update={"network": "transformer"}), SPEC)
 
 

@@ -1,10 +1,11 @@
 """The networks by name: one module each, which registers a class.
 
-It is built by `ddpm.models.build.build_network`: of its parameters, ``image_channels``, ``image_size`` and ``classes``
-come from the images, the others name the keys of params.yaml's section `model` that it reads. Its method
-``forward(x_t, t, labels=None)`` takes float [n, image_channels, h, w], int64 [n] in
-0 … T−1 and int64 [n] class labels (`NULL_LABEL` for an image without one, None for all), and returns the prediction,
-shaped like x_t.
+It is built by `ddpm.models.build.build_network`: of its parameters, ``input_channels``, ``output_channels``,
+``image_size`` and ``classes`` come from the images, the others name the keys of params.yaml's section `model` that it
+reads. Its method ``forward(x_t, t, labels=None)`` takes float [n, input_channels, h, w], int64 [n] in 0 … T−1 and int64
+[n] class labels (`NULL_LABEL` for an image without one, None for all), and returns the prediction, float [n,
+output_channels, h, w]. Both are the images' channels, but twice as many are given with model.self_conditioning (x_t,
+then the last x̂_0) and are predicted with model.learned_variance (the target, then the variance).
 """
 
 from torch import nn

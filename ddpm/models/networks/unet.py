@@ -1,33 +1,14 @@
 """The U-Net that predicts the noise (or v, or x_0) from x_t and t."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import Tensor, nn
 
+from ddpm.models.layers import timestep_embedding, zero_init
 from ddpm.models.networks import NETWORKS, NULL_LABEL
 from ddpm.utils.errors import DdpmError
-
-
-def timestep_embedding(t: Tensor, size: int) -> Tensor:
-    """Sinusoidal embedding of integer times t [n] with periods from 2π to 20,000π, as in DDPM's reference code.
-
-    Returns float32 [n, size]: sines, then cosines. ``size`` is even.
-    """
-    half = size // 2
-    frequencies = torch.exp(torch.arange(half, device=t.device) * (-math.log(10_000) / max(1, half - 1)))
-    angles = t.float()[:, None] * frequencies
-    return torch.cat([angles.sin(), angles.cos()], 1)
-
-
-def zero_init(module: nn.Conv2d | nn.Linear) -> nn.Module:
-    """Zero a layer, so that the branch it ends starts as nothing and its block as the identity."""
-    nn.init.zeros_(module.weight)
-    if module.bias is not None:
-        nn.init.zeros_(module.bias)
-    return module
 
 
 class ResidualBlock(nn.Module):
@@ -96,15 +77,15 @@ class SelfAttention(nn.Module):
 class UNet(nn.Module):
     """Residual blocks over levels of halving resolution, with a skip from every level down to its twin up.
 
-    image_channels: of x_t and of the prediction. image_size: pixels a side, a multiple of patch_size. classes: class
-    labels, whose embedding is added to the time's; 0: none. base_channels: of the first level, which
-    ``channel_multipliers`` multiply level by level. blocks_per_level, mid_blocks: residual blocks. patch_size: p × p
-    pixels are folded into channels before the first convolution and unfolded after the last, so that the network works
-    at 1/p of the resolution. attention: self-attention after the first mid block. time_multiplier: size of the
-    sinusoidal embedding and a fourth of the hidden layer behind it, in base_channels. upsampling: "nearest" and a 3 × 3
-    convolution, or a "transposed" 2 × 2 one of stride 2; odd sides are aligned bilinearly. initialization: "zero" for
-    the last convolution of every branch and of the network (torch's defaults elsewhere), or "xavier" uniform weights
-    and zero biases everywhere. norm_groups: of every GroupNorm.
+    input_channels, output_channels: of what it is given and of its prediction. image_size: pixels a side, a multiple of
+    patch_size. classes: class labels, whose embedding is added to the time's; 0: none. base_channels: of the first
+    level, which ``channel_multipliers`` multiply level by level. blocks_per_level, mid_blocks: residual blocks.
+    patch_size: p × p pixels are folded into channels before the first convolution and unfolded after the last, so that
+    the network works at 1/p of the resolution. attention: self-attention after the first mid block. time_multiplier:
+    size of the sinusoidal embedding and a fourth of the hidden layer behind it, in base_channels. upsampling: "nearest"
+    and a 3 × 3 convolution, or a "transposed" 2 × 2 one of stride 2; odd sides are aligned bilinearly. initialization:
+    "zero" for the last convolution of every branch and of the network (torch's defaults elsewhere), or "xavier" uniform
+    weights and zero biases everywhere. norm_groups: of every GroupNorm.
 
     Raises DdpmError where image_size and patch_size, or image_size and norm_groups, do not fit together.
     """
@@ -112,7 +93,8 @@ class UNet(nn.Module):
     def __init__(
         self,
         *,
-        image_channels: int,
+        input_channels: int,
+        output_channels: int,
         image_size: int,
         classes: int,
         base_channels: int,
@@ -149,8 +131,7 @@ class UNet(nn.Module):
                 ResidualBlock(size, channels_out, time_size, norm_groups, time_conditioning, dropout) for size in inputs
             )
 
-        folded = image_channels * patch_size**2
-        self.conv_in = nn.Conv2d(folded, base_channels, 3, padding=1)
+        self.conv_in = nn.Conv2d(input_channels * patch_size**2, base_channels, 3, padding=1)
         self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
         self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
         above = base_channels
@@ -165,12 +146,12 @@ class UNet(nn.Module):
         self.attention = SelfAttention(above, norm_groups) if attention else nn.Identity()
         self.mid = blocks(mid_blocks - 1, above, above)
         self.norm_out = nn.GroupNorm(norm_groups, base_channels)
-        self.conv_out = zero_init(nn.Conv2d(base_channels, folded, 3, padding=1))
+        self.conv_out = zero_init(nn.Conv2d(base_channels, output_channels * patch_size**2, 3, padding=1))
         if initialization == "xavier":
             self.apply(_xavier)
 
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """x_t: float [n, image_channels, h, w]; t: int64 [n] in 0 … T−1. Returns the prediction, shaped like x_t.
+        """x_t: float [n, input_channels, h, w]; t: int64 [n] in 0 … T−1. Returns float [n, output_channels, h, w].
 
         labels: int64 [n] in 0 … classes−1, or `NULL_LABEL`; None is the null label for all images. An unconditional
         network takes None alone.
