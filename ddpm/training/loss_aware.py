@@ -22,12 +22,13 @@ class LossAware:
     def __init__(self, objective: Objective) -> None:
         count = len(objective.density)
         self.objective = objective
-        self.losses = torch.zeros(count, _LOSSES, device=objective.density.device)
+        # A row more than there are times, for losses that are not kept: to leave them out would wait for a GPU.
+        self.losses = torch.zeros(count + 1, _LOSSES, device=objective.density.device)
         self.seen = torch.zeros(count, dtype=torch.int64, device=objective.density.device)
 
     def density(self) -> Tensor:
         """How likely each time is: float64 [T], summing to 1."""
-        size = self.losses.double().square().mean(1).sqrt()
+        size = self.losses[:-1].double().square().mean(1).sqrt()
         by_loss = (1.0 - _UNIFORM) * size / size.sum() + _UNIFORM / len(size)
         return torch.where((self.seen >= _LOSSES).all(), by_loss, 1.0 / len(size))
 
@@ -44,15 +45,15 @@ class LossAware:
         # Of several losses at one time: which it is, and how many there are.
         place = torch.arange(len(t), device=t.device) - torch.searchsorted(t, t)
         count = torch.zeros_like(self.seen).scatter_add_(0, t, torch.ones_like(t))
-        last = place >= count[t] - _LOSSES
-        self.losses[t[last], (self.seen[t] + place)[last] % _LOSSES] = losses[last]
+        row = torch.where(place >= count[t] - _LOSSES, t, len(self.seen))
+        self.losses[row, (self.seen[t] + place) % _LOSSES] = losses
         self.seen += count
 
     def state_dict(self) -> dict[str, Tensor]:
         """What continues it."""
-        return {"losses": self.losses, "seen": self.seen}
+        return {"losses": self.losses[:-1], "seen": self.seen}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state_dict` returned."""
-        self.losses.copy_(state["losses"])
+        self.losses[:-1].copy_(state["losses"])
         self.seen.copy_(state["seen"])

@@ -96,7 +96,20 @@ class Unwatched:
         return {"state": self.state, "steps": self.steps}, {}
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+IDEAS = {
+    "muon": {"train.optimizer": "muon"},
+    "adamw": {"train.optimizer": "adamw"},
+    "dit, learned variance, self-conditioning, offset noise, times by their losses": {
+        "model.network": "dit",
+        "model.learned_variance": True,
+        "model.self_conditioning": True,
+        "train.offset_noise": 0.1,
+        "train.time_density": "loss_aware",
+    },
+}
+
+
+@pytest.mark.parametrize("ideas", IDEAS.values(), ids=IDEAS.keys())
 def test_training_steps_stay_on_the_device_and_never_wait_for_it(
     fake: None,
     runtime: Runtime,
@@ -104,14 +117,14 @@ def test_training_steps_stay_on_the_device_and_never_wait_for_it(
     tiny: Callable[..., Config],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    optimizer: str,
+    ideas: dict[str, object],
 ):
     monkeypatch.setattr("ddpm.training.loop.Monitor", Unwatched)
     losses: list[torch.Tensor] = []
     # The backward pass itself takes a driver; its devices are those of the forward pass.
     monkeypatch.setattr(torch.Tensor, "backward", lambda loss: losses.append(loss))
-    settings = {"model.attention": True, "model.clusters": 1, "train.optimizer": optimizer, "train.shards": 2}
-    config = tiny(settings | {"train.log_every": 10**6})
+    settings = {"model.attention": True, "model.clusters": 1, "train.shards": 2}
+    config = tiny(settings | ideas | {"train.log_every": 10**6})
     recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
     images = digits.take(np.arange(256))
     found, _ = train(recipe, images, images, runtime, RunFolder(tmp_path, tmp_path / "kept"), 1e9)
