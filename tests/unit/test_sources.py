@@ -315,7 +315,7 @@ def test_auto_names_every_place_it_tried(destination: Path, monkeypatch: pytest.
 
 def test_loading_gives_images_labels_and_their_places(raw: Path):
     digits = MNIST.load(raw, "test")
-    assert digits.spec == ImageSpec(size=28, channels=1, classes=10)
+    assert digits.spec == ImageSpec(size=28, channels=1, classes=10, name="mnist")
     assert digits.images.shape == (10_000, 1, 28, 28)
     assert (digits.images.dtype, digits.labels.dtype) == (np.uint8, np.int64)
     assert np.bincount(digits.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]

@@ -78,7 +78,7 @@ class Mnist:
         """Read the "train" or the "test" images; the files' SHA-256 are checked. Raises MissingFile, DamagedFile."""
         images, labels = (folder / f"{_PREFIXES[part]}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1"))
         pixels, classes = (parse_idx(_checked(read_bytes(path), str(path)), str(path)) for path in (images, labels))
-        return ImageSet(pixels[:, None], classes.astype(np.int64), np.arange(len(pixels)), self.classes)
+        return ImageSet(pixels[:, None], classes.astype(np.int64), np.arange(len(pixels)), self.classes, "mnist")
 
 
 MNIST = SOURCES.register("mnist")(Mnist())
