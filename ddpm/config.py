@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
+from ddpm.data.decoding import RESIZINGS
 from ddpm.data.sources import SOURCES
 from ddpm.diffusion.objective import TIME_DENSITIES, TIME_SAMPLINGS, WEIGHTINGS
 from ddpm.diffusion.process import TARGETS
@@ -87,10 +88,22 @@ class _Section(BaseModel):
 
 
 class DataConfig(_Section):
-    """name: the data set. source: where it comes from, see the module of that name in ddpm/data/sources."""
+    """name: the data set. source: where it comes from, see the module of that name in ddpm/data/sources.
+
+    The others are of the data set `folder` alone, see there.
+    """
 
     name: Annotated[str, _name_in(SOURCES)]
     source: Name
+    path: Name
+    labels: Name
+    image_size: Annotated[int, Field(ge=4, le=1024)]
+    channels: Literal["auto", 1, 3]
+    resize: Annotated[str, _name_in(RESIZINGS)]
+    background: Annotated[str, _like("[a-z]+|#[0-9a-f]{6}", 'a colour such as white or "#ff8000"')]
+    broken_fraction: BelowOne
+    test_fraction: InsideUnit
+    test_seed: Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class SplitConfig(_Section):
@@ -103,16 +116,19 @@ class ModelConfig(_Section):
     """The network: see `ddpm.models.networks.unet.UNet`.
 
     classes: auto (as many as the data has), 0: it is given no class label. clusters: see `ddpm.models.conditioning`.
+    What else may be auto: see `ddpm.models.build.fit_to_images`.
     """
 
     network: Annotated[str, _name_in(NETWORKS)]
     classes: Literal["auto", 0]
-    clusters: Annotated[int, Field(ge=1, le=10_000)]
+    clusters: Literal["auto"] | Annotated[int, Field(ge=1, le=10_000)]
     base_channels: Annotated[int, Field(ge=2, le=4096, multiple_of=2)]
-    channel_multipliers: Annotated[tuple[Blocks, ...], Field(strict=False, min_length=1, max_length=8)]
+    channel_multipliers: (
+        Literal["auto"] | Annotated[tuple[Blocks, ...], Field(strict=False, min_length=1, max_length=8)]
+    )
     blocks_per_level: Blocks
     mid_blocks: Blocks
-    patch_size: Literal[1, 2, 4]
+    patch_size: Literal["auto", 1, 2, 4]
     attention: bool
     time_conditioning: Literal["film", "shift"]
     time_multiplier: Annotated[int, Field(ge=1, le=16)]
@@ -123,7 +139,8 @@ class ModelConfig(_Section):
 
     @model_validator(mode="after")
     def _groups_divide(self) -> Self:
-        for width in {self.base_channels * multiplier for multiplier in (1, *self.channel_multipliers)}:
+        multipliers = (1, 2, 4) if self.channel_multipliers == "auto" else (1, *self.channel_multipliers)
+        for width in {self.base_channels * multiplier for multiplier in multipliers}:
             if width % self.norm_groups:
                 raise ValueError(f"norm_groups ({self.norm_groups}) must divide the {width} channels of every level")
         return self
@@ -195,7 +212,7 @@ class GenerateConfig(_Section):
     num_images: Annotated[int, Field(ge=1, le=10_000_000)]
     replicate: CountOrZero
     replicates: Annotated[int, Field(ge=0, le=1000)]
-    classes: Literal["all"] | Annotated[tuple[ClassLabel, ...], Field(strict=False, min_length=1)]
+    classes: Literal["all"] | Annotated[tuple[ClassLabel | Name, ...], Field(strict=False, min_length=1)]
     guidance: Annotated[float, Field(ge=0, le=100)]
     guidance_interval: Interval
     autoguidance: Annotated[float, Field(ge=0, le=100)]
@@ -206,7 +223,7 @@ class GenerateConfig(_Section):
     variance: Annotated[float, Field(ge=0, le=1)] | Annotated[str, _name_in(VARIANCES)]
     eta: Annotated[float, Field(ge=0, le=1)]
     clip: bool
-    output_size: Annotated[int, Field(ge=8, le=1024)]
+    output_size: Literal["auto"] | Annotated[int, Field(ge=8, le=1024)]
     trajectories: Annotated[int, Field(ge=1, le=10_000)]
 
     @model_validator(mode="after")

@@ -25,6 +25,7 @@ IDENTITY = {f"GIT_{who}_{what}": "tester@example.org" for who in ("AUTHOR", "COM
 TINY = {
     "model.clusters": 1,
     "model.base_channels": 8,
+    "model.channel_multipliers": [1, 2],
     "model.blocks_per_level": 1,
     "model.mid_blocks": 1,
     "model.patch_size": 4,

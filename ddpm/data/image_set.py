@@ -1,7 +1,8 @@
 """Images with their labels, what they have in common, the one file they are stored in, and their form as x_0."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from mmap import mmap
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,10 +11,13 @@ import torch
 from torch import Tensor
 
 from ddpm.utils.errors import DamagedFile
-from ddpm.utils.files import load_arrays, save_arrays
+from ddpm.utils.files import load_arrays, save_arrays, scratch_array
 
 # The data set of files that name none: older ones, and to this day MNIST's, which so keep their bits.
 _UNNAMED = "mnist"
+# Images of more bytes are mapped from their file: memory then holds those in use, as the system sees fit.
+MAP_ABOVE = 256 * 2**20
+_STRIP = 1024
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class ImageSet:
     """images: uint8 [n, c, h, w], 0 is black. labels: int64 [n] in 0 … classes−1, all 0 for an unlabelled data set.
 
     indices: int64 [n], the place in the original file. classes: how many class labels the data set has, 0 for none.
-    name, class_names: see `ImageSpec`.
+    name, class_names: see `ImageSpec`. Images of more than `MAP_ABOVE` bytes are mapped from a file.
     """
 
     images: np.ndarray
@@ -76,8 +80,13 @@ class ImageSet:
 
     def take(self, positions: np.ndarray) -> "ImageSet":
         """The images at ``positions`` (int64 [k]), in that order."""
-        images, labels, indices = (part[positions] for part in (self.images, self.labels, self.indices))
-        return replace(self, images=images, labels=labels, indices=indices)
+        images = _rows(self.images, positions)
+        return replace(self, images=images, labels=self.labels[positions], indices=self.indices[positions])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process: images that are mapped from a file are mapped there again, not sent."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return _restore, (_in_file(self.images), parts if _in_file(self.images) is None else parts | {"images": None})
 
     def class_frequencies(self) -> list[float]:
         """How often each class occurs, summing to 1; empty for an unlabelled data set."""
@@ -105,7 +114,7 @@ def write_image_set(path: Path, image_set: ImageSet) -> None:
 
 def read_image_set(path: Path) -> ImageSet:
     """Read what `write_image_set` wrote. Raises MissingFile or DamagedFile."""
-    arrays = load_arrays(path)
+    arrays = load_arrays(path, MAP_ABOVE)
     try:
         images, labels, indices, classes = (arrays[name] for name in ("images", "labels", "indices", "classes"))
     except KeyError as error:
@@ -124,6 +133,31 @@ def read_image_set(path: Path) -> ImageSet:
         return ImageSet(images, labels, indices, int(classes), str(name), tuple(class_names.tolist()))
     except ValueError as error:
         raise DamagedFile(f"{path} holds {error}") from error
+
+
+def _rows(images: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """``images[positions]``; of those mapped from a file a strip at a time, into another file where they are many."""
+    if not isinstance(images, np.memmap):
+        return images[positions]
+    taken = scratch_array((len(positions), *images.shape[1:]), Path(images.filename or ".").parent, MAP_ABOVE)
+    for start in range(0, len(positions), _STRIP):
+        taken[start : start + _STRIP] = images[positions[start : start + _STRIP]]
+    return taken
+
+
+def _in_file(images: np.ndarray) -> tuple[Path, int, tuple[int, ...]] | None:
+    """Which part of which file whole images are mapped from: path, offset and shape; None for others."""
+    if not isinstance(images, np.memmap) or not isinstance(images.base, mmap):
+        return None
+    path = Path(images.filename or "")
+    return (path, images.offset, images.shape) if path.is_file() else None
+
+
+def _restore(in_file: tuple[Path, int, tuple[int, ...]] | None, parts: dict[str, Any]) -> ImageSet:
+    if in_file is None:
+        return ImageSet(**parts)
+    path, offset, shape = in_file
+    return ImageSet(**parts | {"images": np.memmap(path, np.uint8, "c", offset, shape)})
 
 
 def _names_of(classes: int, names: Sequence[str]) -> tuple[str, ...]:

@@ -99,7 +99,7 @@ def write_images(
     Memory does not grow with the number of images. Returns (seconds, images per second and the largest batch; the
     trajectory of the first ``config.trajectories`` images). Raises OSError when a PNG cannot be written.
     """
-    total, size = generator.config.num_images, generator.config.output_size
+    total, size = generator.config.num_images, generator.output_size
     writing: list[Future[None]] = []
     trajectories: list[dict[str, np.ndarray]] = []
     seconds, largest = 0.0, 0
@@ -139,7 +139,7 @@ def sample_replicates(
     for replicate in range(generator.config.replicate + 1, generator.config.replicate + 1 + count):
         other, name = generator.changed(replicate=replicate, trajectories=1), f"replicate_{replicate}"
         batches = sample_batches(other, batch_size, kept / name, name.replace("_", " "), pool)
-        sets[name] = np.concatenate([resize(batch.images, generator.config.output_size) for batch in batches])
+        sets[name] = np.concatenate([resize(batch.images, generator.output_size) for batch in batches])
     return sets
 
 

@@ -98,9 +98,14 @@ def shown(value: object) -> str:
         ("generate.sampler", None, "= null: input should be one of ddpm, ddim, dpmpp_2m, heun."),
         ("generate.sampler", "ddmp", "= 'ddmp': input should be one of ddpm, ddim, dpmpp_2m, heun."),
         ("model.classes", 10, "= 10: input should be 'auto' or 0."),
-        ("model.channel_multipliers", 2, "= 2: input should be a list."),
-        ("model.channel_multipliers", [], "= []: list should have at least 1 item."),
-        ("generate.classes", [3, None], "= [3, null]: input should be 'all', or input should be a valid integer."),
+        ("model.channel_multipliers", 2, "= 2: input should be 'auto', or input should be a list."),
+        ("model.channel_multipliers", [], "= []: input should be 'auto', or list should have at least 1 item."),
+        (
+            "generate.classes",
+            [3, None],
+            "= [3, null]: input should be 'all', or input should be a valid integer, or input should be "
+            "text on one line.",
+        ),
         ("generate.classes", [], "= []: input should be 'all', or list should have at least 1 item."),
         ("generate.guidance_interval", [1.0], "= [1.0]: input should be a longer list."),
         ("fid.extractors", ["mnist", "incepton"], "= 'incepton': input should be one of mnist, inception."),

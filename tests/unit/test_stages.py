@@ -174,11 +174,11 @@ def test_a_folder_that_cannot_be_made_ends_the_split(place_with_digits: Place):
     assert "data/split" in place_with_digits.complaint("split")
 
 
-def test_more_validation_images_than_there_are_end_the_training(place_with_digits: Place):
+def test_a_batch_of_more_images_than_there_are_ends_the_training(place_with_digits: Place):
     place_with_digits.run("split")
-    place_with_digits.set(TINY | {"train.validation_images": 6001})
+    place_with_digits.set(TINY | {"train.batch_size": 54_001, "train.shards": 1})
     complaint = place_with_digits.complaint("train")
-    assert "train.validation_images=6001 exceeds the 6000 validation images" in complaint
+    assert "train.batch_size=54001 exceeds the 54000 training images" in complaint
 
 
 class Malice:
