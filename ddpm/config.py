@@ -238,9 +238,14 @@ class GenerateConfig(_Section):
 
 
 class FidConfig(_Section):
-    """The evaluation. extractors: the feature networks; those whose name begins with inception are that one's."""
+    """The evaluation. extractors: see `ddpm.evaluation.features.extractor_names`; swd: see `open_evaluator`.
 
-    extractors: Annotated[tuple[Annotated[str, _name_in(EXTRACTORS)], ...], Field(strict=False, min_length=1)]
+    classifier_epochs: of the training of the data set's own; what begins with inception is that network's.
+    """
+
+    extractors: Literal["auto"] | Annotated[tuple[Annotated[str, _name_in(EXTRACTORS)], ...], Field(strict=False)]
+    classifier_epochs: Annotated[int, Field(ge=1, le=10_000)]
+    swd: Literal["auto", "on", "off"]
     bootstrap: Annotated[int, Field(ge=0, le=1_000_000)]
     inception: Literal["auto", "required"]
     inception_weights: Name | None
@@ -293,6 +298,10 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if not self.fid.extractors and self.fid.swd == "off":
+            raise ValueError(
+                "fid.extractors is empty and fid.swd is off, so nothing is measured: set one of them to auto"
+            )
         for key, steps in (("generate.steps", self.generate.steps), ("train.preview_steps", self.train.preview_steps)):
             if steps > self.diffusion.timesteps:
                 raise ValueError(f"{key} ({steps}) must not exceed diffusion.timesteps ({self.diffusion.timesteps})")

@@ -16,7 +16,7 @@ from ddpm.utils.errors import DdpmError, one_sentence
 from ddpm.utils.files import read_json
 from tools import commit_of, run
 
-LOWER_IS_BETTER = ("fd_", "fid_", "kd_")
+LOWER_IS_BETTER = ("fd_", "fid_", "kd_", "swd", "ambiguous_")
 ENDS = ("", "_low", "_high")
 
 
