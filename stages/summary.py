@@ -11,8 +11,7 @@ from ddpm.utils.files import atomic_path, read_json, significant, write_json
 from stages.paths import COST, EVALUATION, METRICS, MODEL
 from stages.runner import run
 
-# NETWORK stands for the classifier that measures: `mnist`, or the name of another data set.
-HEADLINE = (
+HEADLINE = (  # NETWORK: the classifier that measures, `mnist` or the name of another data set
     *("fd_NETWORK", "fd_NETWORK_low", "fd_NETWORK_high", "fd_NETWORK_floor", "swd", "swd_low", "swd_high", "swd_floor"),
     *("fid_inception", "precision_NETWORK", "recall_NETWORK", "label_accuracy", "ambiguous_fraction"),
     *("memorized_fraction_pixel", "bpd_small", "val_loss"),

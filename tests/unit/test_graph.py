@@ -58,6 +58,9 @@ HERE = {
     "generate": {
         "ddpm/diffusion/objective.py": "only the type Predict",
     },
+    "classifier": {
+        "ddpm/evaluation/features/inception.py": "only its name",
+    },
     "likelihood": {
         "ddpm/diffusion/guidance.py": "the likelihood is that of the network without guidance",
         "ddpm/diffusion/objective.py": "only the type Predict",
@@ -96,7 +99,7 @@ def chosen(config: Config) -> dict[str, set[str]]:
     return {
         "ddpm/data/sources/__init__.py": {f"ddpm/data/sources/{config.data.name}.py"},
         "ddpm/models/networks/__init__.py": {module_of(NETWORKS[config.model.network])},
-        "ddpm/evaluation/features/__init__.py": {module_of(EXTRACTORS[name]) for name in config.fid.extractors},
+        "ddpm/evaluation/features/__init__.py": {module_of(EXTRACTORS[name]) for name in EXTRACTORS},
     }
 
 

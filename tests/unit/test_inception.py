@@ -28,7 +28,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(mode: str, path: Path | None, device: torch.device) -> InceptionExtractor:
-    return open_inception(device, mode, str(path) if path else None, 64)
+    return open_inception(device, 1000, mode, str(path) if path else None, 64)
 
 
 @pytest.fixture
