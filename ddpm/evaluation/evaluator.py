@@ -152,7 +152,7 @@ def _patch_protocol(shape: Sequence[int], train: ImageSet) -> dict[str, object]:
         "preprocessing": f"{width} × {height} pixels; 8 bit; {spec.channels} channels, {spec.size} × {spec.size}",
         "images": min(IMAGES, count, len(train) // 2),
         "reference_images": len(train),
-        "reference_sha256": hashlib.sha256(memoryview(np.ascontiguousarray(train.images))).hexdigest(),
+        "reference_sha256": hashlib.sha256(np.ascontiguousarray(train.images).data).hexdigest(),
     }
 
 
