@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ddpm.data.image_set import ImageSet
-from ddpm.data.sources.mnist import MNIST
+from ddpm.data.sources import SOURCES
 from ddpm.evaluation.features.classifier import Classifier, as_input, classifier_of, save_trained
 from ddpm.utils.files import atomic_path, sha256
 from ddpm.utils.seeds import torch_generator
@@ -110,7 +110,7 @@ def main(build: Callable[[], nn.Module] = Classifier, seed: int = SEED, epochs: 
     parser.add_argument("output", type=Path, help="the safetensors file to write")
     arguments = parser.parse_args()
     cpu = torch.device("cpu")
-    train_set, test_set = (MNIST.load(arguments.raw, part) for part in ("train", "test"))
+    train_set, test_set = (SOURCES["mnist"].load(arguments.raw, part) for part in ("train", "test"))
     network = train(build, train_set.images, train_set.labels, seed, epochs, cpu)
     with atomic_path(arguments.output) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, temporary)

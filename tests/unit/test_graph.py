@@ -58,7 +58,9 @@ HERE = {
     "generate": {
         "ddpm/diffusion/objective.py": "only the type Predict",
     },
-    "classifier": {
+    "classifier": FETCHING
+    | {
+        "ddpm/data/split.py": "only for fetching",
         "ddpm/evaluation/features/inception.py": "only its name",
     },
     "likelihood": {
