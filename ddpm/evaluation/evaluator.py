@@ -1,7 +1,7 @@
 """Images in, numbers out: the feature networks together with the real images by them."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -103,15 +103,16 @@ class Evaluator:
         Returns flat metrics and one row an image: its number from 1 as in the PNGs, and pixel_index (from 0) and
         pixel_distance of its nearest training image, likewise by feature.
         """
-        spaces = {"pixel": (pixels(alike(images, train.spec)), pixels(train.images), test_nearest_pixel)}
+        spaces: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]]
+        spaces = {"pixel": (alike(images, train.spec), train.images, test_nearest_pixel, pixels)}
         for network, real in self.networks:
             if real.complete:
-                spaces["feature"] = (features[network.name], real.train, real.test_nearest)
+                spaces["feature"] = (features[network.name], real.train, real.test_nearest, lambda part: part)
                 break
         numbers: dict[str, float] = {}
         table: dict[str, np.ndarray] = {"image": np.arange(1, len(images) + 1)}
-        for name, (queries, points, held_out) in spaces.items():
-            index, distance = nearest(queries, points, f"training images, {name}s")
+        for name, (queries, points, held_out, convert) in spaces.items():
+            index, distance = nearest(queries, points, f"training images, {name}s", convert)
             table |= {f"{name}_index": index, f"{name}_distance": distance}
             for suffix, measured, beside in (("", distance, held_out), ("_real", held_out[1::2], held_out[::2])):
                 numbers |= {
