@@ -13,10 +13,6 @@ from clones import SMALL, change
 from PIL import Image
 
 from ddpm.data.image_set import ImageSpec, read_image_set
-from ddpm.data.sources import SOURCES
-from ddpm.evaluation.measure import alike
-from ddpm.evaluation.neighbours import nearest
-from ddpm.evaluation.reference import pixels
 from ddpm.models.checkpoint import load_checkpoint
 from ddpm.utils.images import read_pngs
 from stages.runner import run
@@ -29,6 +25,8 @@ SETTINGS = (
         "train.epochs": 1,
         "data.name": "folder",
         "data.test_fraction": 1 / 3,
+        "fid.extractors": "auto",
+        "fid.classifier_epochs": 4,
         "runtime.processes": 1,
         "runtime.compile": "off",
     }
@@ -73,16 +71,6 @@ def run_stages(folder: Path, settings: dict[str, Any], stages: list[str]) -> Non
         run(module.train_stage if stage == "train" else getattr(module, stage))
 
 
-def write_nearest() -> None:
-    """The table by which the closest pairs are drawn, by pixels."""
-    training = SOURCES["folder"].load(Path("data/raw"), "train")
-    generated = alike(read_pngs(Path("data/generated"), 1), training.spec)
-    index, distance = nearest(pixels(generated), pixels(training.images))
-    table = {"image": np.arange(1, len(index) + 1), "pixel_index": index, "pixel_distance": distance}
-    Path("data/evaluation").mkdir(exist_ok=True)
-    pd.DataFrame(table).to_csv("data/evaluation/nearest.csv", index=False)
-
-
 @pytest.mark.parametrize(
     ("size", "channels", "labelled", "resolutions"),
     [(32, 3, True, (2, (1, 2))), (64, 3, False, (4, (1, 2))), (8, 1, True, (1, (1, 2)))],
@@ -98,9 +86,9 @@ def test_images_of_any_size_go_through_all_stages(
 ):
     own = make(size, channels, labelled)
     settings = SETTINGS | {"data.path": str(own), "data.image_size": size}
-    run_stages(workspace, settings, ["fetch_mnist", "split", "train", "generate", "likelihood"])
-    write_nearest()
-    run_stages(workspace, settings, ["visualize"])
+    before_evaluation = ["fetch_mnist", "split", "train", "generate", "likelihood"]
+    evaluation = ["classifier", "reference", "fid", "visualize", "summary"]
+    run_stages(workspace, settings, [*before_evaluation, *evaluation])
     spec = ImageSpec(size, channels, 3 if labelled else 0, "folder", NAMES if labelled else ())
     parts = [read_image_set(Path(f"data/split/{part}.npz")) for part in ("train", "validation", "test")]
     assert [len(part) for part in parts] == [324, 36, 180]
@@ -119,6 +107,12 @@ def test_images_of_any_size_go_through_all_stages(
             assert figure.mode == ("L" if channels == 1 and name != "loss" else figure.mode)
             assert figure.mode.startswith("RGB") or channels == 1
     assert json.loads(Path("data/evaluation/likelihood.json").read_text())["likelihood_images"] == 50
+    metrics, headline = (json.loads(Path(f"metrics/{name}.json").read_text()) for name in ("fid", "headline"))
+    distance = "fd_folder" if labelled else "swd"
+    assert metrics[distance] == headline[distance] > metrics[f"{distance}_real"] > 0 < metrics[f"{distance}_floor"]
+    assert ("label_accuracy" in metrics) == labelled
+    assert ("swd" in metrics) != labelled
+    assert set(pd.read_csv("metrics/classes.csv")["label"]) == (set(NAMES) if labelled else set())
 
 
 def test_classes_are_chosen_by_name(make: Callable[..., Path], workspace: Path):
