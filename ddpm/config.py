@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
+from ddpm.data.decoding import RESIZINGS
 from ddpm.data.sources import SOURCES
 from ddpm.diffusion.denoiser import CLIPPINGS
 from ddpm.diffusion.objective import TIME_DENSITIES, TIME_SAMPLINGS, WEIGHTINGS
@@ -89,10 +90,22 @@ class _Section(BaseModel):
 
 
 class DataConfig(_Section):
-    """name: the data set. source: where it comes from, see the module of that name in ddpm/data/sources."""
+    """name: the data set. source: where it comes from, see the module of that name in ddpm/data/sources.
+
+    The others are of the data set `folder` alone, see there.
+    """
 
     name: Annotated[str, _name_in(SOURCES)]
     source: Name
+    path: Name
+    labels: Name
+    image_size: Annotated[int, Field(ge=4, le=1024)]
+    channels: Literal["auto", 1, 3]
+    resize: Annotated[str, _name_in(RESIZINGS)]
+    background: Annotated[str, _like("[a-z]+|#[0-9a-f]{6}", 'a colour such as white or "#ff8000"')]
+    broken_fraction: BelowOne
+    test_fraction: InsideUnit
+    test_seed: Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class SplitConfig(_Section):
@@ -105,16 +118,19 @@ class ModelConfig(_Section):
     """The network: see `ddpm.models.networks.unet.UNet`.
 
     classes: auto (as many as the data has), 0: it is given no class label. clusters: see `ddpm.models.conditioning`.
+    What else may be auto: see `ddpm.models.build.fit_to_images`.
     """
 
     network: Annotated[str, _name_in(NETWORKS)]
     classes: Literal["auto", 0]
-    clusters: Annotated[int, Field(ge=1, le=10_000)]
+    clusters: Literal["auto"] | Annotated[int, Field(ge=1, le=10_000)]
     base_channels: Annotated[int, Field(ge=2, le=4096, multiple_of=2)]
-    channel_multipliers: Annotated[tuple[Blocks, ...], Field(strict=False, min_length=1, max_length=8)]
+    channel_multipliers: (
+        Literal["auto"] | Annotated[tuple[Blocks, ...], Field(strict=False, min_length=1, max_length=8)]
+    )
     blocks_per_level: Blocks
     mid_blocks: Blocks
-    patch_size: Literal[1, 2, 4]
+    patch_size: Literal["auto", 1, 2, 4]
     attention: bool
     time_conditioning: Literal["film", "shift"]
     time_multiplier: Annotated[int, Field(ge=1, le=16)]
@@ -127,7 +143,8 @@ class ModelConfig(_Section):
 
     @model_validator(mode="after")
     def _groups_divide(self) -> Self:
-        for width in {self.base_channels * multiplier for multiplier in (1, *self.channel_multipliers)}:
+        multipliers = (1, 2, 4) if self.channel_multipliers == "auto" else (1, *self.channel_multipliers)
+        for width in {self.base_channels * multiplier for multiplier in multipliers}:
             if width % self.norm_groups:
                 raise ValueError(f"norm_groups ({self.norm_groups}) must divide the {width} channels of every level")
         return self
@@ -207,7 +224,7 @@ class GenerateConfig(_Section):
     num_images: Annotated[int, Field(ge=1, le=10_000_000)]
     replicate: CountOrZero
     replicates: Annotated[int, Field(ge=0, le=1000)]
-    classes: Literal["all"] | Annotated[tuple[ClassLabel, ...], Field(strict=False, min_length=1)]
+    classes: Literal["all"] | Annotated[tuple[ClassLabel | Name, ...], Field(strict=False, min_length=1)]
     guidance: Annotated[float, Field(ge=0, le=100)]
     guidance_interval: Interval
     guidance_rescale: Annotated[float, Field(ge=0, le=1)]
@@ -220,7 +237,7 @@ class GenerateConfig(_Section):
     eta: Annotated[float, Field(ge=0, le=1)]
     clip: bool | Annotated[str, _name_in(CLIPPINGS)]
     format: Annotated[str, _name_in(FORMATS)]
-    output_size: Annotated[int, Field(ge=8, le=1024)]
+    output_size: Literal["auto"] | Annotated[int, Field(ge=8, le=1024)]
     trajectories: Annotated[int, Field(ge=1, le=10_000)]
 
     @model_validator(mode="after")
@@ -235,9 +252,14 @@ class GenerateConfig(_Section):
 
 
 class FidConfig(_Section):
-    """The evaluation. extractors: the feature networks; those whose name begins with inception are that one's."""
+    """The evaluation. extractors: see `ddpm.evaluation.features.extractor_names`; swd: see `open_evaluator`.
 
-    extractors: Annotated[tuple[Annotated[str, _name_in(EXTRACTORS)], ...], Field(strict=False, min_length=1)]
+    classifier_epochs: of the training of the data set's own; what begins with inception is that network's.
+    """
+
+    extractors: Literal["auto"] | Annotated[tuple[Annotated[str, _name_in(EXTRACTORS)], ...], Field(strict=False)]
+    classifier_epochs: Annotated[int, Field(ge=1, le=10_000)]
+    swd: Literal["auto", "on", "off"]
     bootstrap: Annotated[int, Field(ge=0, le=1_000_000)]
     inception: Literal["auto", "required"]
     inception_weights: Name | None
@@ -290,6 +312,10 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if not self.fid.extractors and self.fid.swd == "off":
+            raise ValueError(
+                "fid.extractors is empty and fid.swd is off, so nothing is measured: set one of them to auto"
+            )
         for key, steps in (("generate.steps", self.generate.steps), ("train.preview_steps", self.train.preview_steps)):
             if steps > self.diffusion.timesteps:
                 raise ValueError(f"{key} ({steps}) must not exceed diffusion.timesteps ({self.diffusion.timesteps})")

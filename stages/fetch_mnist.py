@@ -1,13 +1,15 @@
-"""Bring the original files of the data set into data/raw, verified."""
+"""Bring the images of the data set into data/raw, verified."""
 
 from ddpm.config import Config
 from ddpm.data.sources import SOURCES
+from ddpm.utils.registry import call
 from stages.paths import RAW
 from stages.runner import run
 
 
 def fetch_mnist(config: Config) -> None:
-    print(f"{config.data.name}: {SOURCES[config.data.name].fetch(config.data.source, RAW)}, verified in {RAW}")
+    fetched = call(SOURCES[config.data.name].fetch, config.data, place=config.data.source, folder=RAW)
+    print(f"{config.data.name}: {fetched}, verified in {RAW}")
 
 
 if __name__ == "__main__":

@@ -3,23 +3,20 @@
 from ddpm.config import Config
 from ddpm.data.load import load_images, read_labels
 from ddpm.data.sources import SOURCES
-from ddpm.evaluation.evaluator import Evaluator
-from ddpm.evaluation.features import open_extractors
+from ddpm.evaluation.evaluator import open_evaluator
 from ddpm.evaluation.measure import in_order, over_replicates, refuse_constant
-from ddpm.evaluation.reference import find_reference
 from ddpm.utils.files import atomic_path, load_arrays, significant, write_json
 from ddpm.utils.images import png_name
 from ddpm.utils.runtime import choose_runtime, worker_count
-from stages.paths import EVALUATION, GENERATED, LABELS, RAW, REFERENCE, REPLICATES
+from stages.paths import CLASSIFIER, EVALUATION, GENERATED, LABELS, RAW, REFERENCE, REPLICATES
 from stages.runner import run
 
 
 def fid(config: Config) -> None:
     source, settings = SOURCES[config.data.name], config.fid
     train, test = source.load(RAW, "train"), source.load(RAW, "test")
-    networks, skipped = open_extractors(settings.extractors, settings, choose_runtime(config.runtime, 0.0).device)
-    references = [find_reference(REFERENCE / f"{x.name}.npz", x, train, test, config.seed) for x in networks]
-    evaluator = Evaluator(list(zip(networks, references, strict=True)), skipped, config.seed)
+    device = choose_runtime(config.runtime, 0.0).device
+    evaluator = open_evaluator(settings, train, test, config.seed, device, REFERENCE, CLASSIFIER)
     images = load_images(GENERATED, worker_count(config.runtime.workers))
     refuse_constant(images, lambda i: png_name(i + 1, len(images)))
     labels = read_labels(LABELS, len(images))
@@ -29,7 +26,8 @@ def fid(config: Config) -> None:
     numbers = in_order({"replicates": 1 + len(others), **found.numbers, **over_replicates(with_real, others)})
     test_nearest = load_arrays(REFERENCE / "pixels.npz")["test_nearest"]
     memorization, nearest = evaluator.memorization(images, found.features, train, test_nearest)
-    for name, table in (("classes", found.classes), ("nearest", nearest)):
+    classes = found.classes.assign(label=[train.class_names[label] for label in found.classes["label"]])
+    for name, table in (("classes", classes), ("nearest", nearest)):
         with atomic_path(EVALUATION / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")
     write_json(EVALUATION / "memorization.json", significant(memorization))

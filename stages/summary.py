@@ -11,9 +11,10 @@ from ddpm.utils.files import atomic_path, read_json, significant, write_json
 from stages.paths import COST, EVALUATION, METRICS, MODEL
 from stages.runner import run
 
-HEADLINE = (
-    *("fd_mnist", "fd_mnist_low", "fd_mnist_high", "fd_mnist_floor", "fid_inception", "precision_mnist"),
-    *("recall_mnist", "label_accuracy", "ambiguous_fraction", "memorized_fraction_pixel", "bpd_small", "val_loss"),
+HEADLINE = (  # NETWORK: the classifier that measures, `mnist` or the name of another data set
+    *("fd_NETWORK", "fd_NETWORK_low", "fd_NETWORK_high", "fd_NETWORK_floor", "swd", "swd_low", "swd_high", "swd_floor"),
+    *("fid_inception", "precision_NETWORK", "recall_NETWORK", "label_accuracy", "ambiguous_fraction"),
+    *("memorized_fraction_pixel", "bpd_small", "val_loss"),
     *("parameters", "train_seconds", "generate_seconds", "generate_nfe"),
 )
 
@@ -30,7 +31,9 @@ def summary(_: Config) -> None:
     with atomic_path(METRICS / "classes.csv") as temporary:
         shutil.copyfile(EVALUATION / "classes.csv", temporary)
     together = {key: value for values in numbers.values() for key, value in values.items()}
-    write_json(METRICS / "headline.json", significant({key: together[key] for key in HEADLINE if key in together}))
+    own = next((name for name in together["protocol"] if f"fd_{name}" in together), "")
+    keys = [key.replace("NETWORK", own) for key in HEADLINE]
+    write_json(METRICS / "headline.json", significant({key: together[key] for key in keys if key in together}))
 
 
 if __name__ == "__main__":

@@ -18,13 +18,17 @@ from tools import reproduce
 REPOSITORY = Path(__file__).parents[1]
 # The settings of the tests: what a user tries in params.yaml is not what they are about.
 SETTINGS = Path(__file__).with_name("params.yaml")
-STAGES = ["fetch_mnist", "split", "train", "generate", "reference", "fid", "likelihood", "visualize", "summary"]
+STAGES = [
+    *("fetch_mnist", "split", "train", "generate", "classifier", "reference", "fid", "likelihood", "visualize"),
+    "summary",
+]
 IDENTITY = {f"GIT_{who}_{what}": "tester@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
 # A network and a run that train in about a second.
 TINY = {
     "model.clusters": 1,
     "model.base_channels": 8,
+    "model.channel_multipliers": [1, 2],
     "model.blocks_per_level": 1,
     "model.mid_blocks": 1,
     "model.patch_size": 4,

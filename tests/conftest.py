@@ -4,7 +4,7 @@ import copy
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from xdist.scheduler import LoadScopeScheduling
 
 from ddpm.config import Config, parse_config
 from ddpm.data.image_set import ImageSet
+from ddpm.data.sources import SOURCES
 from ddpm.data.sources.mnist import FILES, MNIST
 from ddpm.evaluation.features import Features
 from ddpm.evaluation.features.classifier import MnistExtractor
 from ddpm.utils.files import sha256
+from ddpm.utils.images import resize
 from ddpm.utils.runtime import Runtime
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +38,7 @@ TOGETHER = {
     "test_real_digits": "real digits",
     "test_classifier": "test digits",
     "test_measure": "test digits",
+    "test_train_classifier": "test digits",
 }
 
 
@@ -79,6 +82,35 @@ def digits(raw: Path) -> ImageSet:
 def test_digits(raw: Path) -> ImageSet:
     """The 10,000 test images."""
     return MNIST.load(raw, "test")
+
+
+@pytest.fixture(scope="session")
+def coloured(test_digits: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """Training and test images of another data set: zeros, ones and twos of 16 × 16 pixels, each in a colour."""
+    chosen = np.flatnonzero(test_digits.labels < 3)
+    tints = np.random.default_rng(1).uniform(0.4, 1, (len(chosen), 3, 1, 1))
+    images = (resize(test_digits.images[chosen], 16) * tints).astype(np.uint8)
+    names = ("zero", "one", "two")
+    every = ImageSet(images, test_digits.labels[chosen], np.arange(len(chosen)), 3, "coloured", names)
+    train, test = (every.take(part) for part in np.split(np.arange(len(chosen)), [2000]))
+    return train, test
+
+
+@pytest.fixture
+def coloured_source(coloured: tuple[ImageSet, ImageSet]) -> Iterator[str]:
+    """The name of that data set, which the settings accept meanwhile."""
+
+    class Coloured:
+        def fetch(self, place: str, _: Path) -> str:
+            return place
+
+        def load(self, _: Path, part: str) -> ImageSet:
+            return coloured[part == "test"]
+
+    list(SOURCES)
+    SOURCES.register("coloured")(Coloured())
+    yield "coloured"
+    del SOURCES._entries["coloured"]
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from ddpm.utils.errors import DdpmError, one_sentence
 from ddpm.utils.files import read_json
 from tools import commit_of, run
 
-LOWER_IS_BETTER = ("fd_", "fid_", "kd_")
+LOWER_IS_BETTER = ("fd_", "fid_", "kd_", "swd", "ambiguous_")
 ENDS = ("", "_low", "_high")
 
 
@@ -29,6 +29,12 @@ def read_run(name: str) -> dict[str, Any]:
     if "protocol" not in found:
         raise DdpmError(f"{name} does not say how it was measured: its fid.json has no protocol.")
     return found
+
+
+def classifier_of(run: dict[str, Any]) -> str:
+    """The data set whose classifier measured a run, "nothing" without one: its name is not in all keys."""
+    sections = run["protocol"].items()
+    return next((name for name, how in sections if isinstance(how, dict) and "confident" in how), "nothing")
 
 
 def difference_interval(a: tuple[float, float, float], b: tuple[float, float, float]) -> tuple[float, float]:
@@ -58,6 +64,12 @@ def compare(name_a: str, name_b: str) -> pd.DataFrame:
     Raises DdpmError for runs that were not measured alike.
     """
     a, b = read_run(name_a), read_run(name_b)
+    by_a, by_b = (classifier_of(run) for run in (a, b))
+    if by_a != by_b:
+        raise DdpmError(
+            f"{name_a} was measured by the classifier of {by_a}, {name_b} by that of {by_b}: the numbers of different "
+            "networks say nothing beside one another."
+        )
     for section, of_a in a["protocol"].items():
         # A feature network that only one run was measured by leaves nothing to compare.
         of_b = b["protocol"].get(section)

@@ -1,7 +1,8 @@
 """Measure images from anywhere as the `fid` stage does: `python -m ddpm.evaluation IMAGES --reference data/raw`.
 
-IMAGES is a folder of PNG files, an npz file ([n, h, w], [n, h, w, c] or [n, c, h, w]; uint8, or floating point in
-[0, 1] or [-1, 1]) or an IDX file.
+A data set with labels for which no classifier is shipped is measured by one that is trained on it, which takes minutes;
+--classifier data/classifier/classifier.safetensors reads that of the pipeline. IMAGES is a folder of PNG files, an npz
+file ([n, h, w], [n, h, w, c] or [n, c, h, w]; uint8, or floating point in [0, 1] or [-1, 1]) or an IDX file.
 """
 
 import argparse
@@ -14,13 +15,14 @@ import torch
 
 from ddpm.data.load import load_images, read_labels
 from ddpm.data.sources import SOURCES
-from ddpm.evaluation.evaluator import Evaluator
-from ddpm.evaluation.features import EXTRACTORS, open_extractors
+from ddpm.evaluation.evaluator import open_evaluator
+from ddpm.evaluation.features import EXTRACTORS, extractor_names
 from ddpm.evaluation.measure import refuse_constant
-from ddpm.evaluation.reference import find_reference, nearest_pixels
+from ddpm.evaluation.reference import nearest_pixels
+from ddpm.evaluation.train_classifier import EPOCHS, train_classifier
 from ddpm.utils.errors import one_sentence
 from ddpm.utils.files import load_arrays, save_arrays, significant, write_json
-from ddpm.utils.runtime import worker_count
+from ddpm.utils.runtime import fast_precision, worker_count
 
 
 def main() -> None:
@@ -29,7 +31,11 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("--reference", type=Path, required=True, help="folder with the data set's original files")
     parser.add_argument("--data", default="mnist", choices=list(SOURCES), help="the data set (default mnist)")
-    parser.add_argument("--extractors", nargs="+", default=["mnist"], choices=list(EXTRACTORS), metavar="NAME")
+    names = ", ".join(EXTRACTORS)
+    parser.add_argument("--extractors", nargs="*", metavar="NAME", choices=list(EXTRACTORS), help=f"some of {names}")
+    parser.add_argument("--classifier", type=Path, metavar="FILE", help="of the data set, read, or trained and written")
+    parser.add_argument("--classifier-epochs", type=int, default=EPOCHS, help=f"of that training (default {EPOCHS})")
+    parser.add_argument("--swd", default="auto", choices=("auto", "on", "off"), help="patches (default auto)")
     parser.add_argument("--features", type=Path, metavar="FOLDER", help="the real images' features, read or made")
     parser.add_argument("--labels", type=Path, metavar="CSV", help="a column `label`: each image's conditioning label")
     parser.add_argument("--bootstrap", type=int, default=200, help="resamples for the intervals (default 200)")
@@ -37,8 +43,9 @@ def main() -> None:
     parser.add_argument("--inception-features", type=int, default=2048, choices=(64, 192, 768, 2048))
     parser.add_argument("--seed", type=int, default=3407)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write numbers and protocol there, too")
-    parser.set_defaults(inception="required")  # who names it wants it
     arguments = parser.parse_args()
+    arguments.inception = "required" if arguments.extractors else "auto"  # who names it wants it
+    arguments.extractors = "auto" if arguments.extractors is None else tuple(arguments.extractors)
     with one_sentence(), tempfile.TemporaryDirectory() as scratch:
         evaluate(arguments, arguments.features or Path(scratch))
 
@@ -49,18 +56,16 @@ def evaluate(arguments: argparse.Namespace, features: Path) -> None:
     refuse_constant(images, lambda i: f"number {i + 1}")
     labels = read_labels(arguments.labels, len(images)) if arguments.labels else None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    networks, skipped = open_extractors(arguments.extractors, arguments, device)
-
     train, test = (SOURCES[arguments.data].load(arguments.reference, part) for part in ("train", "test"))
-    references = []
-    for network in networks:
-        path = features / f"{network.name}.npz"
-        references.append(find_reference(path, network, train, test, arguments.seed))
-        references[-1].save(path)
+    classifier = arguments.classifier or features / "classifier.safetensors"
+    if "classifier" in extractor_names(arguments.extractors, train.spec) and not classifier.exists():
+        train_classifier(classifier, train, test, arguments.classifier_epochs, device, fast_precision(device))
+    evaluator = open_evaluator(arguments, train, test, arguments.seed, device, features, classifier)
+    for network, reference in evaluator.networks:
+        reference.save(features / f"{network.name}.npz")
     by_pixels = features / "pixels.npz"
     if not by_pixels.exists():
         save_arrays(by_pixels, test_nearest=nearest_pixels(train, test))
-    evaluator = Evaluator(list(zip(networks, references, strict=True)), skipped, arguments.seed)
     found = evaluator.measure(images, labels, arguments.bootstrap, "images")
     test_nearest = load_arrays(by_pixels)["test_nearest"]
     numbers = found.numbers | evaluator.memorization(images, found.features, train, test_nearest)[0]

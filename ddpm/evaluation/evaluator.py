@@ -1,20 +1,24 @@
 """Images in, numbers out: the feature networks together with the real images by them."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from ddpm.data.image_set import ImageSet
 from ddpm.evaluation.classes import AMBIGUOUS, CONFIDENT
-from ddpm.evaluation.features import FeatureExtractor
+from ddpm.evaluation.features import FeatureExtractor, open_extractors
+from ddpm.evaluation.features.classifier import ClassifierExtractor
 from ddpm.evaluation.frechet import CURVE_ORDERS, CURVE_POINTS
 from ddpm.evaluation.kernel import SUBSETS, subset_size
-from ddpm.evaluation.measure import alike, in_order, measure_classes, measure_features
+from ddpm.evaluation.measure import alike, in_order, measure_classes, measure_features, measure_patches
 from ddpm.evaluation.neighbours import (
     COVERAGE_NEIGHBOURS,
     PRECISION_NEIGHBOURS,
@@ -22,7 +26,8 @@ from ddpm.evaluation.neighbours import (
     nearest,
     nearest_auc,
 )
-from ddpm.evaluation.reference import Reference, pixels
+from ddpm.evaluation.patches import DIRECTIONS, IMAGES, PATCH, PATCHES
+from ddpm.evaluation.reference import Reference, find_reference, pixels
 from ddpm.utils.seeds import numpy_generator
 
 
@@ -43,6 +48,8 @@ class Measurement:
 class Evaluator:
     """networks: each with the real images by it. skipped: of those left out, why. seed: of the random choices.
 
+    real: the training and the test images, where images are compared with them patch by patch, without a network.
+
     Class probabilities are those of the first network that gives some; distances between single images' features are
     measured with the first one that has the features of all training images.
     """
@@ -50,6 +57,7 @@ class Evaluator:
     networks: Sequence[tuple[FeatureExtractor, Reference]]
     skipped: dict[str, str]
     seed: int
+    real: tuple[ImageSet, ImageSet] | None = None
 
     def measure(
         self, images: np.ndarray, labels: np.ndarray | None, bootstrap: int, label: str, alone: bool = False
@@ -59,10 +67,11 @@ class Evaluator:
         labels: int64 [n], the class label each was conditioned on, or None. bootstrap and alone: see
         `measure_features`. ``label`` names the progress bars. Raises DdpmError for too few images.
         """
-        numbers: dict[str, float] = {"images": len(images), "reference_images": self.networks[0][1].count}
+        count = self.networks[0][1].count if self.networks else len(self.real[0]) if self.real else 0
+        numbers: dict[str, float] = {"images": len(images), "reference_images": count}
         protocol: dict[str, Any] = {}
         features: dict[str, np.ndarray] = {}
-        classes = pd.DataFrame()
+        classes = pd.DataFrame(columns=["label", "set", "fraction"])
         for network, real in self.networks:
             found = network.features(images, label)
             stream = partial(numpy_generator, self.seed, "evaluation", network.name)
@@ -75,6 +84,10 @@ class Evaluator:
                 numbers |= of_classes
             features[network.name] = found.values
             protocol[network.name] = _protocol(network, images.shape, real)
+        if self.real:
+            stream = partial(numpy_generator, self.seed, "evaluation", "swd")
+            numbers |= measure_patches(images, *self.real, bootstrap, stream, alone)
+            protocol["swd"] = _patch_protocol(images.shape, self.real[0])
         protocol |= {name: f"skipped: {reason}" for name, reason in self.skipped.items()}
         protocol["versions"] = {name: version(name) for name in ("torch", "numpy", "pillow", "pytorch-fid")}
         return Measurement(numbers, protocol, classes, features)
@@ -90,15 +103,16 @@ class Evaluator:
         Returns flat metrics and one row an image: its number from 1 as in the PNGs, and pixel_index (from 0) and
         pixel_distance of its nearest training image, likewise by feature.
         """
-        spaces = {"pixel": (pixels(alike(images, train.spec)), pixels(train.images), test_nearest_pixel)}
+        spaces: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]]
+        spaces = {"pixel": (alike(images, train.spec), train.images, test_nearest_pixel, pixels)}
         for network, real in self.networks:
             if real.complete:
-                spaces["feature"] = (features[network.name], real.train, real.test_nearest)
+                spaces["feature"] = (features[network.name], real.train, real.test_nearest, lambda part: part)
                 break
         numbers: dict[str, float] = {}
         table: dict[str, np.ndarray] = {"image": np.arange(1, len(images) + 1)}
-        for name, (queries, points, held_out) in spaces.items():
-            index, distance = nearest(queries, points, f"training images, {name}s")
+        for name, (queries, points, held_out, convert) in spaces.items():
+            index, distance = nearest(queries, points, f"training images, {name}s", convert)
             table |= {f"{name}_index": index, f"{name}_distance": distance}
             for suffix, measured, beside in (("", distance, held_out), ("_real", held_out[1::2], held_out[::2])):
                 numbers |= {
@@ -126,4 +140,40 @@ def _protocol(extractor: FeatureExtractor, shape: Sequence[int], reference: Refe
     }
     if reference.test_probabilities.shape[1]:
         found["confident"] = f"one class at {CONFIDENT} or more; ambiguous: none at {AMBIGUOUS}"
-    return found
+    return found | getattr(extractor, "remarks", {})
+
+
+def _patch_protocol(shape: Sequence[int], train: ImageSet) -> dict[str, object]:
+    """The same of the patches."""
+    count, _, height, width = shape
+    spec = train.spec
+    return {
+        "patches": f"{PATCHES} of {PATCH} × {PATCH} pixels an image and level, every channel normalized",
+        "projections": DIRECTIONS,
+        "preprocessing": f"{width} × {height} pixels; 8 bit; {spec.channels} channels, {spec.size} × {spec.size}",
+        "images": min(IMAGES, count, len(train) // 2),
+        "reference_images": len(train),
+        "reference_sha256": hashlib.sha256(np.ascontiguousarray(train.images).data).hexdigest(),
+    }
+
+
+def open_evaluator(
+    settings: Any,  # noqa: ANN401
+    train: ImageSet,
+    test: ImageSet,
+    seed: int,
+    device: torch.device,
+    features: Path,
+    classifier: Path,
+) -> Evaluator:
+    """What a data set is measured by, as the settings say (`fid` in params.yaml).
+
+    features: folder with the real images' features, measured where they are not there. classifier: see
+    `open_extractors`. With ``settings.swd`` "auto", images are compared by patches where no classifier measures.
+    Raises DdpmError.
+    """
+    networks, skipped = open_extractors(settings, train, device, classifier)
+    known = [(x, find_reference(features / f"{x.name}.npz", x, train, test, seed)) for x in networks]
+    classified = any(isinstance(network, ClassifierExtractor) for network in networks)
+    by_patches = settings.swd == "on" or (settings.swd == "auto" and not classified)
+    return Evaluator(known, skipped, seed, (train, test) if by_patches else None)

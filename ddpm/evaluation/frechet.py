@@ -33,8 +33,8 @@ def fit_gaussian(features: np.ndarray, what: str = "the set") -> Gaussian:
     count, dimensions = features.shape
     if count <= dimensions:
         raise DdpmError(
-            f"{what} holds {count} images, too few for {dimensions} features: "
-            f"raise generate.num_images above {dimensions}."
+            f"{what} holds {count} images, too few for {dimensions} features: raise generate.num_images above "
+            f"{dimensions}, or set fid.extractors to [] and fid.swd to on."
         )
     features = features.astype(np.float64)
     return Gaussian(features.mean(0), np.cov(features, rowvar=False), count)

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from ddpm.data.image_set import ImageSpec
+from ddpm.data.image_set import ImageSet, ImageSpec
 from ddpm.evaluation.classes import ambiguous, class_distances, class_fractions, class_kl, classifier_score, confident
 from ddpm.evaluation.frechet import bootstrap_intervals, fit_gaussian, frechet_distance, frechet_infinity
 from ddpm.evaluation.kernel import kernel_distances, kernel_interval
 from ddpm.evaluation.neighbours import manifold
+from ddpm.evaluation.patches import IMAGES, compare_patches, level_sizes
 from ddpm.evaluation.reference import Reference
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.images import resize, to_grey, to_rgb
@@ -36,7 +37,7 @@ def measure_features(
     """Fréchet and kernel distance, precision, recall, density and coverage of features [n, d], with intervals.
 
     name: of the feature network. bootstrap: resamples of the intervals, 0 for none. alone: leaves out what real images
-    score. Raises DdpmError for too few images.
+    score, of which there is no Fréchet distance where there are too few. Raises DdpmError for too few images.
     """
     infinity_key, kernel_key = f"{frechet_key}_infinity", f"kd_{name}"
     pick = stream("pick")
@@ -45,12 +46,12 @@ def measure_features(
     numbers: dict[str, float] = {}
     for values, suffix in ((features, ""), (test, "_real"))[: 1 if alone else 2]:
         what = f"{name}, {'real' if suffix else 'generated'}"
-        distance = frechet_distance(real, fit_gaussian(values, f"the {what} set"))
         infinity = frechet_infinity(values, real, stream("orders", suffix))
         kernel = kernel_distances(values, sample, stream("subsets", suffix), what)
         found = manifold(sample, values, what)
         means = {f"{key}_{name}": value.astype(np.float64) for key, value in found.items()}
-        numbers[frechet_key + suffix] = distance
+        if not suffix or len(values) > values.shape[1]:
+            numbers[frechet_key + suffix] = frechet_distance(real, fit_gaussian(values, f"the {what} set"))
         if infinity is not None:
             numbers[infinity_key + suffix] = infinity
         numbers[kernel_key + suffix] = float(kernel.mean())
@@ -59,7 +60,7 @@ def measure_features(
             continue
         floor = reference.frechet_floor(len(features))
         numbers[f"{frechet_key}_floor"] = floor
-        numbers[f"{frechet_key}_over_floor"] = distance / floor
+        numbers[f"{frechet_key}_over_floor"] = numbers[frechet_key] / floor
         numbers[f"{kernel_key}_subset_std"] = float(kernel.std(ddof=1))
         if bootstrap:
             interval, of_infinity = bootstrap_intervals(values, real, bootstrap, stream("bootstrap"), infinity, what)
@@ -88,7 +89,9 @@ def measure_classes(
     fraction and ``frechet_key`` (NaN: too few images).
     """
     classes = probabilities.shape[1]
-    train_fractions = np.bincount(reference.train_labels, minlength=classes) / len(reference.train_labels)
+    # A class that training images lack counts as half an image: the divergence stays finite.
+    counts = np.bincount(reference.train_labels, minlength=classes)
+    train_fractions = np.maximum(counts, 0.5) / len(reference.train_labels)
     numbers: dict[str, float] = {}
     fractions, distances = {}, {}
     sets = {"generated": (features, probabilities, labels)}
@@ -118,6 +121,37 @@ def measure_classes(
     known = {key: value for key, value in numbers.items() if not np.isnan(value)}
     rows = [(label, name, fractions[name][label], distances[name][label]) for label in range(classes) for name in sets]
     return in_order(known), pd.DataFrame(rows, columns=["label", "set", "fraction", frechet_key])
+
+
+def measure_patches(
+    images: np.ndarray, train: ImageSet, test: ImageSet, bootstrap: int, stream: Stream, alone: bool
+) -> dict[str, float]:
+    """The sliced Wasserstein distance of the images' patches from those of as many random training images, × 10³.
+
+    images: uint8 [n, c, h, w], compared at the size and in the channels of the data set. Of each level and, as ``swd``,
+    their mean; at most `IMAGES` of the images, and as many as half of the training images. The floor is the distance of
+    further training images from the same ones. bootstrap, alone: see `measure_features`.
+    """
+    count = min(IMAGES, len(images), len(train) // 2)
+    order = stream("pick").permutation(len(train))
+    known, further = train.images[order[:count]], train.images[order[count : 2 * count]]
+    chosen, held_out = (part[stream("pick").permutation(len(part))[:count]] for part in (images, test.images))
+    sets = {"": alike(chosen, train.spec), "_real": held_out, "_floor": further}
+    keys = [*(f"swd_{size}" for size in level_sizes(train.spec.size)), "swd"]
+    numbers: dict[str, float] = {}
+    for suffix, measured in list(sets.items())[: 1 if alone else 3]:
+        interval = bool(bootstrap) and not suffix
+        label = suffix.removeprefix("_") or "generated"
+        distances, moved = compare_patches(measured, known[: len(measured)], stream, interval, label)
+        values = dict(zip(keys, [*distances, float(np.mean(distances))], strict=True))
+        numbers |= {key + suffix: 1e3 * value for key, value in values.items()}
+        if interval:
+            for key, influence in zip(keys, [*moved, np.mean(moved, 0)], strict=True):
+                low, high = mean_interval(values[key] + influence, bootstrap, stream("interval", key))
+                numbers |= _named({key: (1e3 * max(0.0, low), 1e3 * high)})
+    if not alone:
+        numbers |= {f"{key}_over_floor": numbers[key] / numbers[f"{key}_floor"] for key in keys}
+    return in_order(numbers)
 
 
 def alike(images: np.ndarray, spec: ImageSpec) -> np.ndarray:

@@ -3,7 +3,7 @@
 Distances are Euclidean. They are computed a strip at a time, so that memory does not limit the number of images.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from tqdm import tqdm
 PRECISION_NEIGHBOURS = 3
 COVERAGE_NEIGHBOURS = 5
 _STRIP = 500
+_NUMBERS = 100_000_000  # of points at a time: 400 MB
 
 
 def manifold(real: np.ndarray, generated: np.ndarray, label: str = "") -> dict[str, np.ndarray]:
@@ -43,21 +44,47 @@ def manifold(real: np.ndarray, generated: np.ndarray, label: str = "") -> dict[s
     return {name: values.numpy() for name, values in found.items()}
 
 
-def nearest(queries: np.ndarray, points: np.ndarray, label: str = "") -> tuple[np.ndarray, np.ndarray]:
-    """The nearest of ``points`` [m, d] to each of ``queries`` [n, d]: (index int64 [n], distance float64 [n]).
+def nearest(
+    queries: np.ndarray,
+    points: np.ndarray,
+    label: str = "",
+    convert: Callable[[np.ndarray], np.ndarray] = lambda part: part,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest of ``points`` [m, …] to each of ``queries`` [n, …]: (index int64 [n], distance float64 [n]).
 
-    The nearest is found in float32, where two are equal to seven digits perhaps the second; its distance is exact.
+    convert: makes some of either floating-point points [·, d]; it is called with a part at a time, so that a data set
+    need not fit into memory. The nearest is found in float32, where two are equal to seven digits perhaps the second;
+    its distance is exact.
     """
-    centre = points.mean(0, dtype=np.float64)
-    q, p = (torch.from_numpy((part - centre).astype(np.float32)) for part in (queries, points))
-    norms = (p**2).sum(1)
-    index = []
-    with tqdm(total=len(q), desc=f"nearest, {label}", unit="image") as progress:
-        for strip in q.split(_STRIP):
-            index.append(torch.addmm(norms, strip, p.T, alpha=-2.0).argmin(1))
-            progress.update(len(strip))
-    found = torch.cat(index).numpy()
-    return found, np.sqrt(((queries.astype(np.float64) - points[found].astype(np.float64)) ** 2).sum(1))
+    step = max(1, _NUMBERS // points[0].size)
+    centre = convert(points[:step]).mean(0, dtype=np.float64)
+
+    def centred(part: np.ndarray) -> Tensor:
+        return torch.from_numpy((convert(part) - centre).astype(np.float32))
+
+    index, least = torch.zeros(len(queries), dtype=torch.int64), torch.full((len(queries),), torch.inf)
+    with tqdm(total=len(queries) * len(points), desc=f"nearest, {label}", unit="pair", unit_scale=True) as progress:
+        for start in range(0, len(points), step):
+            some = centred(points[start : start + step])
+            norms = (some**2).sum(1)
+            for first in range(0, len(queries), _STRIP):
+                rows = slice(first, first + _STRIP)
+                distances = torch.addmm(norms, centred(queries[rows]), some.T, alpha=-2.0)
+                found = distances.argmin(1)
+                value = distances.gather(1, found[:, None])[:, 0]
+                closer = value < least[rows]
+                index[rows] = torch.where(closer, start + found, index[rows])
+                least[rows] = torch.where(closer, value, least[rows])
+                progress.update(distances.numel())
+    exact = []
+    for part, others in zip(_parts(queries), _parts(index.numpy()), strict=True):
+        x, y = (convert(each).astype(np.float64) for each in (part, points[others]))
+        exact.append(np.sqrt(((x - y) ** 2).sum(1)))
+    return index.numpy(), np.concatenate(exact)
+
+
+def _parts(array: np.ndarray) -> Iterator[np.ndarray]:
+    return (array[start : start + _STRIP] for start in range(0, len(array), _STRIP))
 
 
 def nearest_auc(distances: np.ndarray, held_out: np.ndarray) -> float:

@@ -129,7 +129,7 @@ def pixels(images: np.ndarray) -> np.ndarray:
 
 def nearest_pixels(train: ImageSet, test: ImageSet) -> np.ndarray:
     """Distance of each test image to the nearest training image, by pixels in [0, 1]: float64 [k]."""
-    return nearest(pixels(test.images), pixels(train.images), "test, pixels")[1]
+    return nearest(test.images, train.images, "test, pixels", pixels)[1]
 
 
 def frechet_floor(train: np.ndarray, everything: Gaussian, count: int, generator: np.random.Generator) -> float:

@@ -51,10 +51,9 @@ def closest_pairs(
     cells = np.full((max(1, training.classes) * columns, *side_by_side.shape[1:]), _EMPTY, np.uint8)
     cells[cell] = side_by_side
     grid = enlarge(tile(cells, columns, 3 * _GAP, background=255), scale)
-    labels = [str(label) for label in range(training.classes)]
-    rows = "; rows: its class label" if labels else ""
-    caption = f"closest pairs by {space} distance\nleft: generated, right: nearest training image{rows}"
-    _write_page(path, [grid], [caption], labels=labels, label_gap=3 * _GAP * scale)
+    labelled = "; rows: its class label" if training.classes else ""
+    caption = f"closest pairs by {space} distance\nleft: generated, right: nearest training image{labelled}"
+    _write_page(path, [grid], [caption], labels=training.class_names, label_gap=3 * _GAP * scale)
 
 
 def reverse_strip(path: Path, x_t: np.ndarray, t: Sequence[int], snapshots: int, rows: int, scale: int) -> None:

@@ -1,5 +1,9 @@
 """From settings to a network."""
 
+import itertools
+import math
+from typing import Any
+
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -8,6 +12,54 @@ from ddpm.config import ModelConfig
 from ddpm.data.image_set import ImageSpec
 from ddpm.models.conditioning import count
 from ddpm.models.networks import NETWORKS
+from ddpm.utils.errors import DdpmError
+
+# What `auto` aims at: resolutions that the U-Net works at, and clusters of as many images as tell them apart.
+_PATCH_SIZES, _FIRST_SIDE, _LAST_SIDE, _WIDEST = (1, 2, 4), 16, 8, 4
+_CLUSTERS, _CLUSTERS_WITHOUT_CLASSES, _IMAGES_PER_CLUSTER = 30, 200, 100
+
+
+def fit_to_images(model: ModelConfig, spec: ImageSpec, fewest: int | None = None) -> ModelConfig:
+    """The settings with a value in place of every `auto` that the U-Net and its conditioning have.
+
+    patch_size: the smallest of 1, 2 and 4 that leaves at most 16 pixels a side, or 4. channel_multipliers: 1, 2, 4,
+    4, …, one for each resolution from there down to at most 8 pixels, and two at least unless that is odd. clusters: 30
+    in each class, 200 in a data set without classes, but no more than one for every hundred images of the smallest
+    class, which has ``fewest`` (None: enough).
+
+    Raises DdpmError, with the nearest sizes that fit, where one of the first two is `auto` and a resolution is not a
+    whole number of pixels. Where both are given, the network aligns such resolutions itself.
+    """
+    patch, multipliers = _resolutions(model, spec.size)
+    if "auto" in (model.patch_size, model.channel_multipliers) and not _divides(model, spec.size):
+        smaller = [size for size in range(1, spec.size) if _divides(model, size)]
+        larger = next(size for size in itertools.count(spec.size) if _divides(model, size))
+        nearest = " or ".join(map(str, [*smaller[-1:], larger]))
+        raise DdpmError(
+            f"images of {spec.size} × {spec.size} pixels cannot be halved as often as model.patch_size and "
+            f"model.channel_multipliers want: bring them to {nearest} pixels."
+        )
+    chosen: dict[str, Any] = {"patch_size": patch, "channel_multipliers": multipliers}
+    if model.clusters == "auto":
+        most = _CLUSTERS if conditioning_classes(model, spec) else _CLUSTERS_WITHOUT_CLASSES
+        chosen["clusters"] = most if fewest is None else max(1, min(most, fewest // _IMAGES_PER_CLUSTER))
+    return model.model_copy(update=chosen)
+
+
+def _resolutions(model: ModelConfig, size: int) -> tuple[int, tuple[int, ...]]:
+    """The patch size and the channel multipliers for images of so many pixels a side."""
+    patch, multipliers = model.patch_size, model.channel_multipliers
+    side = next((p for p in _PATCH_SIZES if size <= p * _FIRST_SIDE), _PATCH_SIZES[-1]) if patch == "auto" else patch
+    if multipliers == "auto":
+        halvings = max(int(size // side % 2 == 0), math.ceil(math.log2(size / (side * _LAST_SIDE))))
+        multipliers = tuple(min(2**level, _WIDEST) for level in range(halvings + 1))
+    return side, multipliers
+
+
+def _divides(model: ModelConfig, size: int) -> bool:
+    """Whether every resolution is a whole number of pixels."""
+    patch, multipliers = _resolutions(model, size)
+    return size % (patch * 2 ** (len(multipliers) - 1)) == 0
 
 
 def conditioning_classes(model: ModelConfig, spec: ImageSpec) -> int:
@@ -17,11 +69,12 @@ def conditioning_classes(model: ModelConfig, spec: ImageSpec) -> int:
 
 def conditioning_labels(model: ModelConfig, spec: ImageSpec) -> int:
     """How many conditioning labels the network knows: see `Conditioning.count`."""
-    return count(conditioning_classes(model, spec), model.clusters)
+    return count(conditioning_classes(model, spec), int(fit_to_images(model, spec).clusters))
 
 
 def build_network(model: ModelConfig, spec: ImageSpec) -> nn.Module:
     """An untrained network for these images. Raises DdpmError where settings and images do not fit together."""
+    model = fit_to_images(model, spec)
     network = NETWORKS.build(
         model.network,
         model,

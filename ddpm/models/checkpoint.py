@@ -10,7 +10,7 @@ digest. So no byte of a tensor or a setting can change unnoticed.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "sha256": _NO_DIGEST,
         "model": _without_added("model", checkpoint.model.model_dump(mode="json")),
         "diffusion": _without_added("diffusion", checkpoint.diffusion.model_dump(mode="json")),
-        "spec": asdict(checkpoint.spec),
+        "spec": checkpoint.spec.to_file(),
         "classes": checkpoint.conditioning.classes,
         "metadata": checkpoint.metadata,
     }
@@ -95,7 +95,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
         return Checkpoint(
             ModelConfig.model_validate(_ADDED["model"] | header["model"]),
             DiffusionConfig.model_validate(_ADDED["diffusion"] | header["diffusion"]),
-            ImageSpec(**header["spec"]),
+            ImageSpec.from_file(header["spec"]),
             Conditioning(int(header["classes"]), **tensors.pop("labels")),
             header["metadata"],
             tensors,

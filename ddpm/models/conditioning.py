@@ -22,6 +22,7 @@ from ddpm.utils.seeds import numpy_generator
 
 _SIDE = 14  # images are compared at this size: a coarse look is what tells one cluster from another
 _ITERATIONS = 25
+_STRIP, _POINTS = 1024, 65_536  # images, and points, that are worked on at once: memory does not limit their number
 # The first centroids are chosen among some of the images: that takes time that grows with clusters² × images.
 _STARTING_FROM, _STARTING_FROM_MOST = 20, 2000  # images for each cluster, but at most
 
@@ -67,7 +68,8 @@ class Conditioning:
         clusters = torch.empty_like(classes)
         for label, centroids in enumerate(self.centroids.double()):
             members = classes == label
-            clusters[members] = torch.cdist(_coarse(images.images[members.numpy()]), centroids).argmin(1)
+            points = _coarse(images.images, members.nonzero()[:, 0].numpy())
+            clusters[members] = torch.cat([torch.cdist(part, centroids).argmin(1) for part in points.split(_POINTS)])
         return (classes * self.clusters + clusters).to(device)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -110,10 +112,12 @@ def fit_conditioning(training: ImageSet, classes: int, clusters: int, seed: int)
         return Conditioning.by_class(training.class_frequencies() if classes else [])
     centroids = []
     for label in range(max(1, classes)):
-        points = _coarse(training.images[training.labels == label] if classes else training.images).numpy()
+        members = np.flatnonzero(training.labels == label) if classes else np.arange(len(training))
+        points = _coarse(training.images, members).numpy()
         stream = numpy_generator(seed, "clusters", label)
         try:
-            some = stream.permutation(points)[: max(clusters, min(_STARTING_FROM * clusters, _STARTING_FROM_MOST))]
+            most = max(clusters, min(_STARTING_FROM * clusters, _STARTING_FROM_MOST))
+            some = points[stream.permutation(len(points))[:most]]
             start, _ = kmeans2(some, clusters, iter=1, minit="++", rng=stream)
             found, _ = kmeans2(points, start, iter=_ITERATIONS, minit="matrix", missing="raise")
         except (ClusterError, ValueError) as error:
@@ -130,7 +134,10 @@ def fit_conditioning(training: ImageSet, classes: int, clusters: int, seed: int)
     return replace(conditioning, frequencies=frequencies)
 
 
-def _coarse(images: np.ndarray) -> Tensor:
-    """uint8 images [n, c, h, w] as points: float64 [n, d] in [0, 1], of at most `_SIDE` pixels a side."""
+def _coarse(images: np.ndarray, members: np.ndarray) -> Tensor:
+    """Those of uint8 images [n, c, h, w] as points: float64 [k, d] in [0, 1], of at most `_SIDE` pixels a side."""
     side = min(_SIDE, images.shape[-1])
-    return F.adaptive_avg_pool2d(torch.from_numpy(images).double() / 255, side).flatten(1)
+    parts = np.split(members, range(_STRIP, len(members), _STRIP))
+    return torch.cat(
+        [F.adaptive_avg_pool2d(torch.from_numpy(images[part]).double() / 255, side).flatten(1) for part in parts]
+    )

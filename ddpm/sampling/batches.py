@@ -103,7 +103,7 @@ def write_images(
     config = generator.config
     trajectories: list[dict[str, np.ndarray]] = []
     seconds, largest = 0.0, 0
-    with FORMATS[config.format](folder, config.num_images, config.output_size, workers) as files:
+    with FORMATS[config.format](folder, config.num_images, generator.output_size, workers) as files:
         for batch in sample_batches(generator, batch_size, kept, pool=pool):
             files.add(batch.images)
             if batch.trajectory:
@@ -132,7 +132,7 @@ def sample_replicates(
     for replicate in range(generator.config.replicate + 1, generator.config.replicate + 1 + count):
         other, name = generator.changed(replicate=replicate, trajectories=1), f"replicate_{replicate}"
         batches = sample_batches(other, batch_size, kept / name, name.replace("_", " "), pool)
-        sets[name] = np.concatenate([resize(batch.images, generator.config.output_size) for batch in batches])
+        sets[name] = np.concatenate([resize(batch.images, generator.output_size) for batch in batches])
     return sets
 
 

@@ -80,6 +80,11 @@ class Generator:
         )
 
     @property
+    def output_size(self) -> int:
+        """Pixels a side of the images that are written."""
+        return self.spec.size if self.config.output_size == "auto" else self.config.output_size
+
+    @property
     def nfe(self) -> int:
         """Network evaluations per image, those of guidance included."""
         return self.guided.nfe(evaluated_times(self.sampler, self.steps), labelled=bool(self.conditioning.count))
@@ -89,14 +94,25 @@ class Generator:
 
         Raises DdpmError for class labels that the network does not know.
         """
-        count, wanted = self.conditioning.classes, self.config.classes
-        if wanted != "all" and not count:
-            raise DdpmError(f"generate.classes={list(wanted)}, but this network knows no class labels: set it to all.")
-        if wanted != "all" and max(wanted) >= count:
-            raise DdpmError(f"generate.classes={list(wanted)}: the network knows the class labels 0 to {count - 1}.")
+        classes = self._classes()
         if not self.conditioning.count:
             return None
-        return balanced_labels(numbers, self.conditioning.weights(None if wanted == "all" else wanted))
+        return balanced_labels(numbers, self.conditioning.weights(classes))
+
+    def _classes(self) -> list[int] | None:
+        """The class labels that ``config.classes`` names by number or by name; None for all. Raises DdpmError."""
+        count, wanted, names = self.conditioning.classes, self.config.classes, self.spec.class_names
+        if wanted == "all":
+            return None
+        given = f"generate.classes=[{', '.join(map(str, wanted))}]"
+        if not count:
+            raise DdpmError(f"{given}, but this network knows no class labels: set it to all.")
+        labels = [names.index(label) if label in names else label for label in wanted]
+        for label in labels:
+            if not isinstance(label, int) or label >= count:
+                known = "" if names == tuple(map(str, range(count))) else f", called {', '.join(names)}"
+                raise DdpmError(f"{given}: the network knows the class labels 0 to {count - 1}{known}.")
+        return [int(label) for label in labels]
 
     def class_labels(self, numbers: Sequence[int]) -> np.ndarray | None:
         """The class label of each image, int64 [n]; None for a network that is given no class labels."""

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from ddpm.config import DiffusionConfig, ModelConfig, TrainConfig
 from ddpm.data.image_set import ImageSet
 from ddpm.diffusion.noise import normal_noise
 from ddpm.diffusion.objective import Objective
-from ddpm.models.build import build_network, conditioning_classes, flops_per_image
+from ddpm.models.build import build_network, conditioning_classes, fit_to_images, flops_per_image
 from ddpm.models.checkpoint import Checkpoint, load_checkpoint
 from ddpm.models.conditioning import fit_conditioning
 from ddpm.models.networks import NULL_LABEL
@@ -68,9 +69,11 @@ class TrainState:
     """
 
     def __init__(self, recipe: Recipe, training: ImageSet, runtime: Runtime) -> None:
-        self.recipe, self.spec, self.device = recipe, training.spec, runtime.device
+        self.spec, self.device = training.spec, runtime.device
         classes = conditioning_classes(recipe.model, self.spec)
-        self.conditioning = fit_conditioning(training, classes, recipe.model.clusters, recipe.seed)
+        fewest = int(np.bincount(training.labels, minlength=classes).min()) if classes else len(training)
+        recipe = self.recipe = replace(recipe, model=fit_to_images(recipe.model, self.spec, fewest))
+        self.conditioning = fit_conditioning(training, classes, int(recipe.model.clusters), recipe.seed)
         torch.manual_seed(torch_generator(recipe.seed, "weights").initial_seed())
         self.network = runtime.prepare(build_network(recipe.model, self.spec), trains=True).train()
         self.optimizer = Optimizer(recipe.train.optimizer, self.network, recipe.train)

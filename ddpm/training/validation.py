@@ -3,22 +3,20 @@
 import torch
 from torch import Tensor
 
-from ddpm.utils.errors import DdpmError
 from ddpm.utils.seeds import torch_generator
 
 BUCKETS = 4
 
 
 class FixedGrid:
-    """``count`` held-out images, each with one time and one noise that never change.
+    """``count`` held-out images, or as many as there are, each with one time and one noise that never change.
 
     images: uint8 [n, c, h, w] on the device. labels: int64 [n] there, or None. The times are spread evenly over
-    0 … timesteps−1. Raises DdpmError where there are fewer images.
+    0 … timesteps−1.
     """
 
     def __init__(self, images: Tensor, labels: Tensor | None, timesteps: int, count: int, seed: int) -> None:
-        if count > len(images):
-            raise DdpmError(f"train.validation_images={count} exceeds the {len(images)} validation images: lower it.")
+        count = min(count, len(images))
         generator = torch_generator(seed, "validation")
         chosen = torch.randperm(len(images), generator=generator)[:count].to(images.device)
         self.images = images[chosen]

@@ -4,12 +4,16 @@ import csv
 import glob
 import hashlib
 import json
+import math
 import os
 import shutil
+import struct
+import tempfile
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
@@ -134,14 +138,45 @@ def save_arrays(path: Path, **arrays: np.ndarray | float) -> None:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # a name may shadow an option of savez; none here does
 
 
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read what `save_arrays` wrote. Raises MissingFile or DamagedFile."""
+def load_arrays(path: Path, map_above: float = math.inf) -> dict[str, np.ndarray]:
+    """Read what `save_arrays` wrote. Raises MissingFile or DamagedFile.
+
+    Arrays of more than ``map_above`` bytes are memory-mapped: what is not looked at is not read. A change of them stays
+    in memory.
+    """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+            return {name: _array(arrays, path, name, map_above) for name in arrays.files}
     except FileNotFoundError as error:
         raise MissingFile(f"{path} is missing") from error
     except PermissionError:
         raise
     except Exception as error:  # zipfile, zlib and numpy raise half a dozen types for a damaged archive
         raise DamagedFile(f"{path} is damaged ({error})") from error
+
+
+def _array(arrays: Any, path: Path, name: str, map_above: float) -> np.ndarray:  # noqa: ANN401
+    """An array of the open npz at ``path``: see `load_arrays`. A compressed one cannot be mapped."""
+    member = arrays.zip.NameToInfo.get(f"{name}.npy")
+    if member is None or member.file_size <= map_above or member.compress_type != zipfile.ZIP_STORED:
+        return cast(np.ndarray, arrays[name])
+    with path.open("rb") as file:
+        file.seek(member.header_offset)
+        name_length, extra_length = struct.unpack("<26x2H", file.read(30))
+        file.seek(name_length + extra_length, os.SEEK_CUR)
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(file)
+        return np.memmap(path, dtype, "c", file.tell(), shape, "F" if fortran else "C")
+
+
+def scratch_array(shape: tuple[int, ...], folder: Path, map_above: float) -> np.ndarray:
+    """Zeros, uint8, to be filled; of more than ``map_above`` bytes mapped onto an unnamed file in ``folder``.
+
+    Raises OSError.
+    """
+    if math.prod(shape) <= map_above:
+        return np.zeros(shape, np.uint8)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp") as file:
+        return np.memmap(Path(file.name), np.uint8, "w+", shape=shape)

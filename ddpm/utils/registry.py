@@ -56,6 +56,11 @@ class Registry(Generic[T]):
         """
         entry = self[name]
         assert callable(entry)
-        keys = inspect.signature(entry).parameters
-        known = {key: getattr(settings, key) for key in keys if key not in given and hasattr(settings, key)}
-        return entry(**{key: given[key] for key in keys if key in given} | known)
+        return call(entry, settings, **given)
+
+
+def call(entry: Callable[..., Any], settings: object, **given: Any) -> Any:  # noqa: ANN401
+    """``entry`` called with those of ``given``, and of the settings, that its parameters name: see `Registry.build`."""
+    keys = inspect.signature(entry).parameters
+    known = {key: getattr(settings, key) for key in keys if key not in given and hasattr(settings, key)}
+    return entry(**{key: given[key] for key in keys if key in given} | known)

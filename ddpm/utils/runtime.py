@@ -147,10 +147,7 @@ def choose_runtime(config: RuntimeConfig, flops: float) -> Runtime:
     device = torch.device(("cuda" if count else "cpu") if config.device == "auto" else config.device)
     if device.type == "cuda" and (device.index or 0) >= count:
         raise DdpmError(f"runtime.device={config.device}: this machine has {count} CUDA devices; choose auto or cpu.")
-    if config.precision == "auto":
-        precision = torch.bfloat16 if _has_fast_bfloat16(device) else torch.float32
-    else:
-        precision = getattr(torch, config.precision)
+    precision = fast_precision(device) if config.precision == "auto" else getattr(torch, config.precision)
     compiled = config.compile == "on" or (
         config.compile == "auto" and flops > _COMPILE_PAYS_FLOPS[device.type] and _compiles(device)
     )
@@ -205,10 +202,13 @@ def peak_memory_bytes(runtime: Runtime, processes: int = 1) -> int:
     return peak * 1024 if _LINUX else peak
 
 
-def _has_fast_bfloat16(device: torch.device) -> bool:
+def fast_precision(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device computes in it, float32 elsewhere."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32
 
 
 def _compiles(device: torch.device) -> bool:

@@ -28,7 +28,7 @@ from ddpm.models.checkpoint import (
 from ddpm.models.conditioning import Conditioning
 from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
 
-SPEC = ImageSpec(size=12, channels=3, classes=4)
+SPEC = ImageSpec(size=12, channels=3, classes=4, name="seasons", class_names=("spring", "summer", "autumn", "winter"))
 
 
 @pytest.fixture
@@ -300,7 +300,11 @@ def test_the_network_has_the_channels_and_classes_of_its_images(configure: Calla
     x_t, t = torch.zeros(2, *SPEC.shape), torch.zeros(2, dtype=torch.int64)
     assert build_network(model, SPEC)(x_t, t, t).shape == x_t.shape
     assert conditioning_labels(model, SPEC) == 4
-    assert conditioning_labels(unconditional, SPEC) == conditioning_labels(model, replace(SPEC, classes=0)) == 0
+    assert (
+        conditioning_labels(unconditional, SPEC)
+        == conditioning_labels(model, replace(SPEC, classes=0, class_names=()))
+        == 0
+    )
     clusters = {"clusters": 7}
     assert conditioning_labels(model.model_copy(update=clusters), SPEC) == 28
     assert conditioning_labels(unconditional.model_copy(update=clusters), SPEC) == 7

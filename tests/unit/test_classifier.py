@@ -1,5 +1,6 @@
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,7 +8,14 @@ import torch
 from PIL import Image
 
 from ddpm.data.image_set import ImageSet
-from ddpm.evaluation.features import EXTRACTORS, Features, UnavailableExtractor, classifier, open_extractors
+from ddpm.evaluation.features import (
+    EXTRACTORS,
+    FeatureExtractor,
+    Features,
+    UnavailableExtractor,
+    classifier,
+    open_extractors,
+)
 from ddpm.evaluation.features.classifier import (
     CLASSES,
     FEATURES,
@@ -66,8 +74,13 @@ def test_other_sizes_are_resized(test_digits: ImageSet, by_classifier: Features,
     assert (found.probabilities.argmax(1) == test_digits.labels[:100]).mean() > 0.9
 
 
-def test_a_network_that_cannot_be_had_is_left_out_with_the_reason():
-    networks, skipped = open_extractors(["mnist"], object(), CPU)
+def opened(train: ImageSet, *names: str, swd: str = "off") -> tuple[list[FeatureExtractor], dict[str, str]]:
+    """The feature networks of these names."""
+    return open_extractors(SimpleNamespace(extractors=names, swd=swd), train, CPU, Path("absent.safetensors"))
+
+
+def test_a_network_that_cannot_be_had_is_left_out_with_the_reason(test_digits: ImageSet):
+    networks, skipped = opened(test_digits, "mnist")
     assert [network.name for network in networks] == ["mnist"]
     assert skipped == {}
 
@@ -76,9 +89,10 @@ def test_a_network_that_cannot_be_had_is_left_out_with_the_reason():
         raise UnavailableExtractor("no such network here")
 
     try:
-        assert open_extractors(["mnist", "absent"], object(), CPU)[1] == {"absent": "no such network here"}
-        with pytest.raises(DdpmError, match=r"none of fid\.extractors .*absent: no such network here.*add mnist"):
-            open_extractors(["absent"], object(), CPU)
+        assert opened(test_digits, "mnist", "absent")[1] == {"absent": "no such network here"}
+        with pytest.raises(DdpmError, match=r"none of fid\.extractors .*absent: no such network here.*fid\.swd to on"):
+            opened(test_digits, "absent")
+        assert opened(test_digits, "absent", swd="auto") == ([], {"absent": "no such network here"})
     finally:
         del EXTRACTORS._entries["absent"]
 

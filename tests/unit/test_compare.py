@@ -28,6 +28,7 @@ def test_better_is_lower_for_distances_and_higher_for_fractions():
     assert verdict("kd_mnist", (0.1, 0.5)) == "A is better"
     assert verdict("recall_mnist", (0.1, 0.5)) == "B is better"
     assert verdict("confident_fraction", (-0.5, -0.1)) == "A is better"
+    assert verdict("swd", (-0.5, -0.1)) == verdict("ambiguous_fraction", (-0.2, -0.1)) == "B is better"
     assert verdict("fd_mnist", (-0.1, 0.1)) == "no difference that counts"
 
 
@@ -65,6 +66,26 @@ def test_runs_that_were_not_measured_alike_are_refused(tmp_path: Path):
     (tmp_path / "b/fid.json").write_text('{"fd_mnist": 1.0, "protocol": {}}')
     with pytest.raises(DdpmError, match="no number with an interval in common"):
         compare(a, b)
+
+
+def test_runs_of_other_data_or_by_another_classifier_are_refused(tmp_path: Path):
+    values = {"label_accuracy": 0.9, "label_accuracy_low": 0.8, "label_accuracy_high": 1.0}
+    swd = {"swd": 9.0, "swd_low": 8.0, "swd_high": 10.0}
+
+    def written(name: str, numbers: dict[str, float], **protocol: object) -> str:
+        return write_run(tmp_path / name, json.dumps({**numbers, "protocol": protocol}))
+
+    digits = written("digits", values, mnist={"confident": "one class at 0.9"})
+    garments = written("garments", values, fashion_mnist={"confident": "one class at 0.9"})
+    with pytest.raises(DdpmError, match=r"digits .* classifier of mnist, .*garments by that of fashion_mnist"):
+        compare(digits, garments)
+    icons = written("icons", swd, swd={"reference_sha256": "a"})
+    with pytest.raises(DdpmError, match=r"digits .* classifier of mnist, .*icons by that of nothing"):
+        compare(digits, icons)
+    better = written("better", {key: value - 5 for key, value in swd.items()}, swd={"reference_sha256": "a"})
+    assert compare(icons, better)["verdict"]["swd"] == "B is better"
+    with pytest.raises(DdpmError, match=r"differ in protocol\.swd"):
+        compare(icons, written("others", swd, swd={"reference_sha256": "b"}))
 
 
 def test_a_run_is_a_revision_or_the_name_of_an_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -51,7 +51,9 @@ MISTAKES = {
     "generate.output_size": 4096,
     "fid.bootstrap": None,
     "fid.inception": True,
-    "fid.extractors": [],
+    "fid.extractors": 3,
+    "fid.classifier_epochs": 0,
+    "fid.swd": True,
     "visualize.snapshots": 1,
     "visualize.gif_seconds": 10_000.0,
     "runtime.device": "cuda:07",
@@ -98,12 +100,21 @@ def shown(value: object) -> str:
         ("train.time_sampling", None, "= null: input should be one of uniform, stratified."),
         ("train.time_sampling", "uniforn", "= 'uniforn': input should be one of uniform, stratified."),
         ("model.classes", 10, "= 10: input should be 'auto' or 0."),
-        ("model.channel_multipliers", 2, "= 2: input should be a list."),
-        ("model.channel_multipliers", [], "= []: list should have at least 1 item."),
-        ("generate.classes", [3, None], "= [3, null]: input should be 'all', or input should be a valid integer."),
+        ("model.channel_multipliers", 2, "= 2: input should be 'auto', or input should be a list."),
+        ("model.channel_multipliers", [], "= []: input should be 'auto', or list should have at least 1 item."),
+        (
+            "generate.classes",
+            [3, None],
+            "= [3, null]: input should be 'all', or input should be a valid integer, or input should be "
+            "text on one line.",
+        ),
         ("generate.classes", [], "= []: input should be 'all', or list should have at least 1 item."),
         ("generate.guidance_interval", [1.0], "= [1.0]: input should be a longer list."),
-        ("fid.extractors", ["mnist", "incepton"], "= 'incepton': input should be one of mnist, inception."),
+        (
+            "fid.extractors",
+            ["mnist", "incepton"],
+            "= ['mnist', 'incepton']: input should be 'auto', or input should be one of mnist, classifier, inception.",
+        ),
         ("runtime.device", "gpu", "= 'gpu': input should be auto, cpu, cuda, cuda:0, cuda:1, …."),
         ("data.source", "a\nb", "= 'a\\nb': input should be text on one line."),
         ("train", None, "= null: input should be a section with keys."),
@@ -152,6 +163,10 @@ def test_a_missing_key_is_named(parameters: Callable[..., dict[str, Any]], key: 
         ),
         ({"generate.classes": [3], "model.classes": 0}, r"generate\.classes \(\[3\]\).*model\.classes to auto"),
         ({"train.label_dropout": 0.0}, r"generate\.guidance \(1\.4\).*train\.label_dropout"),
+        (
+            {"fid.extractors": [], "fid.swd": "off"},
+            r"fid\.extractors is empty and fid\.swd is off, so nothing is measured",
+        ),
     ],
 )
 def test_values_that_do_not_fit_together_are_named(

@@ -1,5 +1,6 @@
 """The mistakes of `python -m ddpm.evaluation`; what it measures: tests/stress/test_evaluation_of_files.py."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -7,11 +8,56 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ddpm.data.image_set import ImageSet
+from ddpm.evaluation import __main__ as command_module
 from ddpm.evaluation.__main__ import main
+from ddpm.utils.files import sha256
+from ddpm.utils.images import write_rgb_pngs
 
 
 def nothing(path: Path) -> None:
     """No file."""
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["ddpm.evaluation", *map(str, arguments)])
+    main()
+
+
+def test_another_data_set_is_measured_by_a_classifier_that_is_trained_once(
+    coloured_source: str,
+    coloured: tuple[ImageSet, ImageSet],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    pictures, table, features, written = (tmp_path / name for name in ("images", "labels.csv", "real", "found.json"))
+    for folder in (pictures, features):
+        folder.mkdir()
+    test = coloured[1].take(np.arange(300))
+    write_rgb_pngs(pictures, test.images, 1, len(test))
+    table.write_text("label\n" + "\n".join(map(str, test.labels)))
+    options = ("--features", features, "--classifier-epochs", 2, "--bootstrap", 5, "--json", written)
+    command = (pictures, "--reference", tmp_path, "--data", coloured_source, "--labels", table, *options)
+    run(monkeypatch, *command)
+    numbers, printed = json.loads(written.read_text()), capsys.readouterr().out
+    assert numbers["label_accuracy"] > 0.9
+    assert numbers["fd_coloured_over_floor"] < 10
+    (row,) = (line.split() for line in printed.splitlines() if line.startswith("fd_coloured "))
+    assert float(row[1]) == numbers["fd_coloured"]
+    classifier = features / "classifier.safetensors"
+    assert numbers["protocol"]["coloured"]["weights_sha256"] == sha256(classifier)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(command_module, "train_classifier", refuse)
+    run(monkeypatch, *command)
+    assert json.loads(written.read_text()) == numbers
+    run(monkeypatch, *command, "--extractors", "--swd", "on")
+    by_patches = json.loads(written.read_text())
+    assert by_patches["swd_16"] == by_patches["swd"] < 3 * by_patches["swd_floor"]
+    assert not [key for key in by_patches if key.startswith("fd_")]
 
 
 @pytest.mark.parametrize(
@@ -28,9 +74,8 @@ def test_a_mistake_is_one_sentence(
 ):
     path = tmp_path / "images.npz"
     write(path)
-    monkeypatch.setattr(sys, "argv", ["ddpm.evaluation", str(path), "--reference", str(raw)])
     with pytest.raises(SystemExit) as ending:
-        main()
+        run(monkeypatch, path, "--reference", raw)
     message = str(ending.value.code)
     assert message.startswith("error: ")
     assert len(message.splitlines()) == 1

@@ -276,7 +276,7 @@ def real(rng: np.random.Generator) -> tuple[ImageSet, ImageSet]:
 def test_the_feature_extractor(tiny: Callable[..., Config], cpu: Runtime, real: tuple[ImageSet, ImageSet]):
     run("Feature extractor")
     settings = tiny({"fid.extractors": ["pooled"]}).fid
-    networks, _ = open_extractors(settings.extractors, settings, cpu.device)
+    networks, _ = open_extractors(settings, real[0], cpu.device, Path("absent.safetensors"))
     evaluator = Evaluator([(networks[0], make_reference(networks[0], *real, 7))], {}, 7)
     darker, same = (
         evaluator.measure(images, None, 0, "test").numbers for images in (real[1].images // 2, real[0].images[::4])
@@ -297,7 +297,8 @@ def test_the_metric(cpu: Runtime, real: tuple[ImageSet, ImageSet], tiny: Callabl
     exec(compile(source.replace(before, after), "measure.py", "exec"), changed.__dict__)
 
     run("Feature extractor")
-    (network,), _ = open_extractors(["pooled"], tiny().fid, cpu.device)
+    settings = tiny({"fid.extractors": ["pooled"]}).fid
+    (network,), _ = open_extractors(settings, real[0], cpu.device, Path("absent.safetensors"))
     reference: Reference = make_reference(network, *real, 7)
     features = network.features(real[1].images // 2, "test").values
     found = changed.measure_features(

@@ -1,3 +1,5 @@
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 
 from ddpm.data.image_set import ImageSet, ImageSpec, read_image_set, write_image_set
 from ddpm.utils.errors import DamagedFile, MissingFile
-from ddpm.utils.files import save_arrays, sha256
+from ddpm.utils.files import load_arrays, save_arrays, sha256
 
 
 @pytest.fixture
@@ -17,13 +19,13 @@ def images(rng: np.random.Generator) -> ImageSet:
 
 def same(one: ImageSet, other: ImageSet) -> bool:
     parts = [(getattr(one, name), getattr(other, name)) for name in ("images", "labels", "indices")]
-    return one.classes == other.classes and all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in parts)
+    return one.spec == other.spec and all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in parts)
 
 
 def test_the_spec_is_what_the_images_share(images: ImageSet, digits: ImageSet):
     assert images.spec == ImageSpec(size=6, channels=3, classes=4)
     assert images.spec.shape == images.images[0].shape
-    assert digits.spec == ImageSpec(size=28, channels=1, classes=10)
+    assert digits.spec == ImageSpec(size=28, channels=1, classes=10, name="mnist")
 
 
 def test_taking_keeps_image_label_and_index_together(images: ImageSet):
@@ -47,6 +49,31 @@ def test_a_set_is_read_as_written_and_equal_sets_are_equal_bytes(images: ImageSe
         write_image_set(tmp_path / name, stored)
     assert same(read_image_set(tmp_path / "a.npz"), stored)
     assert sha256(tmp_path / "a.npz") == sha256(tmp_path / "b.npz")
+
+
+def test_names_are_kept_and_classes_without_names_are_called_by_their_numbers(images: ImageSet, tmp_path: Path):
+    assert images.spec.class_names == ("0", "1", "2", "3")
+    named = replace(images, name="animals", class_names=("bee", "cat", "dog", "élan"))
+    write_image_set(tmp_path / "set.npz", named)
+    found = read_image_set(tmp_path / "set.npz")
+    assert same(found, named)
+    assert found.take(np.array([1])).spec == ImageSpec(6, 3, 4, "animals", ("bee", "cat", "dog", "élan"))
+    assert ImageSpec.from_file(json.loads(json.dumps(named.spec.to_file()))) == named.spec
+
+
+def test_a_file_without_names_is_of_mnist_and_mnist_writes_none(images: ImageSet, tmp_path: Path):
+    digits = replace(images, name="mnist")
+    write_image_set(tmp_path / "set.npz", digits)
+    assert set(load_arrays(tmp_path / "set.npz")) == {"images", "labels", "indices", "classes"}
+    assert read_image_set(tmp_path / "set.npz").name == "mnist"
+    assert digits.spec.to_file() == {"size": 6, "channels": 3, "classes": 4}
+    assert ImageSpec.from_file({"size": 6, "channels": 3, "classes": 4}) == digits.spec
+
+
+@pytest.mark.parametrize("names", [("a", "b", "c"), ("a", "b", "c", "a")])
+def test_names_are_one_for_each_class_and_all_different(images: ImageSet, names: tuple[str, ...]):
+    with pytest.raises(ValueError, match=r"3 .*4 classes"):
+        replace(images, class_names=names)
 
 
 def test_a_file_that_is_no_set_is_named(tmp_path: Path):
@@ -76,6 +103,8 @@ def test_a_file_that_is_no_set_is_named(tmp_path: Path):
         ({"images": np.zeros((5, 3, 6, 7), np.uint8)}, "lengths or sides"),
         ({"labels": np.array([0, 1, 2, 3, 4])}, "labels outside of its 4 classes"),
         ({"labels": np.array([0, 1, 2, 3, -1])}, "labels outside of its 4 classes"),
+        ({"name": np.array(3)}, "names of other types"),
+        ({"class_names": np.array(["a", "b", "c"])}, "3 class names"),
         ({"classes": np.array(0)}, "labels outside of its 0 classes"),
         (
             {"images": np.zeros((0, 3, 6, 6), np.uint8), "labels": np.zeros(0, np.int64), "indices": np.arange(0)},
@@ -87,7 +116,7 @@ def test_arrays_that_are_no_set_are_named(images: ImageSet, tmp_path: Path, chan
     arrays = {"images": images.images, "labels": images.labels, "indices": images.indices, "classes": np.array(4)}
     path = tmp_path / "set.npz"
     save_arrays(path, **arrays)
-    assert same(read_image_set(path), images)
+    assert same(read_image_set(path), replace(images, name="mnist"))
     save_arrays(path, **(arrays | changes))
     with pytest.raises(DamagedFile, match=rf"set\.npz holds .*{words}"):
         read_image_set(path)

@@ -15,7 +15,7 @@ from ddpm.data.image_set import ImageSet
 from ddpm.evaluation.features import UnavailableExtractor
 from ddpm.evaluation.features.inception import InceptionExtractor, find_weights, load_inception, open_inception
 from ddpm.utils.errors import DdpmError
-from ddpm.utils.images import to_rgb, write_rgb_pngs
+from ddpm.utils.images import resize, to_rgb, write_rgb_pngs
 
 CPU = torch.device("cpu")
 IMAGES = 12
@@ -27,8 +27,14 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_weights(tmp_path_factory.mktemp("weights"))
 
 
+def test_too_few_training_images_for_its_features_leave_it_out(weights: Path):
+    cuda = torch.device("cuda")
+    with pytest.raises(UnavailableExtractor, match="4097 training images are too few for 2048 features"):
+        open_inception(cuda, 4097, "auto", str(weights), FEATURES)
+
+
 def opened(mode: str, path: Path | None, device: torch.device) -> InceptionExtractor:
-    return open_inception(device, mode, str(path) if path else None, 64)
+    return open_inception(device, 1000, mode, str(path) if path else None, 64)
 
 
 @pytest.fixture
@@ -54,12 +60,15 @@ def ours(weights: Path, test_digits: ImageSet) -> np.ndarray:
     return InceptionExtractor(weights, FEATURES, CPU).features(test_digits.images[:IMAGES], "test").values
 
 
+@pytest.mark.parametrize("kind", ["digits", "coloured, 40 × 40"])
 def test_statistics_are_those_of_the_pytorch_fid_command(
-    weights: Path, ours: np.ndarray, test_digits: ImageSet, tmp_path: Path
+    weights: Path, test_digits: ImageSet, coloured: tuple[ImageSet, ImageSet], tmp_path: Path, kind: str
 ):
+    images = (test_digits.images if kind == "digits" else resize(coloured[1].images[:IMAGES], 40))[:IMAGES]
+    ours = InceptionExtractor(weights, FEATURES, CPU).features(images, "test").values
     folder = tmp_path / "images"
     folder.mkdir()
-    write_rgb_pngs(folder, test_digits.images[:IMAGES], 1, IMAGES)
+    write_rgb_pngs(folder, images, 1, IMAGES)
     shown = tmp_path / "home" / "hub" / "checkpoints" / OFFICIAL_NAME
     shown.parent.mkdir(parents=True)
     shown.symlink_to(weights)

@@ -56,6 +56,28 @@ def test_the_nearest_is_the_nearest(sets: tuple[np.ndarray, np.ndarray]):
     assert (distance == 0).all()
 
 
+def test_the_nearest_is_found_among_more_points_than_fit_into_memory(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+):
+    images, others = (rng.integers(256, size=(count, 3, 4, 4), dtype=np.uint8) for count in (700, 1300))
+    others[1200] = others[5]  # of equal ones the first
+    images[3] = others[5]
+    parts = []
+
+    def convert(part: np.ndarray) -> np.ndarray:
+        parts.append(len(part))
+        return part.reshape(len(part), -1) / np.float32(255)
+
+    whole = nearest(convert(images), convert(others))
+    monkeypatch.setattr(neighbours, "_NUMBERS", 48 * 400)
+    parts.clear()
+    index, distance = nearest(images, others, "test", convert)
+    assert max(parts) <= 500
+    assert index[3] == 5
+    assert np.array_equal(index, whole[0])
+    np.testing.assert_allclose(distance, whole[1], rtol=1e-12)
+
+
 def test_a_collapsed_set_is_precise_and_covers_nothing(rng: np.random.Generator):
     real = rng.normal(size=(500, 4))
     found = manifold(real, np.repeat(real[:1], 500, 0), "test")

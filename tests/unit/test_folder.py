@@ -1,0 +1,315 @@
+"""The data set `folder`: images of a user's own, of every kind, and what is said of those that are no images."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from ddpm.config import Config
+from ddpm.data import image_set
+from ddpm.data.decoding import decode
+from ddpm.data.image_set import ImageSet
+from ddpm.data.sources import SOURCES
+from ddpm.utils.errors import DamagedFile, DdpmError
+from ddpm.utils.files import sha256
+from ddpm.utils.registry import call
+
+FOLDER = SOURCES["folder"]
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+Fetch = Callable[..., tuple[ImageSet, ImageSet, dict[str, Any]]]
+
+
+@pytest.fixture
+def photos(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """Forty images of noise of many sizes in two classes, in folders of any depth."""
+    for number in range(40):
+        folder = tmp_path / "photos" / ("10" if number % 4 == 0 else "9")
+        folder = folder / "deeper" if number % 3 == 0 else folder
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(256, size=(20 + number, 30, 3), dtype=np.uint8)
+        ending = ("png", "jpg", "webp", "JPEG")[number % 4]
+        Image.fromarray(pixels).save(folder / f"{number:02}.{ending}")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def fetch(tmp_path: Path, configure: Callable[..., Config], capsys: pytest.CaptureFixture[str]) -> Fetch:
+    """Fetch a folder as the stage does: (training images, test images, report)."""
+
+    def run(path: Path, **settings: object) -> tuple[ImageSet, ImageSet, dict[str, Any]]:
+        given = {"data.name": "folder", "data.path": str(path), "data.image_size": 16}
+        config = configure(given, {f"data.{key}": value for key, value in settings.items()})
+        raw = tmp_path / "workspace" / "data" / "raw"
+        call(FOLDER.fetch, config.data, place="auto", folder=raw)
+        train, test = (FOLDER.load(raw, part) for part in ("train", "test"))
+        return train, test, json.loads((raw / "report.json").read_text())
+
+    return run
+
+
+def halves(size: tuple[int, int] = (32, 16), left: tuple[int, ...] = RED, right: tuple[int, ...] = BLUE) -> Image.Image:
+    """An image with a left and a right half."""
+    image = Image.new("RGB", size, left)
+    image.paste(right, (size[0] // 2, 0, *size))
+    return image
+
+
+def colours(pixels: np.ndarray) -> dict[str, tuple[int, ...]]:
+    """The colours of some places of one image [3, h, w]."""
+    size = pixels.shape[-1]
+    places = {
+        "left": (size // 2, 1),
+        "right": (size // 2, size - 2),
+        "top": (1, size // 2 - 1),
+        "centre": (size // 2,) * 2,
+    }
+    return {name: tuple(pixels[:, y, x].tolist()) for name, (y, x) in places.items()}
+
+
+def close(found: tuple[int, ...], wanted: tuple[int, ...], within: int = 3) -> bool:
+    return max(abs(a - b) for a, b in zip(found, wanted, strict=True)) <= within
+
+
+def test_images_of_any_depth_and_size_are_read_by_class_and_divided(photos: Path, fetch: Fetch):
+    train, test, report = fetch(photos)
+    assert train.spec == test.spec == image_set.ImageSpec(16, 3, 2, "folder", ("9", "10"))
+    assert (len(train), len(test)) == (36, 4)
+    assert np.bincount(train.labels).tolist() == [27, 9]
+    assert np.bincount(test.labels).tolist() == [3, 1]
+    assert np.array_equal(np.sort(np.concatenate([train.indices, test.indices])), np.arange(40))
+    assert report["classes"] == {"9": 30, "10": 10}
+    assert report["sizes"]["different"] == 40
+    assert (report["sizes"]["smallest"], report["sizes"]["largest"]) == ("30 × 20", "30 × 59")
+    assert report["broken"] == {}
+    assert report["alike"] == []
+
+
+def test_each_image_keeps_its_file_and_its_label(photos: Path, fetch: Fetch, tmp_path: Path):
+    train, test, _ = fetch(photos)
+    files = pd.read_csv(tmp_path / "workspace/data/raw/files.csv", dtype=str)
+    assert len(files) == 40
+    for part, images in (("train", train), ("test", test)):
+        for pixels, label, index in zip(images.images, images.labels, images.indices, strict=True):
+            row = files.iloc[index]
+            assert row["part"] == part
+            assert row["label"] == images.class_names[label] == row["file"].split("/")[0]
+            assert np.array_equal(decode(photos / row["file"], 16, "crop", WHITE)[0], pixels)
+
+
+def test_the_test_images_follow_from_their_own_seed_and_fraction(photos: Path, fetch: Fetch):
+    first, again, other = (fetch(photos, test_seed=seed)[1].indices.tolist() for seed in (0, 0, 1))
+    assert first == again != other
+    assert len(fetch(photos, test_fraction=0.5)[1]) == 20
+    with pytest.raises(DdpmError, match=r"data\.test_fraction=0\.001 leaves no image"):
+        fetch(photos, test_fraction=0.001)
+
+
+def test_what_is_read_twice_has_the_same_bytes(photos: Path, fetch: Fetch, tmp_path: Path):
+    raw = tmp_path / "workspace/data/raw"
+    fetch(photos)
+    before = {path.name: sha256(path) for path in raw.iterdir()}
+    assert set(before) == {"train.npz", "test.npz", "files.csv", "report.json"}
+    fetch(photos)
+    assert {path.name: sha256(path) for path in raw.iterdir()} == before
+
+
+def test_folders_train_and_test_are_the_parts(photos: Path, fetch: Fetch, tmp_path: Path):
+    both = tmp_path / "both"
+    (both / "test" / "cat").mkdir(parents=True)
+    (both / "train" / "cat").mkdir(parents=True)
+    (both / "train" / "dog").mkdir(parents=True)
+    for number, place in enumerate(("train/cat", "train/dog", "train/dog", "test/cat")):
+        Image.new("L", (20, 20), 10 * number).save(both / place / f"{number}.png")
+    train, test, _ = fetch(both)
+    assert train.class_names == test.class_names == ("cat", "dog")
+    assert (train.labels.tolist(), test.labels.tolist()) == ([0, 1, 1], [0])
+    assert train.images[:, 0, 0, 0].tolist() == [0, 10, 20]
+
+
+def test_labels_come_from_folders_a_table_or_nowhere(photos: Path, fetch: Fetch):
+    assert fetch(photos, labels="none")[0].spec.classes == 0
+    files = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.*"))
+    table = pd.DataFrame({"file": files[:-5], "label": ["even" if i % 2 == 0 else "odd" for i in range(35)]})
+    table.to_csv(photos / "labels.csv", index=False)
+    train, test, report = fetch(photos, labels="labels.csv")
+    assert train.class_names == ("even", "odd")
+    assert len(train) + len(test) == 35
+    assert report["other_files"] == 6
+    pd.concat([table, pd.DataFrame({"file": ["gone.png"], "label": ["odd"]})]).to_csv(
+        photos / "labels.csv", index=False
+    )
+    assert fetch(photos, labels="labels.csv")[2]["broken"] == {"gone.png": "is named in labels.csv, but is not there"}
+    (photos / "labels.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(
+        DdpmError, match=r"data\.labels=labels\.csv: .*labels\.csv is no table with the columns file and"
+    ):
+        fetch(photos, labels="labels.csv")
+    with pytest.raises(DdpmError, match=r"data\.labels=other\.csv: .*is no table"):
+        fetch(photos, labels="other.csv")
+
+
+def test_without_folders_of_classes_there_are_no_labels(photos: Path, fetch: Fetch):
+    halves().save(photos / "alone.png")
+    train, _, report = fetch(photos)
+    assert (train.spec.classes, report["classes"], set(train.labels.tolist())) == (0, {}, {0})
+    with pytest.raises(DdpmError, match=r"data\.labels=folders, but .*alone\.png lies in no folder of a class"):
+        fetch(photos, labels="folders")
+
+
+@pytest.mark.parametrize("harm", ["cut", "flipped", "text", "empty", "animation"])
+def test_a_broken_file_is_named_and_left_out_and_too_many_stop_the_run(photos: Path, fetch: Fetch, harm: str):
+    broken = photos / "9" / "01broken.png"
+    halves().save(broken)
+    content = bytearray(broken.read_bytes())
+    if harm == "animation":
+        halves().save(broken, format="WEBP", save_all=True, append_images=[halves(left=GREEN)])
+    else:
+        content[60] ^= 1
+        broken.write_bytes({"cut": content[:50], "flipped": content, "text": b"Hello", "empty": b""}[harm])
+    train, test, report = fetch(photos)
+    assert len(train) + len(test) == 40
+    assert list(report["broken"]) == ["9/01broken.png"]
+    with pytest.raises(
+        DdpmError, match=r"1 of 41 images cannot be read \(9/01broken\.png: .+\), more than data\.broken_f"
+    ):
+        fetch(photos, broken_fraction=0.02)
+
+
+def test_the_report_is_printed_with_what_is_broken_or_alike(
+    photos: Path, fetch: Fetch, capsys: pytest.CaptureFixture[str]
+):
+    (photos / "9" / "broken.png").write_bytes(b"\x89PNG")
+    for name in ("a.png", "b.png"):
+        halves().save(photos / "10" / name)
+    fetch(photos)
+    said = capsys.readouterr().out
+    assert "42 images, 38 for training and validation, 4 for the test" in said
+    assert "2 classes: 9 (30), 10 (12)" in said
+    assert "1 groups of images with the same pixels: 10/a.png = 10/b.png" in said
+    assert "1 left out: 9/broken.png (" in said
+
+
+def test_a_path_that_is_no_folder_or_holds_no_image_is_named(fetch: Fetch, tmp_path: Path):
+    with pytest.raises(DdpmError, match=r"data\.path=.*nowhere is no folder"):
+        fetch(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("no image")
+    with pytest.raises(DdpmError, match=r"data\.path=.*empty holds no image that can be read"):
+        fetch(tmp_path / "empty")
+    with pytest.raises(DdpmError, match=r"data\.background=whitish is no colour"):
+        fetch(tmp_path / "empty", background="whitish")
+
+
+def test_squares_are_cropped_padded_or_stretched(tmp_path: Path):
+    path = tmp_path / "wide.png"
+    image = Image.new("RGB", (64, 32), GREEN)
+    image.paste(RED, (0, 0, 16, 32))
+    image.paste(BLUE, (48, 0, 64, 32))
+    image.save(path)
+    found = {how: colours(decode(path, 16, how, WHITE)[0]) for how in ("crop", "pad", "stretch")}
+    assert [found["crop"][place] for place in ("left", "right", "top")] == [GREEN] * 3
+    assert [found["pad"][place] for place in ("left", "right", "top")] == [RED, BLUE, WHITE]
+    assert [found["stretch"][place] for place in ("left", "right", "top")] == [RED, BLUE, GREEN]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_exif_orientation_is_applied(tmp_path: Path, orientation: int):
+    upright = halves((40, 40))
+    stored = {
+        1: None, 2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM",
+        5: "TRANSPOSE", 6: "ROTATE_90", 7: "TRANSVERSE", 8: "ROTATE_270",
+    }[orientation]  # fmt: skip
+    turned = upright.transpose(Image.Transpose[stored]) if stored else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned.save(tmp_path / "photo.jpg", exif=exif, quality=95, subsampling=0)
+    pixels, size = decode(tmp_path / "photo.jpg", 16, "stretch", WHITE)
+    assert close(colours(pixels)["left"], RED)
+    assert close(colours(pixels)["right"], BLUE)
+    assert size == (40, 40)
+
+
+def test_a_turned_image_has_its_upright_size(tmp_path: Path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    halves((640, 320)).save(tmp_path / "photo.jpg", exif=exif)
+    assert decode(tmp_path / "photo.jpg", 16, "crop", WHITE)[1] == (320, 640)
+
+
+def test_16_bits_are_rounded_to_8(tmp_path: Path):
+    deep = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    pixels, _ = decode(tmp_path / "deep.png", 16, "crop", WHITE)
+    assert np.array_equal(pixels[0].flatten(), np.arange(256))
+    assert np.array_equal(pixels, np.repeat(pixels[:1], 3, 0))
+
+
+def test_palette_grey_and_transparent_images_become_rgb_on_the_background(tmp_path: Path):
+    halves().quantize(2).save(tmp_path / "palette.png")
+    Image.new("L", (8, 8), 77).save(tmp_path / "grey.png")
+    clear = halves().convert("RGBA")
+    clear.putalpha(halves(left=(0, 0, 0), right=(255, 255, 255)).convert("L"))
+    clear.save(tmp_path / "clear.png")
+    clear.save(tmp_path / "clear.webp", lossless=True)
+    index = Image.new("P", (8, 8), 1)
+    index.putpalette([*RED, *BLUE])
+    index.save(tmp_path / "keyed.png", transparency=1)
+    halves().convert("CMYK").save(tmp_path / "print.jpg", quality=95, subsampling=0)
+
+    def found(name: str) -> dict[str, tuple[int, ...]]:
+        return colours(decode(tmp_path / name, 16, "stretch", GREEN)[0])
+
+    assert (found("palette.png")["left"], found("palette.png")["right"]) == (RED, BLUE)
+    assert found("grey.png")["centre"] == (77, 77, 77)
+    for name in ("clear.png", "clear.webp"):
+        assert (found(name)["left"], found(name)["right"]) == (GREEN, BLUE), name
+    assert found("keyed.png")["centre"] == GREEN
+    assert close(found("print.jpg")["left"], RED)
+
+
+def test_a_large_photograph_is_reduced_without_aliasing(tmp_path: Path):
+    stripes = np.zeros((800, 1200, 3), np.uint8)
+    stripes[:, ::2] = 255
+    Image.fromarray(stripes).save(tmp_path / "stripes.png")
+    Image.fromarray(stripes).save(tmp_path / "stripes.jpg", quality=95, subsampling=0)
+    for name in ("stripes.png", "stripes.jpg"):
+        pixels, size = decode(tmp_path / name, 16, "crop", WHITE)
+        assert size == (1200, 800)
+        assert np.abs(pixels.astype(int) - 127).max() < 12, name
+
+
+def test_channels_are_one_where_all_images_are_grey(
+    photos: Path, fetch: Fetch, tmp_path: Path, rng: np.random.Generator
+):
+    grey = tmp_path / "grey"
+    grey.mkdir()
+    for number in range(20):
+        pixels = rng.integers(256, size=(16, 16), dtype=np.uint8)
+        Image.fromarray(pixels).convert("RGB" if number % 2 else "L").save(grey / f"{number}.png")
+    assert fetch(grey)[0].images.shape == (18, 1, 16, 16)
+    assert fetch(grey, channels=3)[0].images.shape == (18, 3, 16, 16)
+    in_colour, luma = fetch(photos)[0], fetch(photos, channels=1)[0]
+    wanted = np.asarray(Image.fromarray(in_colour.images[0].transpose(1, 2, 0)).convert("L"))
+    assert np.array_equal(luma.images[0, 0], wanted)
+
+
+def test_images_beyond_the_limit_are_mapped_and_the_same(photos: Path, fetch: Fetch, monkeypatch: pytest.MonkeyPatch):
+    plain = fetch(photos)[0]
+    for module in ("ddpm.data.image_set", "ddpm.data.sources.folder"):
+        monkeypatch.setattr(f"{module}.MAP_ABOVE", 1000)
+    mapped, _, _ = fetch(photos)
+    assert isinstance(mapped.images, np.memmap)
+    assert not isinstance(plain.images, np.memmap)
+    assert np.array_equal(mapped.images, plain.images)
+    assert mapped.spec == plain.spec
+
+
+def test_what_decode_refuses_says_why(tmp_path: Path):
+    (tmp_path / "page.png").write_text("<html>")
+    with pytest.raises(DamagedFile, match="cannot identify image file"):
+        decode(tmp_path / "page.png", 16, "crop", WHITE)
