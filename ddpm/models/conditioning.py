@@ -22,7 +22,9 @@ from ddpm.utils.seeds import numpy_generator
 
 _SIDE = 14  # images are compared at this size: a coarse look is what tells one cluster from another
 _ITERATIONS = 25
-_STRIP, _POINTS = 1024, 65_536  # images, and points, that are worked on at once: memory does not limit their number
+# Memory does not limit the number of images: those of a class that the clusters are fitted to are so many at most, and
+# so many images, and points, are worked on at once.
+_FITTED_TO_MOST, _STRIP, _POINTS = 60_000, 1024, 8192
 # The first centroids are chosen among some of the images: that takes time that grows with clusters² × images.
 _STARTING_FROM, _STARTING_FROM_MOST = 20, 2000  # images for each cluster, but at most
 
@@ -68,8 +70,8 @@ class Conditioning:
         clusters = torch.empty_like(classes)
         for label, centroids in enumerate(self.centroids.double()):
             members = classes == label
-            points = _coarse(images.images, members.nonzero()[:, 0].numpy())
-            clusters[members] = torch.cat([torch.cdist(part, centroids).argmin(1) for part in points.split(_POINTS)])
+            for part in members.nonzero()[:, 0].split(_POINTS):
+                clusters[part] = torch.cdist(_coarse(images.images, part.numpy()), centroids).argmin(1)
         return (classes * self.clusters + clusters).to(device)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -113,8 +115,10 @@ def fit_conditioning(training: ImageSet, classes: int, clusters: int, seed: int)
     centroids = []
     for label in range(max(1, classes)):
         members = np.flatnonzero(training.labels == label) if classes else np.arange(len(training))
-        points = _coarse(training.images, members).numpy()
         stream = numpy_generator(seed, "clusters", label)
+        if len(members) > _FITTED_TO_MOST:
+            members = np.sort(stream.permutation(members)[:_FITTED_TO_MOST])
+        points = _coarse(training.images, members).numpy()
         try:
             most = max(clusters, min(_STARTING_FROM * clusters, _STARTING_FROM_MOST))
             some = points[stream.permutation(len(points))[:most]]
@@ -137,7 +141,8 @@ def fit_conditioning(training: ImageSet, classes: int, clusters: int, seed: int)
 def _coarse(images: np.ndarray, members: np.ndarray) -> Tensor:
     """Those of uint8 images [n, c, h, w] as points: float64 [k, d] in [0, 1], of at most `_SIDE` pixels a side."""
     side = min(_SIDE, images.shape[-1])
-    parts = np.split(members, range(_STRIP, len(members), _STRIP))
-    return torch.cat(
-        [F.adaptive_avg_pool2d(torch.from_numpy(images[part]).double() / 255, side).flatten(1) for part in parts]
-    )
+    points = torch.empty(len(members), images.shape[1] * side**2, dtype=torch.float64)
+    for start in range(0, len(members), _STRIP):
+        some = torch.from_numpy(images[members[start : start + _STRIP]]).double() / 255
+        points[start : start + _STRIP] = F.adaptive_avg_pool2d(some, side).flatten(1)
+    return points
