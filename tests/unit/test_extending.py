@@ -251,7 +251,7 @@ def test_the_data_source_from_its_files_to_a_trained_network(
     split(config)
     training, validation, test = (read_image_set(SPLIT / f"{part}.npz") for part in ("train", "validation", "test"))
     assert [len(part) for part in (training, validation, test)] == [540, 60, 100]
-    assert training.spec == ImageSpec(16, 3, 2)
+    assert training.spec == ImageSpec(16, 3, 2, "bars", ("horizontal", "vertical"))
     assert training.class_frequencies() == [0.5, 0.5]
     rows = (test.images[test.labels == 0].max(1) == 255).all(2)
     assert (rows.sum(1) == 1).all()
