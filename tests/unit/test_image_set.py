@@ -1,10 +1,12 @@
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ddpm.data import image_set
 from ddpm.data.image_set import ImageSet, ImageSpec, read_image_set, write_image_set
 from ddpm.utils.errors import DamagedFile, MissingFile
 from ddpm.utils.files import load_arrays, save_arrays, sha256
@@ -120,3 +122,44 @@ def test_arrays_that_are_no_set_are_named(images: ImageSet, tmp_path: Path, chan
     save_arrays(path, **(arrays | changes))
     with pytest.raises(DamagedFile, match=rf"set\.npz holds .*{words}"):
         read_image_set(path)
+
+
+@pytest.fixture
+def mapped(images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ImageSet:
+    """The same images, mapped from a file."""
+    monkeypatch.setattr(image_set, "MAP_ABOVE", 100)
+    write_image_set(tmp_path / "set.npz", images)
+    return read_image_set(tmp_path / "set.npz")
+
+
+def test_large_images_are_mapped_from_their_file_and_the_same(images: ImageSet, mapped: ImageSet):
+    assert isinstance(mapped.images, np.memmap)
+    assert not isinstance(mapped.labels, np.memmap)
+    assert same(mapped, images)
+    positions = np.array([4, 0, 3, 3])
+    assert same(mapped.take(positions), images.take(positions))
+    assert isinstance(mapped.take(positions).images, np.memmap)
+    assert not isinstance(mapped.take(positions[:0]).images, np.memmap)
+
+
+def test_mapped_images_are_written_to_the_same_bytes(images: ImageSet, mapped: ImageSet, tmp_path: Path):
+    for name, stored in (("a.npz", images), ("b.npz", mapped)):
+        write_image_set(tmp_path / name, stored)
+    assert sha256(tmp_path / "a.npz") == sha256(tmp_path / "b.npz")
+
+
+def test_a_change_of_mapped_images_stays_in_memory(mapped: ImageSet, tmp_path: Path):
+    before = sha256(tmp_path / "set.npz")
+    mapped.images[:] = 7
+    assert (mapped.images == 7).all()
+    assert sha256(tmp_path / "set.npz") == before
+
+
+def test_another_process_maps_the_file_itself(images: ImageSet, mapped: ImageSet):
+    sent = pickle.dumps(mapped)
+    assert same(pickle.loads(sent), images)
+    assert isinstance(pickle.loads(sent).images, np.memmap)
+    assert images.images.tobytes() not in sent
+    some = np.array([1, 2])
+    for part in (images, images.take(some), mapped.take(some), replace(mapped, images=mapped.images[1:])):
+        assert np.array_equal(pickle.loads(pickle.dumps(part)).images, part.images)
