@@ -13,7 +13,7 @@ from ddpm.evaluation.classes import ambiguous, class_distances, class_fractions,
 from ddpm.evaluation.frechet import bootstrap_intervals, fit_gaussian, frechet_distance, frechet_infinity
 from ddpm.evaluation.kernel import kernel_distances, kernel_interval
 from ddpm.evaluation.neighbours import manifold
-from ddpm.evaluation.patches import IMAGES, compare_patches, level_sizes
+from ddpm.evaluation.patches import IMAGES, REPEATS, compare_patches, level_sizes
 from ddpm.evaluation.reference import Reference
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.images import resize, to_grey, to_rgb
@@ -129,29 +129,40 @@ def measure_patches(
     """The sliced Wasserstein distance of the images' patches from those of as many random training images, × 10³.
 
     images: uint8 [n, c, h, w], compared at the size and in the channels of the data set. Of each level and, as ``swd``,
-    their mean; at most `IMAGES` of the images, and as many as half of the training images. The floor is the distance of
-    further training images from the same ones. bootstrap, alone: see `measure_features`.
+    their mean; at most `IMAGES` of the images, and as many as half of the training images. The floor is the mean
+    distance of `REPEATS` random sets of the other training images from the same ones, each by its part of the
+    directions. bootstrap, alone: see `measure_features`.
     """
     count = min(IMAGES, len(images), len(train) // 2)
-    order = stream("pick").permutation(len(train))
-    known, further = train.images[order[:count]], train.images[order[count : 2 * count]]
-    chosen, held_out = (part[stream("pick").permutation(len(part))[:count]] for part in (images, test.images))
-    sets = {"": alike(chosen, train.spec), "_real": held_out, "_floor": further}
+    known, others = np.split(stream("pick").permutation(len(train)), [count])
+    real = train.images[known]
     keys = [*(f"swd_{size}" for size in level_sizes(train.spec.size)), "swd"]
-    numbers: dict[str, float] = {}
-    for suffix, measured in list(sets.items())[: 1 if alone else 3]:
-        interval = bool(bootstrap) and not suffix
-        label = suffix.removeprefix("_") or "generated"
-        distances, moved = compare_patches(measured, known[: len(measured)], stream, interval, label)
-        values = dict(zip(keys, [*distances, float(np.mean(distances))], strict=True))
-        numbers |= {key + suffix: 1e3 * value for key, value in values.items()}
-        if interval:
-            for key, influence in zip(keys, [*moved, np.mean(moved, 0)], strict=True):
-                low, high = mean_interval(values[key] + influence, bootstrap, stream("interval", key))
-                numbers |= _named({key: (1e3 * max(0.0, low), 1e3 * high)})
-    if not alone:
-        numbers |= {f"{key}_over_floor": numbers[key] / numbers[f"{key}_floor"] for key in keys}
-    return in_order(numbers)
+
+    def named(distances: Sequence[float], suffix: str = "") -> dict[str, float]:
+        values = [*distances, float(np.mean(distances))]
+        return {key + suffix: 1e3 * value for key, value in zip(keys, values, strict=True)}
+
+    def some(part: np.ndarray) -> np.ndarray:
+        return part[stream("pick").permutation(len(part))[:count]]
+
+    distances, moved = compare_patches(
+        alike(some(images), train.spec), real, stream, bool(bootstrap), label="generated"
+    )
+    numbers = named(distances)
+    if bootstrap:
+        for key, influence in zip(keys, [*moved, np.mean(moved, 0)], strict=True):
+            low, high = mean_interval(1e3 * influence, bootstrap, stream("interval", key))
+            numbers |= _named({key: (max(0.0, numbers[key] + low), numbers[key] + high)})
+    if alone:
+        return numbers
+    held_out = some(test.images)
+    numbers |= named(compare_patches(held_out, real[: len(held_out)], stream, label="real")[0], "_real")
+    floors = []
+    for repeat in range(REPEATS):
+        further = train.images[stream("floor", repeat).permutation(others)[:count]]
+        floors.append(compare_patches(further, real, stream, repeat=repeat, label="floor")[0])
+    numbers |= named(np.mean(floors, 0).tolist(), "_floor")
+    return in_order(numbers | {f"{key}_over_floor": numbers[key] / numbers[f"{key}_floor"] for key in keys})
 
 
 def alike(images: np.ndarray, spec: ImageSpec) -> np.ndarray:

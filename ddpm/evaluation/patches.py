@@ -15,6 +15,7 @@ from tqdm import tqdm
 PATCH = 7  # pixels a side
 PATCHES = 128  # of each image, at each level
 DIRECTIONS = 512
+REPEATS = 4  # parts that the directions are taken in
 IMAGES = 4096  # of either set, at most: a quarter of the paper's, as sorting is all of the work
 _BLOCK = 16  # directions at a time, for the sake of memory
 _BINOMIAL = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
@@ -123,23 +124,26 @@ def compare_patches(
     real: np.ndarray,
     stream: Callable[..., np.random.Generator],
     influence: bool = False,
+    repeat: int | None = None,
     label: str = "",
 ) -> tuple[list[float], list[np.ndarray]]:
     """The sliced distance of images [n, c, s, s] from as many real ones, level by level, the finest first.
 
     Patches lie at the same places in both sets, which are those of every two sets of as many images: identical sets
     have the distance 0. stream: gives the random generator of a purpose. influence: whether to add, of each level, what
-    `influences` gives. ``label`` names the progress bars.
+    `influences` gives for the first of the `REPEATS` parts of the directions. repeat: the number of that part which
+    alone is taken. ``label`` names the progress bars.
     """
     distances, moved = [], []
     for a, b in zip(laplacian_pyramid(images), laplacian_pyramid(real), strict=True):
         channels, size = a.shape[1:3]
         x, y = (descriptors(part, stream("places", size)) for part in (a, b))
         directions = random_directions(x.shape[1], stream("directions", size))
+        parts = directions.chunk(REPEATS, 1)
         what = f"{label}, {size} × {size}"
-        distances.append(float(sliced_wasserstein(x, y, directions, what).mean()))
+        distances.append(float(sliced_wasserstein(x, y, directions if repeat is None else parts[repeat], what).mean()))
         if influence:
-            moved.append(influences(x, y, directions[:, : DIRECTIONS // 4], channels, f"interval, {what}"))
+            moved.append(influences(x, y, parts[0], channels, f"interval, {what}"))
     return distances, moved
 
 

@@ -235,7 +235,7 @@ def test_real_images_score_at_the_floor_and_noise_far_off(monkeypatch: pytest.Mo
         assert fresh[key] == pytest.approx(fresh[f"{key}_real"], rel=0.5)
         assert fresh[f"{key}_over_floor"] == pytest.approx(1, abs=0.5)
         assert fresh[f"{key}_over_floor"] == fresh[key] / fresh[f"{key}_floor"]
-        assert far[f"{key}_over_floor"] > 5
+        assert far[f"{key}_over_floor"] > 3  # of 80 images, whose floor is high
     assert fresh["swd"] == pytest.approx((fresh["swd_32"] + fresh["swd_16"]) / 2)
     assert {key: far[key] for key in far if "real" in key} == {key: fresh[key] for key in fresh if "real" in key}
 

@@ -76,7 +76,9 @@ def classifier_of(spec: ImageSpec) -> Classifier:
 
 def as_input(images: np.ndarray, spec: ImageSpec) -> np.ndarray:
     """Images [n, c, h, w] as the classifier of a data set takes them: in its channels, at its size or `LARGEST`."""
-    return resize(to_grey(images) if spec.channels == 1 else to_rgb(images), min(spec.size, LARGEST))
+    if images.shape[1] != spec.channels:  # else all of a large data set would be looked at
+        images = to_grey(images) if spec.channels == 1 else to_rgb(images)
+    return resize(images, min(spec.size, LARGEST))
 
 
 def load_classifier(device: torch.device) -> Classifier:
