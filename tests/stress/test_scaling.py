@@ -7,35 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from clones import (
-    SMALL,
-    change,
-    commit,
-    copy_working_tree,
-    ended,
-    outputs,
-    run_in,
-    stages_run,
-    start_history,
-    surroundings,
-)
+from clones import commit, ended, outputs, run_in, small_run, stages_run, surroundings
 
 TRAINED = ("data/model", "data/split")
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> Path:
-    """A small run's repository with a remote, everything pushed."""
+    """The small run, by one process, with a remote, everything pushed."""
     place = tmp_path_factory.mktemp("scaling")
     folder = place / "repository"
-    copy_working_tree(folder)
-    settings = {"train.shards": 2, "runtime.device": "cpu", "runtime.compile": "off", "runtime.processes": 1}
-    change(folder, SMALL | settings)
-    shutil.copytree(raw, folder / "data/raw")
-    start_history(folder, "small")
+    shutil.copytree(small_run(tmp_path_factory.getbasetemp(), raw).folder, folder, symlinks=True)
     run_in(folder, "dvc", "remote", "add", "--default", "team", str(place / "remote"))
-    run_in(folder, "dvc", "repro")
-    commit(folder, "results")
+    commit(folder, "a remote")
     run_in(folder, "dvc", "push")
     return folder
 
