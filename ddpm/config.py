@@ -61,7 +61,7 @@ Beta = Annotated[float, Field(ge=1e-6, lt=1)]
 ClassLabel = Annotated[int, Field(ge=0, le=9_999)]
 Name = Annotated[str, _like(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]+", "text on one line")]
 ModelFile = Annotated[str, _like("[A-Za-z0-9_]+", "the name of a file in data/model without its ending, such as best")]
-Device = Annotated[str, _like("auto|cpu|cuda(:(0|[1-9][0-9]?))?", "auto, cpu, cuda, cuda:0, cuda:1, …")]
+Device = Annotated[str, _like("auto|cpu|mps|cuda(:(0|[1-9][0-9]?))?", "auto, cpu, cuda, cuda:0, cuda:1, …, mps")]
 
 
 class _Yaml(reprlib.Repr):

@@ -1,4 +1,7 @@
-"""How a stage begins and ends: settings checked first, one sentence for what the user can fix, stopped with its dvc."""
+"""How a stage begins and ends: settings checked first, one sentence for what the user can fix, stopped with its dvc.
+
+By DVC a stage runs as a part of the graph: what would stop the graph at its end is refused at its beginning.
+"""
 
 import os
 import signal
@@ -10,6 +13,7 @@ from collections.abc import Callable
 import psutil
 
 from ddpm.config import Config, load_config
+from ddpm.evaluation.features import refuse_too_few
 from ddpm.utils.errors import one_sentence
 from stages.paths import PARAMS
 from stages.resume import forget_recorded
@@ -22,6 +26,7 @@ def run(stage: Callable[[Config], None]) -> None:
         config = load_config(PARAMS)
         if "DVC_STAGE" in os.environ:
             _end_with_dvc()
+            refuse_too_few(config.generate.num_images, config.data.name, config.fid)
             forget_recorded(os.environ["DVC_STAGE"].rpartition(":")[2], config)
         stage(config)
 

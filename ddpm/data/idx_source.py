@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import os
 import shutil
 import tempfile
 import urllib.request
@@ -43,9 +44,9 @@ class IdxSource:
     def fetch(self, place: str, folder: Path) -> str:
         """Bring the four IDX files into ``folder``, uncompressed; what else lies there goes.
 
-        place: `mirror` (torchvision's list of mirrors), one of ``packages``, `auto` (the first of these that works) or
-        the path of a folder that holds the files, plain or gzipped. Raises DdpmError with every place tried and why it
-        failed.
+        place: `mirror` (torchvision's list of mirrors), one of ``packages``, the path of a folder that holds the
+        files, plain or gzipped, or `auto`: the folder in the environment's DDPM_NAME_DIR (DDPM_MNIST_DIR) where that is
+        set, else the first of the others that works. Raises DdpmError with every place tried and why it failed.
         """
         check_place(place, ("mirror", *self.packages))
         for other in folder.glob("*"):
@@ -62,7 +63,9 @@ class IdxSource:
                     with atomic_path(folder / file) as temporary:
                         temporary.write_bytes(content)
 
-            ways = {"mirror": partial(bring, "mirror", self._from_mirror)}
+            own = os.environ.get(f"DDPM_{self.name.upper()}_DIR")
+            ways = {own: partial(bring, own, partial(_from_folder, Path(own)))} if own else {}
+            ways["mirror"] = partial(bring, "mirror", self._from_mirror)
             for package, read in self.packages.items():
                 ways[package] = partial(bring, package, partial(read, scratch=Path(scratch)))
             return from_first_place(self.title, place, ways, lambda path: bring(str(path), partial(_from_folder, path)))

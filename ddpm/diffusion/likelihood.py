@@ -110,26 +110,30 @@ class Likelihood:
         chosen = order[group :: self.groups].to(self.images.device)
         x_0, stream = normalize(self.images[chosen]), stream_number("likelihood")
         denoise = self.conditioned(None if self.labels is None else self.labels[chosen])
-        found = {"prior": prior_term(x_0, schedule)} | {name: x_0.new_zeros(len(x_0)).double() for name in VARIANCES}
+        # Other devices, such as an Apple GPU, have no float64.
+        exact = x_0.device if x_0.device.type in ("cpu", "cuda") else torch.device("cpu")
+        images = x_0.to(exact)
+        found = {"prior": prior_term(images, schedule)}
+        found |= {name: images.new_zeros(len(images)).double() for name in VARIANCES}
         for step in (0, *visited_times(group, self.groups, len(schedule))):
             eps = normal_noise(self.seed, stream, step, chosen, x_0.shape[1:])
             x_t = q_sample(x_0, schedule.alpha_bar[step].float().to(x_0.device), eps)
             if self.learned:
                 assert isinstance(denoise, LearnedDenoise)
-                x_0_hat, fraction = denoise.with_fraction(x_t, int(schedule.times[step]))
+                x_0_hat, fraction = (part.to(exact) for part in denoise.with_fraction(x_t, int(schedule.times[step])))
                 log_variance = learned_log_variance(schedule, step, fraction.double())
                 if step == 0:
-                    found["decoder_learned"] = decoder_term(x_0, x_0_hat, log_variance.exp())
+                    found["decoder_learned"] = decoder_term(images, x_0_hat, log_variance.exp())
                     found["learned"] = torch.zeros_like(found["decoder_learned"])
                 else:
-                    found["learned"] += self.groups * learned_step_term(x_0, x_0_hat, schedule, step, log_variance)
+                    found["learned"] += self.groups * learned_step_term(images, x_0_hat, schedule, step, log_variance)
             else:
-                x_0_hat = denoise(x_t, int(schedule.times[step]))
+                x_0_hat = denoise(x_t, int(schedule.times[step])).to(exact)
             if step == 0:
-                found["decoder"] = decoder_term(x_0, x_0_hat, step_variance(schedule, 0, "small"))
+                found["decoder"] = decoder_term(images, x_0_hat, step_variance(schedule, 0, "small"))
                 continue
             for variance in VARIANCES:
-                found[variance] += self.groups * step_term(x_0, x_0_hat, schedule, step, variance)
+                found[variance] += self.groups * step_term(images, x_0_hat, schedule, step, variance)
         if self.labels is not None:
             found["label"] = self.labels[chosen]
         return {name: values.cpu() for name, values in found.items()}

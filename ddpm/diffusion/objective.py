@@ -139,9 +139,10 @@ def stratified_quantiles(count: int, generator: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class Objective:
-    """E_t,eps w_t ‖target − prediction‖² with t from a density; everything on one device.
+    """E_t,eps w_t ‖target − prediction‖² with t from a density.
 
-    target: what the network predicts. alpha_bar: float32 [T]. weights: float32 [T], w_t. density: float64 [T], of t.
+    target: what the network predicts. alpha_bar: float32 [T]. weights: float32 [T], w_t. density: float64 [T], of t:
+    on the CPU, so that times are the same on every device, unless it is made of losses.
     alpha_bar_prev: float32 [T], ᾱ before each time. self_conditioning: whether the network is given x̂_0 too.
     log_variances: float32 [2, T], log β̃_t and log β_t, for a network that predicts a variance between them, and
     vlb_weight: λ of L_hybrid = L_simple + λ L_vlb, which then is minimized (Nichol & Dhariwal 2021, eq. 16).
@@ -159,16 +160,17 @@ class Objective:
 
     def to(self, device: torch.device) -> "Objective":
         """The same on another device."""
-        names = ("alpha_bar", "weights", "density", "alpha_bar_prev")
+        names = ("alpha_bar", "weights", "alpha_bar_prev")
         moved = {name: getattr(self, name).to(device) for name in names}
         log_variances = None if self.log_variances is None else self.log_variances.to(device)
         return replace(self, **moved, log_variances=log_variances)
 
     def sample_times(self, count: int, generator: torch.Generator) -> Tensor:
-        """The training times of one batch: int64 [count] in 0 … T−1."""
+        """The training times of one batch: int64 [count] in 0 … T−1, on the objective's device."""
         cumulative = self.density.cumsum(0)
         quantiles = self.quantiles(count, generator).to(cumulative.device)
-        return torch.searchsorted(cumulative, quantiles, right=True).clamp(max=len(cumulative) - 1)
+        found = torch.searchsorted(cumulative, quantiles, right=True).clamp(max=len(cumulative) - 1)
+        return found.to(self.alpha_bar.device)
 
     def squared_errors(
         self,
@@ -222,7 +224,7 @@ class Objective:
     @property
     def grid_weights(self) -> Tensor:
         """Weight of each time where times are not of the density but spread evenly: w_t · T · density, float32 [T]."""
-        return self.weights * (self.density * len(self.density)).float()
+        return self.weights * (self.density * len(self.density)).float().to(self.weights.device)
 
 
 def build_objective(diffusion: object, train: object, model: object = None) -> Objective:

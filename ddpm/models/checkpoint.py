@@ -91,7 +91,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
         tensors: dict[str, dict[str, Tensor]] = {}
         for key, tensor in load(content).items():
             group, name = key.split("/", 1)
-            tensors.setdefault(group, {})[name] = tensor.to(device)
+            tensors.setdefault(group, {})[name] = tensor if group == "labels" else tensor.to(device)
         return Checkpoint(
             ModelConfig.model_validate(_ADDED["model"] | header["model"]),
             DiffusionConfig.model_validate(_ADDED["diffusion"] | header["diffusion"]),

@@ -25,7 +25,7 @@ from ddpm.utils.images import resize
 from ddpm.utils.processes import Pool
 from ddpm.utils.resume import restarting, stop_signals
 
-_MAX_BATCH = {"cpu": 250, "cuda": 4096}
+_MAX_BATCH = {"cpu": 250, "mps": 1000, "cuda": 4096}
 
 
 @dataclass(frozen=True)

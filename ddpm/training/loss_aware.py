@@ -23,8 +23,8 @@ class LossAware:
         count = len(objective.density)
         self.objective = objective
         # A row more than there are times, for losses that are not kept: to leave them out would wait for a GPU.
-        self.losses = torch.zeros(count + 1, _LOSSES, device=objective.density.device)
-        self.seen = torch.zeros(count, dtype=torch.int64, device=objective.density.device)
+        self.losses = torch.zeros(count + 1, _LOSSES, device=objective.alpha_bar.device)
+        self.seen = torch.zeros(count, dtype=torch.int64, device=objective.alpha_bar.device)
 
     def density(self) -> Tensor:
         """How likely each time is: float64 [T], summing to 1."""

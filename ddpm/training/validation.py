@@ -39,9 +39,9 @@ class FixedGrid:
         Returns val_loss, weighted as in training; val_mse, unweighted and so comparable between weightings; and the
         same for each quarter of the times, val_mse_t1of4 (least noise) to val_mse_t4of4.
         """
-        errors = squared_errors[: len(self.t)].double().cpu()
+        errors = squared_errors[: len(self.t)].cpu().double()
         bucket = (self.t * BUCKETS // self.timesteps).cpu()
-        weighted = errors * weights.double().cpu()[self.t.cpu()]
+        weighted = errors * weights.cpu().double()[self.t.cpu()]
         summary = {"val_loss": weighted.mean().item(), "val_mse": errors.mean().item()}
         for i in range(BUCKETS):
             inside = errors[bucket == i]

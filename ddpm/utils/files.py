@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import struct
+import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -57,7 +58,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        os.sync()  # thousands of small files: flushing them one by one takes ten times as long
+        _flush_all()  # thousands of small files: flushing them one by one takes ten times as long
         old = temporary.with_name(f".{path.name}.old.{os.getpid()}.tmp")
         if path.is_dir():
             path.replace(old)
@@ -78,9 +79,18 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
+def _flush_all() -> None:
+    """Wait until all that was written is on the disk; Windows has no call for that."""
+    if hasattr(os, "sync"):
+        os.sync()
+
+
 def _flush(path: Path) -> None:
-    """Wait until a file, or a folder's list of files, is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    """Wait until a file, or a folder's list of files, is on the disk; on Windows a file alone, opened for writing."""
+    windows = sys.platform == "win32"
+    if windows and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

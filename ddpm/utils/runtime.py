@@ -1,8 +1,8 @@
 """Where and how fast to compute: device, number format, compilation. It changes speed and rounding, never the task."""
 
+import math
 import os
 import platform
-import resource
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,16 +10,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import psutil
 import torch
 from torch import Tensor
 
 from ddpm.config import RuntimeConfig
 from ddpm.utils.errors import DdpmError
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 # Below this much work (FLOPs of the whole stage) compiling costs more time than it saves. Of CUDA an estimate: a minute
-# of a large GPU at a quarter of its peak.
+# of a large GPU at a quarter of its peak. Elsewhere it is done on demand only.
 _COMPILE_PAYS_FLOPS = {"cpu": 4e13, "cuda": 1e16}
 _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 _LINUX = platform.system() == "Linux"
@@ -74,7 +80,8 @@ class Runtime:
         # Uncompiled on a CPU, GroupNorm in channels_last is several times slower backward, and in bfloat16 forward too.
         norms_suffer = trains or self.precision == torch.bfloat16
         slow = norms_suffer and not self.compiled and self.device.type == "cpu"
-        fastest = torch.contiguous_format if slow else torch.channels_last
+        # Apple's kernels take images in the usual order.
+        fastest = torch.contiguous_format if slow or self.device.type == "mps" else torch.channels_last
         return network.to(self.device).to(memory_format=fastest)
 
     def predictor(self, network: torch.nn.Module) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
@@ -100,6 +107,8 @@ class Runtime:
         """Wait for the device, so that a clock read next is honest."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
 
     def arithmetic(self) -> tuple[str, str, bool, str, bool]:
         """What decides how results are rounded: device, number format, compiled or not, release of torch, flag.
@@ -113,9 +122,9 @@ class Runtime:
 
     def describe(self) -> dict[str, str | bool | int]:
         """What was chosen, as plain values for the metrics."""
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else _cpu_name()
+        names = {"cuda": torch.cuda.get_device_name, "mps": lambda _: "Apple GPU (mps)", "cpu": lambda _: _cpu_name()}
         return {
-            "device": name,
+            "device": names[self.device.type](self.device),
             "threads": torch.get_num_threads(),
             "precision": str(self.precision).removeprefix("torch."),
             "compiled": self.compiled,
@@ -135,7 +144,7 @@ def environment() -> dict[str, str]:
 def choose_runtime(config: RuntimeConfig, flops: float) -> Runtime:
     """Turn the settings, `auto` included, into a choice for work of about ``flops`` floating-point operations.
 
-    Raises DdpmError when a CUDA device is asked for and there is none.
+    `auto` takes a CUDA device or else the CPU. Raises DdpmError when another device is asked for and there is none.
     """
     count = torch.cuda.device_count()
     if not count and config.device == "auto" and _NVIDIA_DRIVER.exists():
@@ -147,9 +156,11 @@ def choose_runtime(config: RuntimeConfig, flops: float) -> Runtime:
     device = torch.device(("cuda" if count else "cpu") if config.device == "auto" else config.device)
     if device.type == "cuda" and (device.index or 0) >= count:
         raise DdpmError(f"runtime.device={config.device}: this machine has {count} CUDA devices; choose auto or cpu.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise DdpmError("runtime.device=mps: PyTorch finds no Apple GPU on this machine; choose auto or cpu.")
     precision = fast_precision(device) if config.precision == "auto" else getattr(torch, config.precision)
     compiled = config.compile == "on" or (
-        config.compile == "auto" and flops > _COMPILE_PAYS_FLOPS[device.type] and _compiles(device)
+        config.compile == "auto" and flops > _COMPILE_PAYS_FLOPS.get(device.type, math.inf) and _compiles(device)
     )
 
     runtime = Runtime(device, precision, compiled, config.deterministic)
@@ -161,8 +172,10 @@ def process_count(config: RuntimeConfig, runtime: Runtime, most: int, *, pays: b
     """How many processes share work of ``most`` equal parts: the setting, or one a processor or CUDA device.
 
     pays: whether the work repays starting them on a CPU; by default that which repays compiling. A device that is named
-    by its index is used alone.
+    by its index is used alone, and so is an Apple GPU.
     """
+    if runtime.device.type == "mps":
+        return 1
     if isinstance(config.processes, int):
         found = config.processes
     elif runtime.device.type == "cuda":
@@ -192,10 +205,14 @@ def worker_count(workers: int | str) -> int:
 def peak_memory_bytes(runtime: Runtime, processes: int = 1) -> int:
     """The most memory this process has held: on the device for CUDA, else resident in main memory.
 
-    processes: where more than one, so many were started by this one and have ended: each counts as much as the largest.
+    processes: where more than one, so many were started by this one and have ended: each counts as much as the largest,
+    on Windows as much as this one.
     """
     if runtime.device.type == "cuda":
         return torch.cuda.max_memory_allocated(runtime.device)
+    if resource is None:
+        held = psutil.Process().memory_info()
+        return int(getattr(held, "peak_wset", held.rss)) * (1 + processes if processes > 1 else 1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if processes > 1:
         peak += processes * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
@@ -206,8 +223,10 @@ def fast_precision(device: torch.device) -> torch.dtype:
     """bfloat16 where the device computes in it, float32 elsewhere."""
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
+    elif device.type == "cpu":
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:
+        fast = False
     return torch.bfloat16 if fast else torch.float32
 
 

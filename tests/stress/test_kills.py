@@ -134,7 +134,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> Path:
     """A repository whose training and sampling take some seconds; its results, never killed, in `clean`."""
     folder = tmp_path_factory.mktemp("kills") / "clone"
     copy_working_tree(folder)
-    change(folder, {**RUN, "data.source": str(raw), "train.epochs": 0.1, "generate.num_images": 60})
+    change(folder, {**RUN, "data.source": str(raw), "train.epochs": 0.1, "generate.num_images": 160})
     start_history(folder, "small")
     run_in(folder, "dvc", "repro", "split")
     commit(folder, "digits")

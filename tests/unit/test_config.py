@@ -115,7 +115,7 @@ def shown(value: object) -> str:
             ["mnist", "incepton"],
             "= ['mnist', 'incepton']: input should be 'auto', or input should be one of mnist, classifier, inception.",
         ),
-        ("runtime.device", "gpu", "= 'gpu': input should be auto, cpu, cuda, cuda:0, cuda:1, …."),
+        ("runtime.device", "gpu", "= 'gpu': input should be auto, cpu, cuda, cuda:0, cuda:1, …, mps."),
         ("data.source", "a\nb", "= 'a\\nb': input should be text on one line."),
         ("train", None, "= null: input should be a section with keys."),
     ],

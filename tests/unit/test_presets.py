@@ -1,15 +1,23 @@
+import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from ruamel.yaml import YAML
 
 import presets.__main__ as presets
 from ddpm.config import Config, load_config
 from ddpm.data.image_set import ImageSpec
-from ddpm.models.build import build_network, flops_per_image
+from ddpm.models.build import build_network, conditioning_classes, flops_per_image
+from ddpm.models.checkpoint import Checkpoint
+from ddpm.models.conditioning import Conditioning
+from ddpm.sampling.generator import make_generator
+from ddpm.training.state import Recipe
 from ddpm.utils.errors import DdpmError
+from ddpm.utils.runtime import Runtime
 
 
 @pytest.fixture
@@ -115,6 +123,28 @@ def test_the_command_ends_with_one_sentence_where_there_is_no_params_yaml(
     monkeypatch.setattr(sys, "argv", ["presets", "smoke"])
     with pytest.raises(SystemExit, match=r"^error: params\.yaml is missing"):
         presets.main()
+
+
+@pytest.mark.parametrize("name", ["baseline", "gpu"])
+def test_the_head_comment_states_the_cost(configure: Callable[..., Config], cpu: Runtime, name: str):
+    path = presets.FOLDER / f"{name}.yaml"
+    config, images = configure(read(path)), ImageSpec(size=28, channels=1, classes=10)
+    network, flops = build_network(config.model, images), flops_per_image(config.model, images)
+    shape = (max(1, conditioning_classes(config.model, images)), config.model.clusters)
+    conditioning = Conditioning(conditioning_classes(config.model, images), torch.full(shape, 1 / math.prod(shape)))
+    weights = {part: network.state_dict() for part in ("ema", "guide")}
+    checkpoint = Checkpoint(config.model, config.diffusion, images, conditioning, {}, weights)
+    nfe = make_generator(checkpoint, name, config.generate, config.seed, cpu).nfe
+    steps = Recipe(config.model, config.diffusion, config.train, config.seed).steps(54_000)
+    stated = " ".join(line.strip("# ") for line in path.read_text().partition("\nmodel:")[0].splitlines())
+    parameters, evaluation, training, sampling = re.findall(
+        r"([\d,.]+) (?:parameters|GFLOP per|PFLOP to\b train|PFLOP to sample)", stated
+    )
+    assert int(parameters.replace(",", "")) == sum(weight.numel() for weight in network.parameters())
+    assert float(evaluation) == pytest.approx(flops / 1e9, rel=0.01)
+    assert float(training) == pytest.approx(3 * flops * steps * config.train.batch_size / 1e15, rel=0.03)
+    assert float(sampling) == pytest.approx(flops * nfe * config.generate.num_images / 1e15, rel=0.05)
+    assert name != "gpu" or "it has not been run on a GPU" in stated
 
 
 def test_the_baseline_has_the_parameters_of_the_predecessors_network(configure: Callable[..., Config]):

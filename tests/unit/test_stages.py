@@ -379,6 +379,7 @@ def test_a_folder_without_rights_is_called_so(place: Place, number: int):
 
 
 def test_a_finished_run_is_kept_until_dvc_begins_a_stage_that_reads_it(place: Place, monkeypatch: pytest.MonkeyPatch):
+    place.set({"generate.num_images": 129})
     monkeypatch.setenv("DDPM_CKPT_DIR", "kept")
     runs = {"train": finished_run("train"), "generate": finished_run("generate")}
     runs["elsewhere"] = {"stage": "train", "workspace": "/elsewhere"}
@@ -395,6 +396,32 @@ def test_a_finished_run_is_kept_until_dvc_begins_a_stage_that_reads_it(place: Pl
         assert kept_after(stage) == ["elsewhere", "generate", "train"]
     assert kept_after("generate") == ["elsewhere", "generate"]
     assert kept_after("dvc.yaml:fid") == ["elsewhere"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        ({"generate.num_images": 128}, r"num_images=128 .* 128 features of mnist: raise it above 128"),
+        ({"generate.num_images": 129}, None),
+        ({"generate.num_images": 2048, "fid.inception": "required"}, r"num_images=2048 .* 2048 features of inception"),
+        ({"generate.num_images": 2048, "fid.inception": "required", "fid.inception_features": 768}, None),
+        ({"generate.num_images": 2048, "fid.inception": "auto"}, None),
+        ({"generate.num_images": 2048, "fid.inception": "required", "fid.extractors": ["mnist"]}, None),
+    ],
+)
+def test_by_dvc_images_too_few_to_be_measured_are_refused_before_anything_runs(
+    place: Place, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], refused: str | None
+):
+    place.set(settings)
+    ran: list[str] = []
+    run(lambda _: ran.append("alone"))
+    monkeypatch.setenv("DVC_STAGE", "fetch_mnist")
+    if refused:
+        with pytest.raises(SystemExit, match=rf"^error: generate\.{refused}"):
+            run(lambda _: ran.append("by dvc"))
+    else:
+        run(lambda _: ran.append("by dvc"))
+    assert ran == ["alone"] + ([] if refused else ["by dvc"])
 
 
 @pytest.mark.parametrize("lack", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), MemoryError()])

@@ -61,6 +61,24 @@ def extractor_names(extractors: str | tuple[str, ...], spec: ImageSpec) -> tuple
     return (*own, "inception")
 
 
+def refuse_too_few(num_images: int, data_name: str, settings: Any) -> None:  # noqa: ANN401
+    """Raise DdpmError where so many images are too few for a network that would measure them, before they are sampled.
+
+    Their covariance would be singular: see `ddpm.evaluation.frechet.fit_gaussian`. How many features an image has is
+    the entry's attribute ``dimensions`` or the setting NAME_features; an entry with neither is not judged here, nor is
+    one whose setting NAME is auto where there is no CUDA device, as it is left out there.
+    """
+    own = (data_name,) if data_name in EXTRACTORS else ()
+    for name in settings.extractors if isinstance(settings.extractors, tuple) else (*own, "inception"):
+        dimensions = int(getattr(EXTRACTORS[name], "dimensions", getattr(settings, f"{name}_features", 0)))
+        used = getattr(settings, name, "required") == "required" or torch.cuda.is_available()
+        if used and num_images <= dimensions:
+            raise DdpmError(
+                f"generate.num_images={num_images} is too few to be measured by the {dimensions} features of {name}: "
+                f"raise it above {dimensions}, or leave {name} out of fid.extractors."
+            )
+
+
 def open_extractors(
     settings: Any,  # noqa: ANN401
     train: ImageSet,

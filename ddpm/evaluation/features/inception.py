@@ -17,7 +17,7 @@ from ddpm.evaluation.features import EXTRACTORS, Features, UnavailableExtractor,
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.files import sha256
 
-_BATCH = {"cuda": 500, "cpu": 50}
+_BATCH = {"cuda": 500, "mps": 100, "cpu": 50}
 
 
 @EXTRACTORS.register("inception")
