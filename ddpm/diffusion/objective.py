@@ -145,7 +145,8 @@ class Objective:
     on the CPU, so that times are the same on every device, unless it is made of losses.
     alpha_bar_prev: float32 [T], ᾱ before each time. self_conditioning: whether the network is given x̂_0 too.
     log_variances: float32 [2, T], log β̃_t and log β_t, for a network that predicts a variance between them, and
-    vlb_weight: λ of L_hybrid = L_simple + λ L_vlb, which then is minimized (Nichol & Dhariwal 2021, eq. 16).
+    vlb_weight: λ of L_hybrid = L_simple + λ L_vlb, which then is minimized (Nichol & Dhariwal 2021, eq. 16); a density
+    other than the uniform one weighs both parts. The validation loss is of the first part alone.
     """
 
     target: Target

@@ -59,8 +59,14 @@ def run(digits: ImageSet, tiny: Callable[..., Config], cpu: Runtime) -> Run:
     """Train 20 steps in FOLDER by so many processes; returns the results."""
     training, validation = digits.take(np.arange(512)), digits.take(np.arange(1000, 1064))
 
-    def start(folder: Path, processes: int, kind: type[RunFolder] = RunFolder, every: float = 1e9) -> dict[str, Any]:
-        config = tiny(SETTINGS)
+    def start(
+        folder: Path,
+        processes: int,
+        kind: type[RunFolder] = RunFolder,
+        every: float = 1e9,
+        changes: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        config = tiny(SETTINGS, changes or {})
         recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
         with kind(folder, folder / "kept") as place:
             work = partial(train, recipe, training, validation, save_every_seconds=every)
@@ -88,6 +94,17 @@ def test_a_run_has_the_same_bits_for_any_number_of_processes(
     run: Run, alone: tuple[Path, dict[str, Any]], tmp_path: Path, processes: int
 ):
     assert_same(alone, tmp_path, run(tmp_path, processes))
+
+
+def test_times_by_their_losses_and_self_conditioning_have_the_same_bits_for_any_number_of_processes(
+    run: Run, tmp_path: Path
+):
+    # Of so few times each has its ten losses, of images of both processes, before the run ends.
+    ideas = {"train.time_density": "loss_aware", "diffusion.timesteps": 24, "generate.steps": 10}
+    ideas |= {"model.self_conditioning": True, "model.learned_variance": True, "train.offset_noise": 0.1}
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    expected = run(alone, 1, changes=ideas)
+    assert_same((alone, expected), together, run(together, 2, changes=ideas))
 
 
 def test_a_run_stopped_with_two_processes_resumes_with_one_to_the_same_bits(
