@@ -1,0 +1,10 @@
+"""Trained models that come with the package: NAME.safetensors, and its model card NAME.md beside it."""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+
+
+def names() -> list[str]:
+    """The models there are."""
+    return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
