@@ -29,7 +29,10 @@ def shipped(folder: Path) -> Checkpoint:
     conditioning = checkpoint.conditioning
     if conditioning.centroids is not None:
         conditioning = replace(conditioning, centroids=conditioning.centroids.half())
-    made_by = {"commit": run("git", "-C", str(folder), "rev-parse", "HEAD").strip(), "epochs": params["train"]["epochs"]}
+    made_by = {
+        "commit": run("git", "-C", str(folder), "rev-parse", "HEAD").strip(),
+        "epochs": params["train"]["epochs"],
+    }
     return replace(
         checkpoint,
         conditioning=conditioning,

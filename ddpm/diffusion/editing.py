@@ -19,13 +19,11 @@ def first_times(schedule: Schedule, count: int) -> Schedule:
     return Schedule(schedule.beta[:count], schedule.times[:count])
 
 
-def mixed(one: Denoise, other: Denoise, fraction: float) -> Denoise:
+def mixed(one: Denoise, other: Denoise, fraction: Tensor) -> Denoise:
     """(1 − ``fraction``) times the x̂_0 of ``one`` plus ``fraction`` times that of ``other``.
 
-    Of one network for two labels it is a prediction between both. At fractions 0 and 1 only one of them is evaluated.
+    fraction: [n, 1, 1, 1] in [0, 1]. Of one network for two labels it is a prediction between both.
     """
-    if fraction in (0.0, 1.0):
-        return other if fraction else one
 
     def denoise(x_t: Tensor, t: int) -> Tensor:
         return torch.lerp(one(x_t, t), other(x_t, t), fraction)
@@ -40,7 +38,7 @@ def repaint_moves(steps: int, jump_length: int, resamplings: int) -> list[int]:
     taken again until they have been taken ``resamplings`` times in all (Lugmayr et al. 2022, §4.2; j and r there).
     Returns steps more −1 than +1. Requires jump_length ≥ 1 and resamplings ≥ 1.
     """
-    left = {place: resamplings - 1 for place in range(0, steps - jump_length, jump_length)}
+    left = dict.fromkeys(range(0, steps - jump_length, jump_length), resamplings - 1)
     moves, place = [], steps
     while place:
         place -= 1
@@ -114,7 +112,7 @@ def ddim_inversion(
     """The x_T from which deterministic DDIM (η = 0) with the same denoiser and schedule samples x_0.
 
     With ᾱ_t = cos² φ_t a step of DDIM turns x_t by an angle, x_{t−1} = cos δ x_t − sin δ v(x_t, t) with
-    δ = φ_t − φ_{t−1} (Salimans & Ho 2022, appendix D). Solved for x_t that is x_t = (x_{t−1} + sin δ v(x_t, t)) / cos δ.
+    δ = φ_t − φ_{t−1} (Salimans & Ho 2022, appendix D); solved for x_t, it is (x_{t−1} + sin δ v(x_t, t)) / cos δ.
     Song et al. 2021 (DDIM, §4.3) take the network's prediction at x_{t−1} for the one at x_t: ``iterations`` 1. Each
     further one puts the x_t that was found into the right side again, a fixed-point iteration (Pan et al. 2023,
     "Effective Real Image Editing with Accelerated Iterative Diffusion Inversion"). denoise: without clipping, as
@@ -134,11 +132,11 @@ def ddim_inversion(
     return x_t
 
 
-def slerp(one: Tensor, other: Tensor, fraction: float) -> Tensor:
+def slerp(one: Tensor, other: Tensor, fraction: Tensor) -> Tensor:
     """Between two noises along the arc that they span, image by image, so that it stays as long as a noise is.
 
-    Shoemake 1985, "Animating Rotation with Quaternion Curves", §3.3; of x_T: Song et al. 2021 (DDIM), eq. 67. The
-    ends are ``one`` at fraction 0 and ``other`` at 1.
+    Shoemake 1985, "Animating Rotation with Quaternion Curves", §3.3; of x_T: Song et al. 2021 (DDIM), eq. 67.
+    fraction: [n, 1, 1, 1]; the result is ``one`` at 0 and ``other`` at 1.
     """
     flat = one.flatten(1).double(), other.flatten(1).double()
     lengths = [part.norm(dim=1) for part in flat]
@@ -151,7 +149,7 @@ def slerp(one: Tensor, other: Tensor, fraction: float) -> Tensor:
 
 
 def noised_pair(
-    one: Tensor, other: Tensor, alpha_bar: Tensor, noises: tuple[Tensor, Tensor], fraction: float
+    one: Tensor, other: Tensor, alpha_bar: Tensor, noises: tuple[Tensor, Tensor], fraction: Tensor
 ) -> Tensor:
     """The x_t between two images: both noised to ᾱ_t, each by its own noise, the same at every ``fraction``.
 
