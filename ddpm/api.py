@@ -120,8 +120,7 @@ def load(
     Raises MissingFile, DamagedFile (for a pickle too: nothing in a file is ever executed), or DdpmError for a
     checkpoint of another version, a device that is not there, and settings that are none.
     """
-    name = str(checkpoint)
-    path = pretrained.FOLDER / f"{name}.safetensors" if name in pretrained.names() else Path(checkpoint)
+    path = pretrained.path_of(checkpoint)
     found, config = load_checkpoint(path), None
     if settings is not None:
         config = _read_settings(Path(settings))
@@ -265,7 +264,7 @@ class Model:
         count: int = 9,
         *,
         labels: int | tuple[int, int] | None = None,
-        strength: float = 1.0,
+        strength: float = 0.6,
         seed: int | None = None,
         as_: As = "numpy",
         **settings: Unpack[Settings],
@@ -433,7 +432,7 @@ class Model:
             raise DdpmError(f"the image has {width} × {height} pixels; this model's have {size} × {size}: resize it.")
         if len(images) > 1 and count > 1:
             raise DdpmError(f"count={count} completions or variations are for a single image; {len(images)} are given.")
-        return np.repeat(images, count, 0) if count > 1 else images
+        return np.repeat(images, count, 0)  # a copy, which torch wants to own
 
     def _mask(self, mask: Image.Image | np.ndarray | Tensor, count: int) -> np.ndarray:
         """A caller's mask as bool [n, 1, h, w]."""
@@ -463,7 +462,7 @@ _ITERATIONS = 4  # of the fixed point of each step of the inversion
 def _generator(checkpoint: Checkpoint, name: str, config: GenerateConfig | None, device: torch.device) -> Generator:
     """The generator of a checkpoint; without settings of its own, with what it can follow of the shipped model's."""
     if config is None:
-        shipped = load_checkpoint(pretrained.FOLDER / "mnist.safetensors").metadata["generate"]
+        shipped = load_checkpoint(pretrained.path_of("mnist")).metadata["generate"]
         config = GenerateConfig.model_validate(shipped)
         config = config.model_copy(
             update={
