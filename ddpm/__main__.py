@@ -21,9 +21,8 @@ COMMANDS = {
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """What the command line asks for; its ``run`` is the function to call. Raises SystemExit for a mistake in it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ddpm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    shown = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m ddpm", description=__doc__, formatter_class=shown)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, formatter_class=shown)

@@ -56,6 +56,5 @@ def described(path: Path) -> dict[str, dict[str, object]]:
         },
         "diffusion": checkpoint.diffusion.model_dump(mode="json"),
         "training": metadata,
-        "sampling": {key: value for key, value in sampling.items() if key in Settings.__annotations__}
-        or {"settings": "none kept"},
+        "sampling": sampling or {"settings": "none kept: those of the model mnist, or of a params.yaml"},
     }
