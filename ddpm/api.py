@@ -416,11 +416,8 @@ class Model:
             array = given
         else:
             array = np.stack([np.asarray(image.convert("RGB")) for image in given])
-        if (
-            array.ndim == 2
-            or (array.ndim == 3 and 1 in array.shape[::2])
-            or (array.ndim == 3 and 3 in array.shape[::2])
-        ):
+        single = array.ndim == 3 and (array.shape[0] == self.spec.channels or array.shape[2] in (1, 3))
+        if array.ndim == 2 or single:
             array = array[None]
         try:
             images = as_images(array, "the image")

@@ -101,8 +101,9 @@ def _inpaint(model: Model, given: argparse.Namespace) -> object:
     if given.mask:
         mask = np.asarray(_fitting(model, given.mask).convert("L")) > 127
     else:
-        place = np.mgrid[:size, :size][given.erase in ("left", "right")] < size // 2
-        mask = place if given.erase in ("left", "top") else ~place
+        row, column = np.mgrid[:size, :size]
+        first = (column if given.erase in ("left", "right") else row) < size // 2
+        mask = first if given.erase in ("left", "top") else ~first
     return model.inpaint(
         _fitting(model, given.image),
         mask,
