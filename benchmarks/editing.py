@@ -45,7 +45,7 @@ def unambiguous(digits: ImageSet, training: ImageSet, erased: np.ndarray) -> np.
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--digits", type=int, default=10, help="of each class (default 10)")
+    parser.add_argument("--digits", type=int, default=8, help="of each class (default 8)")
     parser.add_argument("--pictures", action="store_true", help=f"write {PICTURES}/*.png, and measure nothing")
     given = parser.parse_args()
     model, test = ddpm.load(), MNIST.load(RAW, "test")

@@ -199,8 +199,8 @@ class Model:
         *,
         labels: Labels = None,
         count: int = 1,
-        jump_length: int = 5,
-        resamplings: int = 5,
+        jump_length: int = 10,
+        resamplings: int = 10,
         seed: int = 0,
         as_: As = "numpy",
         **settings: Unpack[Settings],
@@ -210,19 +210,20 @@ class Model:
         mask: True, or bright, where the model paints: bool, or numbers, [h, w] or one for each image, [n, h, w] or
         [n, 1, h, w]. Every other pixel of the result is that of the image, to the bit. labels: what the images are to
         be; None where the model is to find out. count: so many completions of a single image. jump_length and
-        resamplings: see `repaint`; more of either fits better and takes longer: 1 resampling is the plain method.
-        Steps are ancestral, whatever the sampler of the settings.
+        resamplings: see `repaint`; more of either fits better and takes longer, 1 resampling is the plain method.
+        Steps are ancestral, whatever the sampler of the settings, and without autoguidance unless it is given: away
+        from the guide is away from what is left of the image, too.
         """
         originals = self._images(image, count)
         painted = self._mask(mask, len(originals))
-        generator = self._changed(settings)
+        generator = self._changed(Settings(autoguidance=1.0) | settings)
         known = self._known(originals, labels, ~painted)
         denoise = self._denoiser(generator, known)
         jump_length = _whole(jump_length, "jump_length", least=1)
         resamplings = _whole(resamplings, "resamplings", least=1)
         x_0, noise = self._to_device(originals), self._noise(range(1, len(originals) + 1), seed)
         steps = generator.steps
-        with _progress(len(repaint_moves(len(steps), jump_length, resamplings))) as on_step:
+        with _progress(repaint_moves(len(steps), jump_length, resamplings).count(-1)) as on_step:
             region = torch.from_numpy(painted).to(self.device)
             given = (jump_length, resamplings, generator.config.variance, on_step)
             found = repaint(denoise, x_0, region, steps, noise, *given)

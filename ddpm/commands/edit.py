@@ -54,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     part.add_argument("--erase", choices=_SIDES, help="the half that the model paints")
     inpaint.add_argument("--label", type=int, metavar="CLASS", help="what it is to be")
     inpaint.add_argument("--count", type=int, default=1, help="how many completions (default 1)")
-    inpaint.add_argument("--resamplings", type=int, default=5, help="how often each step is taken (default 5)")
-    inpaint.add_argument("--jump-length", type=int, default=5, help="steps undone at a time (default 5)")
+    inpaint.add_argument("--resamplings", type=int, default=10, help="how often each step is taken (default 10)")
+    inpaint.add_argument("--jump-length", type=int, default=10, help="steps undone at a time (default 10)")
 
     vary = _edit(edits, "vary", "images like one", _VARY, _vary)
     vary.add_argument("image", type=Path, help="a picture")
