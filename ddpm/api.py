@@ -14,7 +14,7 @@ a call depends on seed, settings and i alone, not on how many are sampled beside
 """
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -124,8 +124,8 @@ def load(
     found, config = load_checkpoint(path), None
     if settings is not None:
         config = _read_settings(Path(settings))
-    elif "generate" in found.metadata:
-        config = GenerateConfig.model_validate(found.metadata["generate"])
+    elif "sampling" in found.metadata:
+        config = _config(found.metadata["sampling"], str(path))
     return Model(_generator(found, str(path), config, _device(device)), found)
 
 
@@ -333,9 +333,10 @@ class Model:
         plain = self.generator.denoiser.conditioned(known)  # guidance would be no model of the images
         schedule, noise = plain.schedule, self._noise(range(1, len(originals) + 1), seed)
         with _progress(len(schedule)) as on_step:
-            found = log_likelihood_bound(plain, self._to_device(originals), schedule, noise, on_step=on_step).numpy()
+            found = log_likelihood_bound(plain, self._to_device(originals), schedule, noise, on_step=on_step)
         frequencies = self.generator.conditioning.frequencies.flatten().log()
-        return found if known is None else found + frequencies[known.cpu()].numpy()
+        bound = found.cpu() if known is None else found.cpu() + frequencies[known.cpu()]
+        return bound.numpy()
 
     @_computing
     def denoise(
@@ -454,14 +455,24 @@ class Model:
 
 # Inversion is of the network alone: guidance bends the path, and what is clipped cannot be undone.
 _DETERMINISTIC = Settings(sampler="ddim", eta=0.0, steps=50, guidance=1.0, autoguidance=1.0, clip=False)
+# The keys of `generate` that are of a run of the pipeline, which no model of its own needs.
+_OF_A_RUN: dict[str, Any] = {
+    "checkpoint": "best",
+    "num_images": 1,
+    "replicate": 0,
+    "replicates": 0,
+    "classes": "all",
+    "format": "png",
+    "output_size": 28,
+    "trajectories": 1,
+}
 _ITERATIONS = 4  # of the fixed point of each step of the inversion
 
 
 def _generator(checkpoint: Checkpoint, name: str, config: GenerateConfig | None, device: torch.device) -> Generator:
     """The generator of a checkpoint; without settings of its own, with what it can follow of the shipped model's."""
     if config is None:
-        shipped = load_checkpoint(pretrained.path_of("mnist")).metadata["generate"]
-        config = GenerateConfig.model_validate(shipped)
+        config = _config(load_checkpoint(pretrained.path_of("mnist")).metadata["sampling"], "mnist")
         config = config.model_copy(
             update={
                 "steps": min(config.steps, checkpoint.diffusion.timesteps),
@@ -470,6 +481,14 @@ def _generator(checkpoint: Checkpoint, name: str, config: GenerateConfig | None,
         )
     # In float32: a batch of a few images gains nothing from bfloat16. The process is left as it is set up.
     return make_generator(checkpoint, name, config, 0, Runtime(device, torch.float32, compiled=False))
+
+
+def _config(sampling: Mapping[str, Any], name: str) -> GenerateConfig:
+    """The section `generate` with these `Settings`. Raises DdpmError that names where they stood."""
+    try:
+        return GenerateConfig.model_validate({**_OF_A_RUN, **sampling})
+    except ValidationError as error:
+        raise DdpmError(f"{name} was made by another version of this project: {describe(error)}.") from error
 
 
 def _read_settings(path: Path) -> GenerateConfig:

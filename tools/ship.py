@@ -1,7 +1,7 @@
 """Make the weights that the package ships of a run of the pipeline: `python -m tools.ship FOLDER NAME`.
 
 FOLDER holds the run: its params.yaml and data/model. Kept are the averaged weights, those of the guide where the run's
-settings use autoguidance, what else sampling needs, and the section `generate`, as the model's sampling defaults.
+settings use autoguidance, what else sampling needs, and how the run samples, as the model's defaults.
 Numbers are rounded to float16, which halves the file and moves no weight by more than one part in 2,000.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 from torch import Tensor
 
-from ddpm.config import GenerateConfig
+from ddpm.api import Settings
 from ddpm.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ddpm.pretrained import FOLDER
 from ddpm.utils.errors import one_sentence
@@ -21,22 +21,23 @@ from tools import run
 
 def shipped(folder: Path) -> Checkpoint:
     """What ships of the run in ``folder``. Raises DdpmError."""
-    # Not by load_config: the run may be of a commit whose other sections had other keys.
+    # Not by load_config: the run may be of a commit whose other settings had other keys.
     params = YAML(typ="safe", pure=True).load(folder / "params.yaml")
-    settings = GenerateConfig.model_validate(params["generate"])
-    checkpoint = load_checkpoint(folder / f"data/model/{settings.checkpoint}.safetensors")
-    groups = ["ema", "guide"] if settings.autoguidance != 1.0 else ["ema"]
+    generate = params["generate"]
+    checkpoint = load_checkpoint(folder / f"data/model/{generate['checkpoint']}.safetensors")
     conditioning = checkpoint.conditioning
     if conditioning.centroids is not None:
         conditioning = replace(conditioning, centroids=conditioning.centroids.half())
-    made_by = {
+    metadata = {
         "commit": run("git", "-C", str(folder), "rev-parse", "HEAD").strip(),
         "epochs": params["train"]["epochs"],
+        "sampling": {key: generate[key] for key in Settings.__annotations__},
     }
+    groups = ["ema", "guide"] if generate["autoguidance"] != 1.0 else ["ema"]
     return replace(
         checkpoint,
         conditioning=conditioning,
-        metadata=checkpoint.metadata | made_by | {"generate": settings.model_dump(mode="json")},
+        metadata=checkpoint.metadata | metadata,
         tensors={group: _halved(checkpoint.tensors[group]) for group in groups},
     )
 

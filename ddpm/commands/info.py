@@ -9,7 +9,6 @@ import json
 from pathlib import Path
 
 from ddpm import pretrained
-from ddpm.api import Settings
 from ddpm.models.build import flops_per_image
 from ddpm.models.checkpoint import load_checkpoint
 from ddpm.utils.files import sha256
@@ -37,8 +36,7 @@ def described(path: Path) -> dict[str, dict[str, object]]:
     """Sections of plain values. Raises MissingFile, DamagedFile, DdpmError."""
     checkpoint = load_checkpoint(path)
     conditioning, metadata = checkpoint.conditioning, dict(checkpoint.metadata)
-    kept = metadata.pop("generate", {})
-    sampling = {key: kept[key] for key in Settings.__annotations__ if key in kept}
+    sampling = metadata.pop("sampling", {})
     parameters = {
         group: sum(tensor.numel() for tensor in checkpoint.tensors[group].values())
         for group in ("ema", "guide")

@@ -15,7 +15,7 @@ import ddpm
 from ddpm.api import Settings
 from ddpm.config import Config, GenerateConfig
 from ddpm.data.image_set import ImageSet, ImageSpec, denormalize, normalize
-from ddpm.diffusion.likelihood import bits_per_dimension
+from ddpm.diffusion.likelihood import Likelihood, bits_per_dimension
 from ddpm.diffusion.process import q_sample
 from ddpm.models.build import build_network
 from ddpm.models.checkpoint import Checkpoint, save_checkpoint
@@ -130,7 +130,8 @@ def test_the_log_likelihood_is_the_bound_of_the_pipeline(own: Path, some: ImageS
     found = model.log_likelihood(some.images, labels=some.labels)
     plain, conditioning = model.generator.denoiser, model.generator.conditioning
     images, frequencies = torch.from_numpy(some.images), conditioning.frequencies.flatten().tolist()
-    bits = bits_per_dimension(plain.conditioned, images, conditioning.labels(some), frequencies, plain.schedule, 19, 1)
+    known = Likelihood(plain.conditioned, images, conditioning.labels(some), plain.schedule, 19, 1)
+    bits = bits_per_dimension(known, frequencies)
     assert (-found / (784 * np.log(2))).mean() == pytest.approx(bits["bpd_small"], rel=0.01)
     without = model.log_likelihood(some.images)
     assert bits["bpd_label"] * 784 * np.log(2) == pytest.approx(np.log(10))

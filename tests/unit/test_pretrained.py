@@ -24,7 +24,7 @@ def test_a_file_is_small_and_holds_what_sampling_needs_and_no_more(name: str):
     path = pretrained.path_of(name)
     assert path.stat().st_size <= 2_500_000
     found = load_checkpoint(path)
-    guided = found.metadata["generate"]["autoguidance"] != 1.0
+    guided = found.metadata["sampling"]["autoguidance"] != 1.0
     assert set(found.tensors) == ({"ema", "guide"} if guided else {"ema"})
     assert {tensor.dtype for group in found.tensors.values() for tensor in group.values()} == {torch.float16}
     card = (pretrained.FOLDER / f"{name}.md").read_text(encoding="utf-8")
