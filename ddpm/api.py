@@ -73,9 +73,10 @@ class Settings(TypedDict, total=False):
     spacing: str
     variance: str | float
     eta: float
-    clip: bool
+    clip: bool | str
     guidance: float
     guidance_interval: tuple[float, float]
+    guidance_rescale: float
     autoguidance: float
     autoguidance_interval: tuple[float, float]
 
@@ -226,7 +227,7 @@ class Model:
         with _progress(repaint_moves(len(steps), jump_length, resamplings).count(-1)) as on_step:
             region = torch.from_numpy(painted).to(self.device)
             given = (jump_length, resamplings, generator.config.variance, on_step)
-            found = repaint(denoise, x_0, region, steps, noise, *given)
+            found = repaint(denoise.remembering(), x_0, region, steps, noise, *given)
         return _as(found, as_)
 
     @_computing
@@ -255,7 +256,7 @@ class Model:
             return _as(x_0, as_)
         schedule = self._part(generator, strength)
         with _progress(len(schedule)) as on_step:
-            return _as(sdedit(generator.sampler, denoise, x_0, schedule, noise, on_step), as_)
+            return _as(sdedit(generator.sampler, denoise.remembering(), x_0, schedule, noise, on_step), as_)
 
     @_computing
     def interpolate(
@@ -287,7 +288,9 @@ class Model:
         known = [self._known(image, label) for image, label in zip(ends, classes, strict=True)]
         of_ends = [self._denoiser(generator, label) for label in known]
         fraction = torch.linspace(0.0, 1.0, count, device=self.device).view(-1, 1, 1, 1)
-        one, other = (self._denoiser(generator, None if label is None else label.expand(count)) for label in known)
+        one, other = (
+            self._denoiser(generator, None if label is None else label.expand(count)).remembering() for label in known
+        )
         between = one if _same(*known) else mixed(one, other, fraction)
         pair, noise = [self._to_device(image) for image in ends], self._noise([1] * count, seed or 0)
         if seed is None:
@@ -396,7 +399,7 @@ class Model:
     ) -> Tensor:
         noise = self._noise(numbers, seed)
         denoiser = self._denoiser(generator, labels)
-        return generator.sampler(denoiser, noise(), generator.steps, noise, on_step)
+        return generator.sampler(denoiser.remembering(), noise(), generator.steps, noise, on_step)
 
     def _noise(self, numbers: Sequence[int], seed: int) -> ImageNoise:
         seed = _whole(seed, "seed", least=0)
@@ -455,15 +458,16 @@ class Model:
 
 # Inversion is of the network alone: guidance bends the path, and what is clipped cannot be undone.
 _DETERMINISTIC = Settings(sampler="ddim", eta=0.0, steps=50, guidance=1.0, autoguidance=1.0, clip=False)
-# The keys of `generate` that are of a run of the pipeline, which no model of its own needs.
+# The keys of `generate` that are of a run of the pipeline, and one that older settings lack.
 _OF_A_RUN: dict[str, Any] = {
+    "guidance_rescale": 0.0,
     "checkpoint": "best",
     "num_images": 1,
     "replicate": 0,
     "replicates": 0,
     "classes": "all",
     "format": "png",
-    "output_size": 28,
+    "output_size": "auto",
     "trajectories": 1,
 }
 _ITERATIONS = 4  # of the fixed point of each step of the inversion

@@ -31,7 +31,7 @@ def shipped(folder: Path) -> Checkpoint:
     metadata = {
         "commit": run("git", "-C", str(folder), "rev-parse", "HEAD").strip(),
         "epochs": params["train"]["epochs"],
-        "sampling": {key: generate[key] for key in Settings.__annotations__},
+        "sampling": {key: generate[key] for key in Settings.__annotations__ if key in generate},
     }
     groups = ["ema", "guide"] if generate["autoguidance"] != 1.0 else ["ema"]
     return replace(

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddpm.data.image_set import ImageSet
 from ddpm.__main__ import main
 from ddpm.commands import evaluate as command_module
+from ddpm.data.image_set import ImageSet
 from ddpm.utils.files import sha256
 from ddpm.utils.images import write_rgb_pngs
 
