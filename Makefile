@@ -54,4 +54,4 @@ lock:
 		pip-licenses --with-system --ignore-packages pip --format=markdown; } > docs/licences.md
 
 clean:
-	rm -rf $(VENV) .ckpt .pytest_cache .ruff_cache .mypy_cache dvc_plots
+	rm -rf $(VENV) .ckpt .pytest_cache .ruff_cache .mypy_cache dvc_plots build *.egg-info

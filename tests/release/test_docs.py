@@ -19,7 +19,12 @@ from benchmarks.page import PAGES, refreshed
 from stages.summary import HEADLINE
 
 REPOSITORY = Path(__file__).parents[2]
+CARDS = {
+    "mnist": "long",
+    "mnist_unconditional": "unconditional",
+}  # of which preset each model is
 DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+DOCUMENTS += [REPOSITORY / f"ddpm/pretrained/{name}.md" for name in CARDS]
 FIGURE = re.compile(r"(-?\d[\d,]*(?:\.\d+)?)<!-- (\w+) -->")
 INCEPTION = re.compile(r"(fid|kd|precision|recall|density|coverage)_inception")  # measured on CUDA devices only
 
@@ -56,6 +61,18 @@ def test_figures_are_those_of_the_committed_run(page: str, least: int):
     difference = "".join(difflib.unified_diff(*pair, f"a/{page}", f"b/{page}", n=0))
     if difference:
         pytest.fail(f"figures of another run, which `patch -p1` with this corrects:\n{difference}", pytrace=False)
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_figures_of_a_model_card_are_those_of_its_run(name: str):
+    text, run = (REPOSITORY / f"ddpm/pretrained/{name}.md").read_text(), REPOSITORY / "docs/results" / CARDS[name]
+    metrics = {}
+    for file in ("fid", "headline", "likelihood"):
+        metrics |= json.loads((run / f"{file}.json").read_text())
+    found = FIGURE.findall(text)
+    assert len(found) >= 20
+    for shown, key in found:
+        assert shown == f"{metrics[key]:,.{len(shown.partition('.')[2])}f}", f"{key}: python -m tools.ship"
 
 
 def test_every_metric_is_explained_and_every_explained_metric_exists():
@@ -125,7 +142,7 @@ def test_what_the_documents_name_exists(page: Path):
 
 
 def test_the_tables_of_the_benchmarks_are_their_results():
-    for path, tables in zip(PAGES, (6, 4, 2), strict=True):
+    for path, tables in zip(PAGES, (6, 4, 2, 1), strict=True):
         page = path.read_text()
         assert page.count("<!-- end -->") >= tables
         assert refreshed(page) == page, "run `python -m benchmarks.page`"

@@ -1,4 +1,4 @@
-"""`python -m ddpm.evaluation` as it is typed: images in every form, the table, the JSON."""
+"""`python -m ddpm evaluate` as it is typed: images in every form, the table, the JSON."""
 
 import json
 import struct
@@ -45,9 +45,9 @@ def test_images_in_any_form_give_the_same_numbers(
         path.write_bytes(struct.pack(">4B3I", 0, 0, 8, 3, COUNT, *images.shape[2:]) + images.tobytes())
     (tmp_path / "labels.csv").write_text("label\n" + "\n".join(map(str, labels)))
     written = tmp_path / "numbers.json"
-    command = (sys.executable, "-m", "ddpm.evaluation", str(path), "--reference", str(raw), "--features", str(features))
-    options = ("--labels", str(tmp_path / "labels.csv"), "--bootstrap", "20", "--json", str(written))
-    output = run_in(root, *command, *options)
+    command = (sys.executable, "-m", "ddpm", "evaluate", str(path), "--reference", str(raw))
+    known = ("--features", str(features), "--labels", str(tmp_path / "labels.csv"))
+    output = run_in(root, *command, *known, "--bootstrap", "20", "--json", str(written))
     numbers = json.loads(written.read_text())
     assert numbers["images"] == COUNT
     accuracy = (full.test_probabilities[:COUNT].argmax(1) == labels).mean()

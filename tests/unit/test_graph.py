@@ -206,6 +206,13 @@ def test_deps_are_files_that_are_there_and_no_folder_of_code(graph: dict[str, An
             assert dep.startswith("data/") or (dep.endswith(".py") and (ROOT / dep).is_file()), dep
 
 
+def test_the_artifact_is_a_file_of_the_training():
+    values = YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")
+    (artifact,) = values["artifacts"].values()
+    assert Path(artifact["path"]).parent.as_posix() in values["stages"]["train"]["outs"]
+    assert Path(artifact["path"]).name == "best.safetensors"
+
+
 def test_deps_of_a_stage_begin_with_its_module_and_are_named_once(graph: dict[str, Any]):
     for name, stage in graph.items():
         code = [dep for dep in stage["deps"] if dep.endswith(".py")]

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
+from ddpm.commands.evaluate import number_table
 from ddpm.data.image_set import ImageSet, ImageSpec
 from ddpm.data.load import read_labels
-from ddpm.evaluation.__main__ import number_table
 from ddpm.evaluation.evaluator import Evaluator
 from ddpm.evaluation.features import Features
 from ddpm.evaluation.features.classifier import MnistExtractor

@@ -1,18 +1,10 @@
 """The Python example of the README runs as it stands."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
-from ddpm.config import Config
-from ddpm.data.image_set import ImageSpec
-from ddpm.models.build import build_network
-from ddpm.models.checkpoint import Checkpoint, save_checkpoint
-from ddpm.models.conditioning import Conditioning
 
 
 @pytest.fixture
@@ -21,22 +13,15 @@ def example(root: Path) -> str:
     return str(found)
 
 
-def test_the_example_samples_from_the_checkpoint(example: str, tiny: Callable[..., Config], workspace: Path):
-    config, spec = tiny(), ImageSpec(size=28, channels=1, classes=10)
-    weights = {name: build_network(config.model, spec).state_dict() for name in ("ema", "guide")}
-    checkpoint = Checkpoint(config.model, config.diffusion, spec, Conditioning.by_class([0.1] * 10), {}, weights)
-    path = workspace / "data/model/best.safetensors"
-    path.parent.mkdir(parents=True)
-    save_checkpoint(path, checkpoint)
+def test_the_example_samples_in_any_folder(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     exec(example, names)
-    images = np.asarray(names["images"])
+    images = np.asarray(names["sevens"])
     assert images.shape == (16, 1, 28, 28)
     assert images.dtype == np.uint8
-    assert len(np.unique(images)) > 2
-    with Image.open(workspace / "threes.png") as picture:
-        assert picture.size == (4 * 30 - 2, 4 * 30 - 2)
+    assert len(np.unique(images, axis=0)) == 16
 
 
-def test_the_example_is_short(example: str):
-    assert len(example.splitlines()) <= 15
+def test_the_example_has_three_lines(example: str):
+    assert len([line for line in example.splitlines() if line]) == 3

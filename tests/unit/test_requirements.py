@@ -95,6 +95,7 @@ def test_every_direct_requirement_is_used():
     used = {normal(name) for module in modules for name in distributions.get(module, [])}
     commands = set(re.findall(r"[\w-]+", (REPOSITORY / "Makefile").read_text()))
     plugins = {"dvc-s3", "dvc-ssh"}  # dvc imports them where a remote's address asks for it
+    plugins |= {"ipykernel"}  # nbclient starts it
     assert {name for name, _ in direct()} - used - commands - plugins == set()
 
 

@@ -1,4 +1,4 @@
-"""The mistakes of `python -m ddpm.evaluation`; what it measures: tests/stress/test_evaluation_of_files.py."""
+"""The mistakes of `python -m ddpm evaluate`; what it measures: tests/stress/test_evaluation_of_files.py."""
 
 import json
 import sys
@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ddpm.__main__ import main
+from ddpm.commands import evaluate as command_module
 from ddpm.data.image_set import ImageSet
-from ddpm.evaluation import __main__ as command_module
-from ddpm.evaluation.__main__ import main
 from ddpm.utils.files import sha256
 from ddpm.utils.images import write_rgb_pngs
 
@@ -20,7 +20,7 @@ def nothing(path: Path) -> None:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
-    monkeypatch.setattr(sys, "argv", ["ddpm.evaluation", *map(str, arguments)])
+    monkeypatch.setattr(sys, "argv", ["ddpm", "evaluate", *map(str, arguments)])
     main()
 
 

@@ -1,4 +1,4 @@
-"""Measure images from anywhere as the `fid` stage does: `python -m ddpm.evaluation IMAGES --reference data/raw`.
+"""Measure images from anywhere as the `fid` stage does: `python -m ddpm evaluate IMAGES --reference data/raw`.
 
 A data set with labels for which no classifier is shipped is measured by one that is trained on it, which takes minutes;
 --classifier data/classifier/classifier.safetensors reads that of the pipeline. IMAGES is a folder of PNG files, an npz
@@ -20,14 +20,12 @@ from ddpm.evaluation.features import EXTRACTORS, extractor_names
 from ddpm.evaluation.measure import refuse_constant
 from ddpm.evaluation.reference import nearest_pixels
 from ddpm.evaluation.train_classifier import EPOCHS, train_classifier
-from ddpm.utils.errors import one_sentence
 from ddpm.utils.files import load_arrays, save_arrays, significant, write_json
 from ddpm.utils.runtime import fast_precision, worker_count
 
 
-def main() -> None:
-    """Run; what the user can fix ends it with one sentence and exit status 1."""
-    parser = argparse.ArgumentParser(prog="python -m ddpm.evaluation", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options."""
     parser.add_argument("images", type=Path)
     parser.add_argument("--reference", type=Path, required=True, help="folder with the data set's original files")
     parser.add_argument("--data", default="mnist", choices=list(SOURCES), help="the data set (default mnist)")
@@ -43,10 +41,13 @@ def main() -> None:
     parser.add_argument("--inception-features", type=int, default=2048, choices=(64, 192, 768, 2048))
     parser.add_argument("--seed", type=int, default=3407)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write numbers and protocol there, too")
-    arguments = parser.parse_args()
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure, print, and write what is asked for. Raises DdpmError, OSError."""
     arguments.inception = "required" if arguments.extractors else "auto"  # who names it wants it
     arguments.extractors = "auto" if arguments.extractors is None else tuple(arguments.extractors)
-    with one_sentence(), tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch:
         evaluate(arguments, arguments.features or Path(scratch))
 
 
@@ -83,7 +84,3 @@ def number_table(numbers: Mapping[str, float]) -> str:
         if not key.endswith(ends)
     }
     return pd.DataFrame.from_dict(rows, orient="index", columns=["value", *(end[1:] for end in ends)]).to_string()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,45 @@
+"""Use a trained model from the shell. Nothing need be trained first: `python -m ddpm sample` draws 64 digits.
+
+`python -m ddpm COMMAND --help` has examples of each.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from ddpm.utils.errors import one_sentence
+
+# Each sub-command and what it does: a module of `ddpm.commands`, of which only the one that is called is imported.
+COMMANDS = {
+    "sample": "draw images",
+    "edit": "complete a part of an image, vary it, go from one to another",
+    "info": "what a checkpoint holds",
+    "evaluate": "measure a folder of images as the stage `fid` does",
+}
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """What the command line asks for; its ``run`` is the function to call. Raises SystemExit for a mistake in it."""
+    shown = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m ddpm", description=__doc__, formatter_class=shown)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, formatter_class=shown)
+        if name in arguments[:1]:
+            module = importlib.import_module(f"ddpm.commands.{name}")
+            command.description = module.__doc__
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Run; what the user can fix ends it with one sentence and exit status 1."""
+    arguments = parse(sys.argv[1:])
+    with one_sentence():
+        arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,572 @@
+"""A trained model to sample from and to edit images with: `ddpm.load`.
+
+Images that go in are one image or several: a Pillow image, a uint8 array or a floating-point one in [0, 1] or [-1, 1]
+of shape [h, w], [c, h, w], [h, w, c], [n, h, w], [n, h, w, c] or [n, c, h, w], a tensor of these, or a list of Pillow
+images. The digits of MNIST are white on black. Images that come out are, by ``as_``:
+
+    "numpy"    uint8 array [n, c, h, w]
+    "pil"      list of n Pillow images
+    "tensor"   float32 tensor [n, c, h, w], x_0 around [-1, 1], on the model's device
+
+``labels`` is one class label for all images or a sequence with one each. ``seed`` decides the noise: image number i of
+a call depends on seed, settings and i alone, not on how many are sampled beside it. Settings are keys of the section
+`generate` of params.yaml (`Settings`); what is not given is the model's own. Mistakes raise DdpmError with a sentence.
+"""
+
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypedDict, TypeVar, Unpack, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from torch import Tensor
+from tqdm import tqdm
+
+from ddpm import pretrained
+from ddpm.config import GenerateConfig, describe
+from ddpm.data.image_set import ImageSpec, denormalize, normalize
+from ddpm.data.load import as_images
+from ddpm.diffusion.denoiser import Denoiser
+from ddpm.diffusion.editing import (
+    ddim_inversion,
+    mixed,
+    noised_pair,
+    repaint,
+    repaint_moves,
+    sdedit,
+    shortened,
+    slerp,
+)
+from ddpm.diffusion.likelihood import log_likelihood_bound
+from ddpm.diffusion.noise import ImageNoise
+from ddpm.diffusion.samplers import OnStep, ddim
+from ddpm.diffusion.schedule import SPACINGS, Schedule, respace
+from ddpm.models.checkpoint import Checkpoint, load_checkpoint
+from ddpm.sampling.conditions import labels_of_classes, nearest_labels
+from ddpm.sampling.generator import Generator, make_generator
+from ddpm.sampling.trajectory import Trajectory
+from ddpm.utils.errors import DamagedFile, DdpmError
+from ddpm.utils.images import to_grey, to_pil, to_rgb
+from ddpm.utils.runtime import Runtime, one_thread
+
+ImagesIn = Image.Image | np.ndarray | Tensor | Sequence[Image.Image]
+Images = np.ndarray | list[Image.Image] | Tensor
+Labels = int | Sequence[int] | np.ndarray | None
+As = Literal["numpy", "pil", "tensor"]
+
+_BATCH = 250
+_SHOWN_AFTER = 3.0  # seconds that a progress bar waits: most calls are over by then
+
+
+class Settings(TypedDict, total=False):
+    """Of sampling, each with the meaning and bounds of that key of the section `generate` in params.yaml."""
+
+    sampler: str
+    steps: int
+    spacing: str
+    variance: str | float
+    eta: float
+    clip: bool | str
+    guidance: float
+    guidance_interval: tuple[float, float]
+    guidance_rescale: float
+    autoguidance: float
+    autoguidance_interval: tuple[float, float]
+
+
+class Inversion(NamedTuple):
+    """x_T: float32 [n, c, h, w], the noise from which DDIM samples the images. images: what it samples from there.
+
+    error: float64 [n], the mean distance between each image and the one that was inverted, in grey levels of 256.
+    """
+
+    x_T: Tensor  # noqa: N815 (the papers' symbol)
+    images: Images
+    error: np.ndarray
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _computing(method: Callable[Concatenate["Model", P], R]) -> Callable[Concatenate["Model", P], R]:
+    """Without gradients, and on a CPU in one thread: images then have the same bits whatever the number of cores, and
+    a busy neighbour does not slow them down tenfold.
+    """
+
+    @wraps(method)
+    def computed(self: "Model", /, *arguments: P.args, **named: P.kwargs) -> R:
+        with torch.no_grad(), one_thread(self.device):
+            return method(self, *arguments, **named)
+
+    return computed
+
+
+def load(
+    checkpoint: str | Path = "mnist", *, device: str | torch.device = "auto", settings: str | Path | None = None
+) -> "Model":
+    """A model that comes with the package, or that of a checkpoint.
+
+    checkpoint: "mnist", "mnist_unconditional", or a file such as data/model/best.safetensors. device: auto (CUDA where
+    there is a device), cpu, cuda, …. settings: a params.yaml, whose section `generate` then says how the model samples
+    unless a call says otherwise; else the settings that the checkpoint holds, or else those of the shipped model.
+
+    Raises MissingFile, DamagedFile (for a pickle too: nothing in a file is ever executed), or DdpmError for a
+    checkpoint of another version, a device that is not there, and settings that are none.
+    """
+    path = pretrained.path_of(checkpoint)
+    found, config = load_checkpoint(path), None
+    if settings is not None:
+        config = _read_settings(Path(settings))
+    elif "sampling" in found.metadata:
+        config = _config(found.metadata["sampling"], str(path))
+    return Model(_generator(found, str(path), config, _device(device)), found)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What `load` returns. generator: the network with the settings of sampling. checkpoint: what was loaded."""
+
+    generator: Generator
+    checkpoint: Checkpoint
+
+    @property
+    def spec(self) -> ImageSpec:
+        """Size, channels and number of classes of the images."""
+        return self.generator.spec
+
+    @property
+    def classes(self) -> int:
+        """How many class labels can be asked for; 0 for a model that knows none."""
+        return self.generator.conditioning.classes
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.generator.device
+
+    @property
+    def settings(self) -> Settings:
+        """How it samples unless a call says otherwise."""
+        config = self.generator.config
+        return Settings(**{key: getattr(config, key) for key in Settings.__annotations__})  # type: ignore[typeddict-item]
+
+    @_computing
+    def sample(
+        self, count: int = 1, *, labels: Labels = None, seed: int = 0, as_: As = "numpy", **settings: Unpack[Settings]
+    ) -> Images:
+        """``count`` images, of these class labels, or of all classes as often as in training.
+
+        A 2-second example: ``model.sample(16, labels=7, sampler="ddpm", steps=20, guidance=1.2, seed=1)``.
+        """
+        generator, count = self._changed(settings), _whole(count, "count", least=1)
+        known = self._labels(range(1, count + 1), _classes(labels, count, self.classes), generator)
+        parts = []
+        with _progress(len(generator.steps) * -(-count // _BATCH)) as on_step:
+            for first in range(0, count, _BATCH):
+                numbers = range(first + 1, min(first + _BATCH, count) + 1)
+                some = None if known is None else known[first : first + _BATCH]
+                parts.append(self._sampled(generator, numbers, some, seed, on_step))
+        return _as(torch.cat(parts), as_)
+
+    @_computing
+    def trajectory(
+        self, count: int = 1, *, labels: Labels = None, seed: int = 0, **settings: Unpack[Settings]
+    ) -> dict[str, np.ndarray]:
+        """The images of `sample` as they come to be.
+
+        Returns x_t and x_0 (the network's prediction of the image), both uint8 [frames, n, c, h, w], and t int64
+        [frames], the training time of each frame, −1 for the finished images; at most 101 frames.
+        """
+        generator, count = self._changed(settings), _whole(count, "count", least=1)
+        numbers = range(1, count + 1)
+        known = self._labels(numbers, _classes(labels, count, self.classes), generator)
+        frames = Trajectory(generator.steps, count)
+        self._sampled(generator, numbers, known, seed, frames)
+        return frames.arrays()
+
+    @_computing
+    def inpaint(
+        self,
+        image: ImagesIn,
+        mask: Image.Image | np.ndarray | Tensor,
+        *,
+        labels: Labels = None,
+        count: int = 1,
+        jump_length: int = 10,
+        resamplings: int = 10,
+        seed: int = 0,
+        as_: As = "numpy",
+        **settings: Unpack[Settings],
+    ) -> Images:
+        """Images whose masked part is made anew, to fit what is left of them (RePaint, Lugmayr et al. 2022).
+
+        mask: True, or bright, where the model paints: bool, or numbers, [h, w] or one for each image, [n, h, w] or
+        [n, 1, h, w]. Every other pixel of the result is that of the image, to the bit. labels: what the images are to
+        be; None where the model is to find out. count: so many completions of a single image. jump_length and
+        resamplings: see `repaint`; more of either fits better and takes longer, 1 resampling is the plain method.
+        Steps are ancestral, whatever the sampler of the settings, and without autoguidance unless it is given: away
+        from the guide is away from what is left of the image, too.
+        """
+        originals = self._images(image, count)
+        painted = self._mask(mask, len(originals))
+        generator = self._changed(Settings(autoguidance=1.0) | settings)
+        known = self._known(originals, labels, ~painted)
+        denoise = self._denoiser(generator, known)
+        jump_length = _whole(jump_length, "jump_length", least=1)
+        resamplings = _whole(resamplings, "resamplings", least=1)
+        x_0, noise = self._to_device(originals), self._noise(range(1, len(originals) + 1), seed)
+        steps = generator.steps
+        with _progress(repaint_moves(len(steps), jump_length, resamplings).count(-1)) as on_step:
+            region = torch.from_numpy(painted).to(self.device)
+            given = (jump_length, resamplings, generator.config.variance, on_step)
+            found = repaint(denoise.remembering(), x_0, region, steps, noise, *given)
+        return _as(found, as_)
+
+    @_computing
+    def vary(
+        self,
+        image: ImagesIn,
+        strength: float = 0.5,
+        *,
+        labels: Labels = None,
+        count: int = 1,
+        seed: int = 0,
+        as_: As = "numpy",
+        **settings: Unpack[Settings],
+    ) -> Images:
+        """Images like these (SDEdit, Meng et al. 2022): noised up to a time, and sampled back from there.
+
+        strength: which time, as a fraction of all: 0 returns the images, 1 gives fresh samples. labels: what they are
+        to be, which may be another class than the images'; None for no class label at all. count: so many variations
+        of a single image.
+        """
+        originals, strength = self._images(image, count), _fraction(strength, "strength")
+        generator = self._changed(settings)
+        denoise = self._denoiser(generator, self._known(originals, labels))
+        x_0, noise = self._to_device(originals), self._noise(range(1, len(originals) + 1), seed)
+        if strength == 0.0:
+            return _as(x_0, as_)
+        schedule = self._part(generator, strength)
+        with _progress(len(schedule)) as on_step:
+            return _as(sdedit(generator.sampler, denoise.remembering(), x_0, schedule, noise, on_step), as_)
+
+    @_computing
+    def interpolate(
+        self,
+        a: ImagesIn,
+        b: ImagesIn,
+        count: int = 9,
+        *,
+        labels: int | tuple[int, int] | None = None,
+        strength: float = 0.6,
+        seed: int | None = None,
+        as_: As = "numpy",
+        **settings: Unpack[Settings],
+    ) -> Images:
+        """``count`` images from image a to image b, those at both ends included.
+
+        seed None: both are inverted to their noise (`invert`), the noises joined by an arc, and DDIM samples from each
+        place on it (Song et al. 2021, §5.3); the ends are a and b up to the error of the inversion. A seed: both are
+        noised up to the time ``strength``, as in `vary`, by the same noises for every place, and sampled back from what
+        lies between (Ho et al. 2020, §4.3); the ends are variations of a and b.
+
+        labels: the class labels of a and b; between them the network's predictions for both are mixed.
+        """
+        ends, count = [self._images(image, 1) for image in (a, b)], _whole(count, "count", least=2)
+        if len(ends[0]) != 1 or len(ends[1]) != 1:
+            raise DdpmError("interpolate takes two single images, a and b.")
+        classes = [None if labels is None else int(np.ravel(labels)[i % np.size(labels)]) for i in range(2)]
+        generator = self._changed(_DETERMINISTIC | settings if seed is None else settings)
+        known = [self._known(image, label) for image, label in zip(ends, classes, strict=True)]
+        of_ends = [self._denoiser(generator, label) for label in known]
+        fraction = torch.linspace(0.0, 1.0, count, device=self.device).view(-1, 1, 1, 1)
+        one, other = (
+            self._denoiser(generator, None if label is None else label.expand(count)).remembering() for label in known
+        )
+        between = one if _same(*known) else mixed(one, other, fraction)
+        pair, noise = [self._to_device(image) for image in ends], self._noise([1] * count, seed or 0)
+        if seed is None:
+            schedule, sampler = generator.steps, ddim()
+            x_T = [ddim_inversion(end, x_0, schedule, _ITERATIONS) for end, x_0 in zip(of_ends, pair, strict=True)]
+            start = slerp(x_T[0], x_T[1], fraction)
+        else:
+            schedule, sampler = self._part(generator, _fraction(strength, "strength")), generator.sampler
+            noises = noise(), noise()
+            start = noised_pair(pair[0], pair[1], schedule.alpha_bar[-1].float(), noises, fraction)
+        with _progress(len(schedule)) as on_step:
+            return _as(sampler(between, start, schedule, noise, on_step), as_)
+
+    @_computing
+    def invert(
+        self, image: ImagesIn, *, labels: Labels = None, as_: As = "numpy", **settings: Unpack[Settings]
+    ) -> Inversion:
+        """The noise from which the images come by deterministic sampling (DDIM, Song et al. 2021, §4.3).
+
+        Sampling goes back from there, by DDIM with the same 50 steps and labels, without guidance or clipping unless
+        the settings say so: `Inversion.images`, with the error of the round trip.
+        """
+        originals = self._images(image, 1)
+        generator = self._changed(_DETERMINISTIC | settings)
+        denoise = self._denoiser(generator, self._known(originals, labels))
+        steps = generator.steps
+        with _progress(2 * len(steps)) as on_step:
+            x_T = ddim_inversion(denoise, self._to_device(originals), steps, _ITERATIONS, on_step)
+            back = ddim()(denoise, x_T, steps, lambda: x_T, on_step)
+        distance = np.abs(denormalize(back).astype(np.float64) - originals).reshape(len(originals), -1).mean(1)
+        return Inversion(x_T, _as(back, as_), distance)
+
+    @_computing
+    def log_likelihood(self, images: ImagesIn, *, labels: Labels = None, seed: int = 0) -> np.ndarray:
+        """A lower bound of log p(x_0) of each 8-bit image, in nats: float64 [n], by DDPM, eq. 5.
+
+        labels: then of log p(x_0, label), with the frequency of the label in the training set. In bits per dimension:
+        ``−log_likelihood / (pixels · log 2)``. Every training time is evaluated: seconds for one image, minutes for
+        hundreds on a CPU.
+        """
+        originals = self._images(images, 1)
+        known = self._known(originals, labels)
+        plain = self.generator.denoiser.conditioned(known)  # guidance would be no model of the images
+        schedule, noise = plain.schedule, self._noise(range(1, len(originals) + 1), seed)
+        with _progress(len(schedule)) as on_step:
+            found = log_likelihood_bound(plain, self._to_device(originals), schedule, noise, on_step=on_step)
+        frequencies = self.generator.conditioning.frequencies.flatten().log()
+        bound = found.cpu() if known is None else found.cpu() + frequencies[known.cpu()]
+        return bound.numpy()
+
+    @_computing
+    def denoise(
+        self, x_t: Tensor | np.ndarray, t: int, *, labels: Labels = None, **settings: Unpack[Settings]
+    ) -> Tensor:
+        """The network's x̂_0 of noised images, one evaluation of the denoiser that samplers call: float32 like x_t.
+
+        x_t: floating point [n, c, h, w], √ᾱ_t x_0 + √(1−ᾱ_t) noise with x_0 in [-1, 1]. t: the training time, 0 (least
+        noise) to 999. Guidance is that of the settings.
+        """
+        given = torch.as_tensor(x_t, dtype=torch.float32, device=self.device)
+        if given.ndim != 4 or given.shape[1:] != self.spec.shape:
+            wanted = ", ".join(map(str, self.spec.shape))
+            raise DdpmError(f"x_t has the shape {list(given.shape)}; [n, {wanted}] is wanted.")
+        generator, count = self._changed(settings), len(given)
+        last = len(generator.denoiser.schedule) - 1
+        if not 0 <= (t := _whole(t, "t", least=0)) <= last:
+            raise DdpmError(f"t is {t}; the training times of this model are 0 to {last}.")
+        classes = _classes(labels, count, self.classes)
+        known = None
+        if classes is not None or not self.classes:
+            known = self._labels(range(1, count + 1), classes, generator)
+        return self._denoiser(generator, known)(given, t)
+
+    def _changed(self, settings: Any) -> Generator:  # noqa: ANN401
+        """The generator with other settings. Raises DdpmError for what is none."""
+        unknown = sorted(set(settings) - set(Settings.__annotations__))
+        if unknown:
+            raise DdpmError(f"unknown setting {', '.join(unknown)}: there are {', '.join(Settings.__annotations__)}.")
+        try:
+            config = GenerateConfig.model_validate(self.generator.config.model_dump() | settings)
+        except ValidationError as error:
+            raise DdpmError(f"{describe(error)}.") from error
+        return replace(self.generator, config=config)
+
+    def _denoiser(self, generator: Generator, labels: Tensor | None) -> Denoiser:
+        return generator.guided.conditioned(labels)
+
+    def _labels(self, numbers: Sequence[int], classes: np.ndarray | None, generator: Generator) -> Tensor | None:
+        """The conditioning labels of images to be sampled."""
+        if classes is None:
+            found = generator.labels(numbers)
+        else:
+            found = labels_of_classes(generator.conditioning, numbers, classes)
+        return None if found is None else torch.from_numpy(found).to(self.device)
+
+    def _known(self, images: np.ndarray, labels: Labels, known: np.ndarray | None = None) -> Tensor | None:
+        """The conditioning labels of images that are there, or where ``known`` is True."""
+        if known is None:
+            known = np.ones((len(images), 1, *images.shape[2:]), bool)
+        classes = _classes(labels, len(images), self.classes)
+        found = nearest_labels(self.generator.conditioning, images, known, classes)
+        return None if found is None else found.to(self.device)
+
+    def _sampled(
+        self, generator: Generator, numbers: Sequence[int], labels: Tensor | None, seed: int, on_step: OnStep
+    ) -> Tensor:
+        noise = self._noise(numbers, seed)
+        denoiser = self._denoiser(generator, labels)
+        return generator.sampler(denoiser.remembering(), noise(), generator.steps, noise, on_step)
+
+    def _noise(self, numbers: Sequence[int], seed: int) -> ImageNoise:
+        seed = _whole(seed, "seed", least=0)
+        return ImageNoise(seed, self.generator.config.replicate, numbers, self.spec.shape, self.device)
+
+    def _part(self, generator: Generator, strength: float) -> Schedule:
+        """The steps from the time ``strength`` on."""
+        part, steps = shortened(generator.denoiser.schedule, strength, generator.config.steps)
+        return respace(part, SPACINGS[generator.config.spacing](part, steps))
+
+    def _images(self, given: ImagesIn, count: int) -> np.ndarray:
+        """Images of a caller as uint8 [n, c, h, w]; a single one ``count`` times."""
+        count = _whole(count, "count", least=1)
+        if isinstance(given, Tensor):
+            array = given.detach().cpu().numpy()
+        elif isinstance(given, Image.Image):
+            array = np.asarray(given.convert("L" if self.spec.channels == 1 else "RGB"))
+        elif isinstance(given, np.ndarray):
+            array = given
+        else:
+            array = np.stack([np.asarray(image.convert("RGB")) for image in given])
+        single = array.ndim == 3 and (array.shape[0] == self.spec.channels or array.shape[2] in (1, 3))
+        if array.ndim == 2 or single:
+            array = array[None]
+        try:
+            images = as_images(array, "the image")
+        except DamagedFile as error:
+            raise DdpmError(f"{error}.") from error
+        images = to_grey(images) if self.spec.channels == 1 else to_rgb(images)
+        if images.shape[1:] != self.spec.shape:
+            (height, width), size = images.shape[2:], self.spec.size
+            raise DdpmError(f"the image has {width} × {height} pixels; this model's have {size} × {size}: resize it.")
+        if len(images) > 1 and count > 1:
+            raise DdpmError(f"count={count} completions or variations are for a single image; {len(images)} are given.")
+        return np.repeat(images, count, 0)  # a copy, which torch wants to own
+
+    def _mask(self, mask: Image.Image | np.ndarray | Tensor, count: int) -> np.ndarray:
+        """A caller's mask as bool [n, 1, h, w]."""
+        if isinstance(mask, Image.Image):
+            mask = mask.convert("L")
+        array = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
+        size = self.spec.size
+        if array.shape not in ((size, size), (count, size, size), (count, 1, size, size)):
+            raise DdpmError(
+                f"the mask has the shape {list(array.shape)}; [{size}, {size}], or one for each of the {count} images, "
+                f"[{count}, {size}, {size}], is wanted."
+            )
+        if array.dtype != bool:
+            middle = np.iinfo(array.dtype).max / 2 if array.dtype == np.uint8 and array.max(initial=0) > 1 else 0.5
+            array = array > middle
+        return np.broadcast_to(array.reshape(-1, 1, size, size), (count, 1, size, size)).copy()
+
+    def _to_device(self, images: np.ndarray) -> Tensor:
+        return normalize(torch.from_numpy(images).to(self.device))
+
+
+# Inversion is of the network alone: guidance bends the path, and what is clipped cannot be undone.
+_DETERMINISTIC = Settings(sampler="ddim", eta=0.0, steps=50, guidance=1.0, autoguidance=1.0, clip=False)
+# The keys of `generate` that are of a run of the pipeline, and one that older settings lack.
+_OF_A_RUN: dict[str, Any] = {
+    "guidance_rescale": 0.0,
+    "checkpoint": "best",
+    "num_images": 1,
+    "replicate": 0,
+    "replicates": 0,
+    "classes": "all",
+    "format": "png",
+    "output_size": "auto",
+    "trajectories": 1,
+}
+_ITERATIONS = 4  # of the fixed point of each step of the inversion
+
+
+def _generator(checkpoint: Checkpoint, name: str, config: GenerateConfig | None, device: torch.device) -> Generator:
+    """The generator of a checkpoint; without settings of its own, with what it can follow of the shipped model's."""
+    if config is None:
+        config = _config(load_checkpoint(pretrained.path_of("mnist")).metadata["sampling"], "mnist")
+        config = config.model_copy(
+            update={
+                "steps": min(config.steps, checkpoint.diffusion.timesteps),
+                "autoguidance": config.autoguidance if checkpoint.tensors.get("guide") else 1.0,
+            }
+        )
+    # In float32: a batch of a few images gains nothing from bfloat16. The process is left as it is set up.
+    return make_generator(checkpoint, name, config, 0, Runtime(device, torch.float32, compiled=False))
+
+
+def _config(sampling: Mapping[str, Any], name: str) -> GenerateConfig:
+    """The section `generate` with these `Settings`. Raises DdpmError that names where they stood."""
+    try:
+        return GenerateConfig.model_validate({**_OF_A_RUN, **sampling})
+    except ValidationError as error:
+        raise DdpmError(f"{name} was made by another version of this project: {describe(error)}.") from error
+
+
+def _read_settings(path: Path) -> GenerateConfig:
+    """The section `generate` of a params.yaml. Raises DdpmError."""
+    try:
+        values = YAML(typ="safe", pure=True).load(path)
+        return GenerateConfig.model_validate(values["generate"])
+    except ValidationError as error:
+        raise DdpmError(f"{path}: generate: {describe(error)}.") from error
+    except FileNotFoundError as error:
+        raise DdpmError(f"{path} is missing: name a params.yaml.") from error
+    except OSError:
+        raise
+    except Exception as error:  # ruamel lets pass what the conversion of a date, a number or a tag raises
+        raise DdpmError(f"{path} is no parameter file with a section generate: name a params.yaml.") from error
+
+
+def _device(device: str | torch.device) -> torch.device:
+    count = torch.cuda.device_count()
+    try:
+        found = torch.device(("cuda" if count else "cpu") if device == "auto" else device)
+    except RuntimeError as error:
+        raise DdpmError(f"there is no device {device}: choose auto, cpu or cuda.") from error
+    if found.type == "cuda" and (found.index or 0) >= count:
+        raise DdpmError(f"device {device}: this machine has {count} CUDA devices; choose auto or cpu.")
+    return found
+
+
+def _classes(labels: Labels, count: int, classes: int) -> np.ndarray | None:
+    """The class labels of so many images, int64 [n]. Raises DdpmError for those that the model does not know."""
+    if labels is None:
+        return None
+    found = np.asarray(labels)
+    if not classes:
+        raise DdpmError("this model knows no class labels: leave labels away.")
+    if found.dtype.kind not in "iu" or found.shape not in ((), (1,), (count,)):
+        raise DdpmError(f"labels are one whole number, or one for each of the {count} images.")
+    unknown = found[(found < 0) | (found >= classes)].ravel()
+    if len(unknown):
+        raise DdpmError(f"there is no class {unknown[0]}: this model knows the class labels 0 to {classes - 1}.")
+    return np.broadcast_to(found.astype(np.int64), (count,)).copy()
+
+
+def _whole(value: object, name: str, least: int) -> int:
+    try:
+        found = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        found = least - 1
+    if not least <= found < 2**63:
+        raise DdpmError(f"{name} is {value}; a whole number from {least} on is wanted.")
+    return found
+
+
+def _fraction(value: float, name: str) -> float:
+    if not 0.0 <= value <= 1.0:
+        raise DdpmError(f"{name} is {value}; a number from 0 to 1 is wanted.")
+    return float(value)
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is other if one is None or other is None else torch.equal(one, other)
+
+
+def _as(x_0: Tensor, as_: As) -> Images:
+    if as_ == "tensor":
+        return x_0
+    if as_ not in get_args(As):
+        raise DdpmError(f"as_ is {as_}; choose one of {', '.join(get_args(As))}.")
+    images = denormalize(x_0)
+    return images if as_ == "numpy" else [to_pil(image) for image in images]
+
+
+@contextmanager
+def _progress(steps: int) -> Iterator[Callable[[int, Tensor, Tensor], None]]:
+    """A progress bar over so many network evaluations, once it has taken a while: an `OnStep`."""
+    with tqdm(total=steps, unit="step", delay=_SHOWN_AFTER, leave=False) as bar:
+        yield lambda step, x_t, x_0: bar.update(1) and None

@@ -1,0 +1,103 @@
+"""What several sub-commands share: which model, how it samples, where images come from and go."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ddpm import pretrained
+from ddpm.api import Model, Settings, load
+from ddpm.diffusion.samplers import SAMPLERS
+from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
+from ddpm.utils.files import atomic_folder, save_arrays
+from ddpm.utils.images import enlarge, tile, write_png, write_rgb_pngs
+
+_GAP_GREY = 64
+_SETTINGS = ("sampler", "steps", "guidance", "autoguidance")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Which model, and where it computes."""
+    names = " or ".join(pretrained.names())
+    parser.add_argument("--model", default="mnist", metavar="MODEL", help=f"{names}, or a checkpoint (default mnist)")
+    parser.add_argument("--params", type=Path, metavar="YAML", help="a params.yaml: sample by its section generate")
+    parser.add_argument("--device", default="auto", help="auto (CUDA where there is a device), cpu, cuda, … ")
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    """How the model samples: its own settings unless said otherwise."""
+    group = parser.add_argument_group("sampling", "the model's own settings unless given here")
+    group.add_argument("--seed", type=int, default=0, help="other noise, other images (default 0)")
+    group.add_argument("--steps", type=int, help="more is slower and better")
+    group.add_argument("--guidance", type=float, metavar="W", help="1: none; above, more typical of the class")
+    group.add_argument("--autoguidance", type=float, metavar="W", help="1: none; above, away from the guide's faults")
+    group.add_argument("--sampler", choices=list(SAMPLERS))
+
+
+def add_output_options(parser: argparse.ArgumentParser, default: str) -> None:
+    """Where the images go, and how."""
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(default),
+        help=f"NAME.png: one picture; NAME.npz: an array; else a folder of PNGs (default {default})",
+    )
+    parser.add_argument("--columns", type=int, help="of the picture (default: as many as rows)")
+    parser.add_argument("--scale", type=int, default=1, help="pixels of the picture per pixel of an image (default 1)")
+
+
+def open_model(arguments: argparse.Namespace) -> Model:
+    """The model that the options name. Raises DdpmError."""
+    return load(arguments.model, device=arguments.device, settings=arguments.params)
+
+
+def given_settings(arguments: argparse.Namespace) -> Settings:
+    """The settings that the options change."""
+    given = {key: getattr(arguments, key) for key in _SETTINGS if getattr(arguments, key) is not None}
+    return Settings(**given)  # type: ignore[typeddict-item]
+
+
+def read_image(path: Path) -> Image.Image:
+    """A picture of any format that Pillow reads. Raises MissingFile, DamagedFile."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except FileNotFoundError as error:
+        raise MissingFile(f"{path} is missing") from error
+    except (PermissionError, IsADirectoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise DamagedFile(f"{path} is no image") from error
+    except Exception as error:  # Pillow, zlib and struct raise half a dozen types for a damaged image
+        raise DamagedFile(f"{path} is no readable image ({error})") from error
+
+
+def write_images(arguments: argparse.Namespace, images: np.ndarray, columns: int | None = None) -> None:
+    """Write uint8 images [n, c, h, w] as the options say, and say so. Raises DdpmError, OSError."""
+    out, count = arguments.out, len(images)
+    check_output(arguments)
+    if out.suffix == ".npz":
+        save_arrays(out, images=images)
+    elif out.suffix == ".png":
+        columns = arguments.columns or columns or round(count**0.5 + 0.499)
+        write_png(out, enlarge(tile(images, min(columns, count), background=_GAP_GREY), arguments.scale))
+    else:
+        with atomic_folder(out) as folder:
+            write_rgb_pngs(folder, images, 1, count)
+    print(f"{count} {'images' if count > 1 else 'image'} in {out}")
+
+
+def check_output(arguments: argparse.Namespace) -> None:
+    """Raises DdpmError where the images could not be written as asked, before they are sampled."""
+    out = arguments.out
+    if out.suffix not in ("", ".png", ".npz"):
+        raise DdpmError(f"--out {out}: NAME.png, NAME.npz or the name of a folder is wanted.")
+    if out.suffix in (".png", ".npz") and out.is_dir():
+        raise DdpmError(f"--out {out} is a folder: name a file.")
+    if not out.suffix and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DdpmError(f"--out {out} is there already: name a new folder, or delete it first.")
+    for name in ("columns", "scale"):
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
+            raise DdpmError(f"--{name} {getattr(arguments, name)}: a whole number from 1 on is wanted.")

@@ -1,0 +1,43 @@
+"""Draw images with a trained model.
+
+python -m ddpm sample                                      64 digits of all classes in digits.png
+python -m ddpm sample --classes 3 8 --count 16 --scale 4   threes and eights in turn, larger
+python -m ddpm sample --count 10000 --out digits           10,000 PNG files in the folder digits
+python -m ddpm sample --model data/model/best.safetensors  by the model that the pipeline trained here
+python -m ddpm sample --model mnist_unconditional          by one that was never told a class
+"""
+
+import argparse
+
+import numpy as np
+
+from ddpm.commands.options import (
+    add_model_options,
+    add_output_options,
+    add_sampling_options,
+    check_output,
+    given_settings,
+    open_model,
+    write_images,
+)
+from ddpm.utils.errors import DdpmError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options."""
+    parser.add_argument("--count", type=int, default=64, help="how many images (default 64)")
+    parser.add_argument("--classes", type=int, nargs="+", metavar="CLASS", help="these in turn (default: all)")
+    add_output_options(parser, "digits.png")
+    add_model_options(parser)
+    add_sampling_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Sample, and write the images. Raises DdpmError, OSError."""
+    check_output(arguments)
+    if arguments.count < 1:
+        raise DdpmError(f"--count {arguments.count}: a whole number from 1 on is wanted.")
+    model, classes = open_model(arguments), arguments.classes
+    labels = None if classes is None else np.resize(classes, arguments.count)
+    images = model.sample(arguments.count, labels=labels, seed=arguments.seed, **given_settings(arguments))
+    write_images(arguments, np.asarray(images))

@@ -1,0 +1,324 @@
+"""`ddpm.load` and what a model does, with the weights that ship: sampling, editing, measuring, and every mistake."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ddpm
+from ddpm.api import Settings
+from ddpm.config import Config, GenerateConfig
+from ddpm.data.image_set import ImageSet, ImageSpec, denormalize, normalize
+from ddpm.diffusion.likelihood import Likelihood, bits_per_dimension
+from ddpm.diffusion.process import q_sample
+from ddpm.models.build import build_network
+from ddpm.models.checkpoint import Checkpoint, save_checkpoint
+from ddpm.models.conditioning import Conditioning
+from ddpm.sampling.conditions import labels_of_classes, nearest_labels
+from ddpm.sampling.generator import make_generator
+from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
+from ddpm.utils.runtime import Runtime
+
+FAST = Settings(steps=5, autoguidance=1.0)
+
+
+@pytest.fixture(scope="module")
+def model() -> ddpm.Model:
+    return ddpm.load(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def unconditional() -> ddpm.Model:
+    return ddpm.load("mnist_unconditional", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def some(test_digits: ImageSet) -> ImageSet:
+    """A test digit of each class."""
+    return test_digits.take(np.array([np.flatnonzero(test_digits.labels == label)[0] for label in range(10)]))
+
+
+@pytest.fixture
+def right() -> np.ndarray:
+    """A mask of the right half."""
+    return np.arange(28) >= np.full((28, 1), 14)
+
+
+def near(one: Any, other: Any) -> bool:  # noqa: ANN401
+    """Whether images are the same up to the rounding of matrix products of other shapes."""
+    return float(np.abs(one.astype(int) - other.astype(int)).mean()) < 0.1
+
+
+def test_importing_the_package_does_not_import_the_library():
+    code = "import sys, ddpm; assert 'torch' not in sys.modules; assert callable(ddpm.load)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_samples_are_those_of_the_pipelines_generator(model: ddpm.Model, cpu: Runtime):
+    torch.set_num_threads(1)
+    config = model.generator.config.model_copy(update={"classes": (7,), **FAST})
+    expected = denormalize(make_generator(model.checkpoint, "", config, 5, cpu).sample(range(1, 5)))
+    assert np.array_equal(model.sample(4, labels=7, seed=5, **FAST), expected)
+    all_classes = config.model_copy(update={"classes": "all"})
+    expected = denormalize(make_generator(model.checkpoint, "", all_classes, 5, cpu).sample(range(1, 5)))
+    assert np.array_equal(model.sample(4, seed=5, **FAST), expected)
+
+
+def test_an_image_depends_on_its_number_alone(model: ddpm.Model, monkeypatch: pytest.MonkeyPatch):
+    seven = model.sample(7, labels=[3, 1, 4, 1, 5, 9, 2], **FAST)
+    assert near(model.sample(3, labels=[3, 1, 4], **FAST), seven[:3])
+    monkeypatch.setattr("ddpm.api._BATCH", 2)
+    assert near(model.sample(7, labels=[3, 1, 4, 1, 5, 9, 2], **FAST), seven)
+    assert not near(model.sample(7, labels=[3, 1, 4, 1, 5, 9, 2], seed=1, **FAST), seven)
+
+
+def test_images_come_in_three_forms(model: ddpm.Model):
+    array = model.sample(2, **FAST)
+    assert isinstance(array, np.ndarray)
+    assert (array.shape, array.dtype) == ((2, 1, 28, 28), np.uint8)
+    tensor = model.sample(2, as_="tensor", **FAST)
+    assert isinstance(tensor, torch.Tensor)
+    assert np.array_equal(denormalize(tensor), array)
+    assert (tensor.dtype, tensor.requires_grad, tensor.is_inference()) == (torch.float32, False, False)
+    first = model.sample(2, as_="pil", **FAST)[0]
+    assert isinstance(first, Image.Image)
+    assert np.array_equal(np.asarray(first), array[0, 0])
+
+
+def test_a_trajectory_ends_at_the_sample(model: ddpm.Model):
+    frames = model.trajectory(2, labels=8, seed=1, **FAST)
+    assert frames["x_t"].shape == frames["x_0"].shape == (6, 2, 1, 28, 28)
+    assert frames["t"].tolist() == [999, 799, 599, 399, 199, -1]
+    assert np.array_equal(frames["x_t"][-1], model.sample(2, labels=8, seed=1, **FAST))
+
+
+def test_the_settings_are_those_of_the_checkpoint_or_of_a_file(model: ddpm.Model, tmp_path: Path, root: Path):
+    assert model.settings["autoguidance"] == 1.5
+    assert model.settings["steps"] == 30
+    assert ddpm.load(settings=root / "tests/params.yaml").settings["guidance"] == 1.4
+
+
+@pytest.fixture
+def own(tiny: Callable[..., Config], tmp_path: Path) -> Path:
+    """A checkpoint as a run of the pipeline leaves it, without settings and here without a guide."""
+    config = tiny({"diffusion.timesteps": 20, "generate.steps": 3, "train.preview_steps": 3})
+    spec, path = ImageSpec(size=28, channels=1, classes=10), tmp_path / "best.safetensors"
+    conditioning = Conditioning.by_class([0.1] * 10)
+    weights = {"ema": build_network(config.model, spec).state_dict()}
+    save_checkpoint(path, Checkpoint(config.model, config.diffusion, spec, conditioning, {"step": 1}, weights))
+    return path
+
+
+def test_a_checkpoint_of_a_run_samples_without_settings(own: Path, root: Path):
+    model = ddpm.load(own)
+    assert (model.settings["autoguidance"], model.settings["steps"]) == (1.0, 20)
+    assert model.sample(2).shape == (2, 1, 28, 28)
+    with pytest.raises(DdpmError, match="needs a guide"):
+        model.sample(1, autoguidance=2.0)
+    with pytest.raises(DdpmError, match="exceeds the 20 timesteps"):
+        ddpm.load(str(own), settings=root / "tests/params.yaml").sample(1)
+
+
+def test_the_log_likelihood_is_the_bound_of_the_pipeline(own: Path, some: ImageSet):
+    model = ddpm.load(own)
+    found = model.log_likelihood(some.images, labels=some.labels)
+    plain, conditioning = model.generator.denoiser, model.generator.conditioning
+    images, frequencies = torch.from_numpy(some.images), conditioning.frequencies.flatten().tolist()
+    known = Likelihood(plain.conditioned, images, conditioning.labels(some), plain.schedule, 19, 1)
+    bits = bits_per_dimension(known, frequencies)
+    assert (-found / (784 * np.log(2))).mean() == pytest.approx(bits["bpd_small"], rel=0.03)  # other noise
+    without = model.log_likelihood(some.images)
+    assert bits["bpd_label"] * 784 * np.log(2) == pytest.approx(np.log(10))
+    assert without.shape == (10,)
+
+
+def test_in_painting_keeps_the_other_pixels_to_the_bit(model: ddpm.Model, some: ImageSet, right: np.ndarray):
+    found = model.inpaint(some.images, right, labels=some.labels, resamplings=2, **FAST)
+    assert np.array_equal(found[..., :14], some.images[..., :14])
+    assert not np.array_equal(found[..., 14:], some.images[..., 14:])
+    one = Image.fromarray(some.images[3, 0])
+    mask = Image.fromarray((right * 255).astype(np.uint8))
+    several = model.inpaint(one, mask, count=3, resamplings=1, **FAST)
+    assert np.array_equal(several[..., :14], np.repeat(some.images[3:4, ..., :14], 3, 0))
+    assert len(np.unique(several, axis=0)) == 3
+    nothing = model.inpaint(one, np.zeros((28, 28)), resamplings=1, **FAST)
+    assert np.array_equal(nothing[0], some.images[3])
+
+
+def test_variations_of_strength_0_are_the_images_and_of_1_fresh_samples(model: ddpm.Model, some: ImageSet):
+    assert np.array_equal(model.vary(some.images, 0.0, labels=some.labels), some.images)
+    of_one, of_other = (model.vary(some.images[i], 1.0, labels=4, count=2, **FAST) for i in (1, 4))
+    weak = model.vary(some.images[4], 0.2, labels=4, count=2, **FAST)
+    assert np.abs(weak - some.images[4].astype(float)).mean() < 6
+    # At strength 1 nothing is left of the images: with the same noise and label they give the same sample.
+    label = model._known(some.images[4:5], 4)
+    generator = model._changed(FAST)
+    plain = denormalize(model._sampled(generator, range(1, 3), label.repeat(2), 0, lambda *_: None))
+    assert near(of_other, plain)
+    assert of_one.shape == of_other.shape
+
+
+def test_interpolation_ends_at_its_ends(model: ddpm.Model, some: ImageSet):
+    a, b = some.images[1], some.images[8]
+    for labels, steps in ((None, 50), ((1, 8), 30)):
+        found = model.interpolate(a, b, 3, labels=labels, **(FAST | Settings(steps=steps)))
+        assert found.shape == (3, 1, 28, 28)
+        assert np.abs(found[0] - a.astype(float)).mean() < 0.5
+        assert np.abs(found[2] - b.astype(float)).mean() < 0.5
+        assert not near(found[1], found[0])
+    ends = model.interpolate(a, b, 2, labels=(1, 8), strength=0.3, seed=2, **FAST)
+    assert np.abs(ends[0] - a.astype(float)).mean() < np.abs(ends[1] - a.astype(float)).mean()
+    assert np.abs(ends[1] - b.astype(float)).mean() < 8
+
+
+def test_inversion_tells_its_round_trip_error(model: ddpm.Model, unconditional: ddpm.Model, some: ImageSet):
+    images = some.images[:3]
+    for any_model, labels in ((model, some.labels[:3]), (unconditional, None)):
+        found = any_model.invert(images, labels=labels)
+        assert found.x_T.shape == (3, 1, 28, 28)
+        assert 0.3 < found.x_T.std() < 1.2
+        distance = np.abs(found.images.astype(float) - images).reshape(3, -1).mean(1)
+        np.testing.assert_allclose(found.error, distance)
+        assert found.error.max() < 0.5
+    again = (model.invert(images[:1], steps=5).x_T for _ in range(2))
+    assert torch.equal(*again)
+
+
+def test_denoising_is_one_evaluation_of_the_network(model: ddpm.Model, some: ImageSet):
+    x_0 = normalize(torch.from_numpy(some.images))
+    alpha_bar = model.generator.denoiser.schedule.alpha_bar[300].float()
+    x_t = q_sample(x_0, alpha_bar, torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0)))
+    found = model.denoise(x_t, 300, labels=some.labels, guidance=1.0, autoguidance=1.0)
+    assert (found - x_0).square().mean() < 0.15 * (x_t / alpha_bar.sqrt() - x_0).square().mean()
+    known = torch.from_numpy(labels_of_classes(model.generator.conditioning, range(1, 11), some.labels))
+    assert torch.equal(found, model.generator.denoiser.conditioned(known)(x_t, 300))
+    assert model.denoise(x_t.numpy(), 300).shape == x_t.shape
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda image: image[0, 0],
+        lambda image: image[0],
+        lambda image: image[0].transpose(1, 2, 0),
+        lambda image: image[0, 0] / np.float32(255),
+        lambda image: normalize(torch.from_numpy(image)),
+        lambda image: Image.fromarray(image[0, 0]).convert("RGB"),
+        lambda image: [Image.fromarray(image[0, 0])],
+        lambda image: np.repeat(image, 3, 1),
+    ],
+    ids=["h w", "c h w", "h w c", "unit", "x_0", "RGB", "list", "colour"],
+)
+def test_images_go_in_in_any_form(model: ddpm.Model, some: ImageSet, form: Callable[[np.ndarray], Any]):
+    assert np.array_equal(model.vary(form(some.images[2:3]), 0.0), some.images[2:3])
+
+
+def test_conditions_of_whole_images_are_those_of_training(
+    model: ddpm.Model, unconditional: ddpm.Model, test_digits: ImageSet
+):
+    some = test_digits.take(np.arange(200))
+    everywhere = np.ones((200, 1, 28, 28), bool)
+    for any_model, classes in ((model, some.labels), (unconditional, None)):
+        conditioning = any_model.generator.conditioning
+        found = nearest_labels(conditioning, some.images, everywhere, classes)
+        assert torch.equal(found, conditioning.labels(some))
+    assert nearest_labels(model.generator.conditioning, some.images, everywhere, None) is None
+
+
+ZERO = np.zeros((28, 28), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (lambda m: m.sample(2, labels=10), "there is no class 10: this model knows the class labels 0 to 9"),
+        (lambda m: m.sample(2, labels=[1, 2, 3]), "one for each of the 2 images"),
+        (lambda m: m.sample(2, labels=2.5), "one whole number"),
+        (lambda m: m.sample(0), "count is 0"),
+        (lambda m: m.sample(2.5), "count is 2.5"),
+        (lambda m: m.sample(1, seed=-1), "seed is -1"),
+        (lambda m: m.sample(1, sampler="euler"), "input should be one of ddpm, ddim"),
+        (lambda m: m.sample(1, steps=0), "steps = 0"),
+        (lambda m: m.sample(1, steps=2000), "exceeds the 1000 timesteps"),
+        (lambda m: m.sample(1, temperature=2), "unknown setting temperature"),
+        (lambda m: m.sample(1, as_="jpeg", steps=1), "choose one of numpy, pil, tensor"),
+        (lambda m: m.inpaint(ZERO, np.zeros((14, 14))), r"the mask has the shape \[14, 14\]; \[28, 28\]"),
+        (lambda m: m.inpaint(ZERO, ZERO, resamplings=0), "resamplings is 0"),
+        (lambda m: m.inpaint(ZERO, ZERO, labels=-1), "there is no class -1"),
+        (lambda m: m.vary(np.zeros((32, 32), np.uint8)), "32 × 32 pixels; this model's have 28 × 28"),
+        (lambda m: m.vary(ZERO, 1.5), "strength is 1.5"),
+        (lambda m: m.vary(np.full((28, 28), np.nan)), "holds NaN"),
+        (lambda m: m.vary(np.zeros((3, 28, 28), np.uint8), count=2), "3 are given"),
+        (lambda m: m.vary(np.zeros((28, 28), np.int64)), "int64; uint8 or floating point"),
+        (lambda m: m.interpolate(ZERO, np.zeros((2, 1, 28, 28))), "two single images"),
+        (lambda m: m.interpolate(ZERO, ZERO, 1), "count is 1"),
+        (lambda m: m.denoise(np.zeros((28, 28)), 5), r"\[n, 1, 28, 28\] is wanted"),
+        (lambda m: m.denoise(np.zeros((1, 1, 28, 28)), 1000), "are 0 to 999"),
+    ],
+)
+def test_a_mistake_is_one_sentence(model: ddpm.Model, call: Callable[[ddpm.Model], object], reason: str):
+    with pytest.raises(DdpmError, match=reason) as error:
+        call(model)
+    assert len(str(error.value).splitlines()) == 1
+    assert str(error.value).endswith(".")
+
+
+def test_a_model_without_classes_says_so(unconditional: ddpm.Model):
+    with pytest.raises(DdpmError, match="knows no class labels"):
+        unconditional.sample(1, labels=3)
+    assert unconditional.classes == 0
+    assert unconditional.sample(2, **FAST).shape == (2, 1, 28, 28)
+
+
+class Bomb:
+    """What runs when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("exploded"),)
+
+
+def test_no_file_is_executed_and_a_damaged_one_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path
+):
+    monkeypatch.chdir(tmp_path)
+    shipped = (root / "ddpm/pretrained/mnist.safetensors").read_bytes()
+    torch.save({"model": Bomb()}, tmp_path / "pickle.pt")
+    flipped = bytearray(shipped)
+    flipped[-1000] ^= 1
+    (tmp_path / "flipped.safetensors").write_bytes(flipped)
+    (tmp_path / "half.safetensors").write_bytes(shipped[: len(shipped) // 2])
+    (tmp_path / "text.safetensors").write_text("no weights")
+    for name in ("pickle.pt", "flipped.safetensors", "half.safetensors", "text.safetensors"):
+        with pytest.raises(DamagedFile, match=name) as error:
+            ddpm.load(name)
+        assert len(str(error.value).splitlines()) == 1
+    assert not Path("exploded").exists()
+    with pytest.raises(MissingFile, match=r"nothing\.safetensors is missing"):
+        ddpm.load("nothing.safetensors")
+
+
+def test_wrong_settings_and_devices_are_one_sentence(tmp_path: Path):
+    for text, reason in (
+        (":", "no parameter file"),
+        ("generate: {steps: 0}", "generate: "),
+        ("seed: 1", "no parameter"),
+    ):
+        path = tmp_path / "params.yaml"
+        path.write_text(text)
+        with pytest.raises(DdpmError, match=reason):
+            ddpm.load(settings=path)
+    with pytest.raises(DdpmError, match="is missing"):
+        ddpm.load(settings=tmp_path / "none.yaml")
+    for device in ("cuda:99", "toaster"):
+        with pytest.raises(DdpmError, match="choose auto"):
+            ddpm.load(device=device)
+
+
+def test_the_settings_of_a_call_are_keys_of_the_section_generate():
+    assert set(Settings.__annotations__) <= set(GenerateConfig.model_fields)

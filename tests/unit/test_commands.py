@@ -1,0 +1,132 @@
+"""`python -m ddpm` as it is typed: sample, edit, info; evaluate: test_evaluate_command.py."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clones import ended
+from PIL import Image
+
+from ddpm.__main__ import COMMANDS, main, parse
+from ddpm.utils.images import read_pngs
+
+Command = Callable[..., str]
+FAST = ("--steps", "3", "--autoguidance", "1", "--device", "cpu")
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command in a folder of its own; returns what it prints."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["ddpm", *words])
+        main()
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def digit(tmp_path: Path) -> Path:
+    """A picture of a bar, 28 × 28 pixels."""
+    image = np.zeros((28, 28), np.uint8)
+    image[4:24, 12:16] = 255
+    Image.fromarray(image).save(tmp_path / "digit.png")
+    return tmp_path / "digit.png"
+
+
+def test_sampling_through_the_real_command_from_another_folder(root: Path, tmp_path: Path):
+    done = ended(tmp_path, sys.executable, "-m", "ddpm", "sample", *FAST, "--count", "6", PYTHONPATH=str(root))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "6 images in digits.png\n"
+    with Image.open(tmp_path / "digits.png") as picture:
+        assert picture.size == (3 * 30 - 2, 2 * 30 - 2)
+
+
+def test_images_go_into_a_picture_an_array_or_a_folder(command: Command, tmp_path: Path):
+    for out in ("a.png", "a.npz", "folder"):
+        assert command("sample", *FAST, "--count", "4", "--classes", "3", "8", "--out", out) == f"4 images in {out}\n"
+    array = np.load("a.npz")["images"]
+    assert np.array_equal(read_pngs(Path("folder"), 1), array)
+    with Image.open("a.png") as picture:
+        assert np.array_equal(np.asarray(picture)[:28, :28], array[0, 0])
+    command("sample", *FAST, "--count", "2", "--columns", "1", "--scale", "3", "--out", "b.png")
+    with Image.open("b.png") as picture:
+        assert picture.size == (3 * 28, 3 * 58)
+
+
+def test_the_three_edits(command: Command, digit: Path):
+    original = np.asarray(Image.open(digit))
+    command("edit", "inpaint", "digit.png", "--erase", "bottom", "--resamplings", "1", *FAST, "--out", "a.npz")
+    painted = np.load("a.npz")["images"]
+    assert np.array_equal(painted[0, 0, :14], original[:14])
+    Image.fromarray(np.asarray(np.arange(784).reshape(28, 28) < 28, np.uint8) * 255).save("mask.png")
+    command("edit", "inpaint", "digit.png", "--mask", "mask.png", "--resamplings", "1", *FAST, "--out", "m.npz")
+    assert np.array_equal(np.load("m.npz")["images"][0, 0, 1:], original[1:])
+    command("edit", "vary", "digit.png", "--strength", "0", "--count", "2", "--label", "1", *FAST, "--out", "b.npz")
+    assert np.array_equal(np.load("b.npz")["images"], np.stack([original[None]] * 2))
+    command("edit", "interpolate", "digit.png", "digit.png", "--count", "3", *FAST, "--out", "c.npz")
+    command("edit", "interpolate", "digit.png", "digit.png", "--labels", "1", "7", "--strength", "0.5", *FAST)
+    assert len(np.load("c.npz")["images"]) == 3
+    assert Path("edited.png").is_file()
+
+
+def test_an_image_of_another_size_is_resized_and_that_is_said(command: Command, digit: Path):
+    Image.open(digit).resize((56, 56)).convert("RGB").save("large.jpg")
+    said = command("edit", "vary", "large.jpg", "--strength", "0", "--count", "1", "--out", "a.npz")
+    assert said.startswith("large.jpg is 56 × 56 pixels: resized to 28 × 28\n")
+    assert np.load("a.npz")["images"].shape == (1, 1, 28, 28)
+
+
+def test_info_says_what_a_checkpoint_holds(command: Command):
+    assert "guidance_interval       [1.0, 5.0]" in command("info", "mnist")
+    found = json.loads(command("info", "mnist_unconditional", "--json"))
+    assert found["conditioning"] == {"classes": 0, "clusters": 200}
+    assert found["network"]["parameters"] == 618_084
+    assert found["sampling"]["guidance"] == 1.7
+
+
+def test_every_command_explains_itself_by_examples(capsys: pytest.CaptureFixture[str]):
+    for words in (["--help"], *([name, "--help"] for name in COMMANDS), ["edit", "inpaint", "--help"]):
+        with pytest.raises(SystemExit) as ending:
+            parse(words)
+        assert ending.value.code == 0
+        assert "python -m ddpm" in capsys.readouterr().out.partition("\n\n")[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["sample", "--classes", "10"], "there is no class 10"),
+        (["sample", "--count", "0"], "--count 0"),
+        (["sample", "--out", "digits.jpeg"], "NAME.png, NAME.npz or the name of a folder"),
+        (["sample", "--scale", "0"], "--scale 0"),
+        (["sample", "--out", "."], "is there already"),
+        (["sample", "--steps", "5000"], "exceeds the 1000 timesteps"),
+        (["sample", "--model", "nothing.safetensors"], "nothing.safetensors is missing"),
+        (["sample", "--model", "digit.png"], "digit.png is damaged or no checkpoint"),
+        (["sample", "--params", "none.yaml"], "none.yaml is missing"),
+        (["sample", "--model", "mnist_unconditional", "--classes", "3"], "knows no class labels"),
+        (["edit", "vary", "none.png"], "none.png is missing"),
+        (["edit", "vary", "text.png"], "text.png is no image"),
+        (["edit", "vary", "half.png"], "half.png is no readable image"),
+        (["edit", "vary", "digit.png", "--strength", "2"], "strength is 2.0"),
+        (["edit", "inpaint", "digit.png", "--erase", "left", "--label", "11"], "there is no class 11"),
+        (["info", "text.png"], "text.png is damaged or no checkpoint"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_nothing_is_written(command: Command, digit: Path, words: list[str], reason: str):
+    Path("text.png").write_text("no picture")
+    Path("half.png").write_bytes(digit.read_bytes()[:60])
+    before = sorted(Path().iterdir())
+    with pytest.raises(SystemExit) as ending:
+        command(*words)
+    message = str(ending.value.code)
+    assert message.startswith("error: ")
+    assert reason in message
+    assert len(message.splitlines()) == 1
+    assert sorted(Path().iterdir()) == before
