@@ -10,6 +10,7 @@ import torch
 
 from ddpm.config import GenerateConfig
 from ddpm.diffusion.guidance import Guidance
+from ddpm.diffusion.noise import normal_table
 from ddpm.diffusion.process import eps_from_x_0, q_posterior_mean, q_sample
 from ddpm.diffusion.samplers import reverse_variance
 from ddpm.diffusion.schedule import SPACINGS, Schedule, build_schedule, respace
@@ -17,6 +18,7 @@ from ddpm.export.browser_runtime import FILES
 from ddpm.export.denoise import export, restore_denoise
 from ddpm.models.checkpoint import Checkpoint
 from ddpm.utils.files import atomic_path
+from ddpm.utils.seeds import stream_number
 
 SOURCES = Path(__file__).with_name("page")
 _STEP_COUNTS = (5, 10, 15, 20, 30, 40, 50, 75, 100)  # to choose from, beside the settings' own
@@ -37,6 +39,8 @@ def write_page(
     guided = settings.autoguidance != 1.0 and "guide" in checkpoint.tensors
     for file, group in [("denoise", "ema"), ("guide", "guide")][: 1 + guided]:
         export(folder / file, restore_denoise(checkpoint, name, group), "onnx", batch_sizes=())
+    with atomic_path(folder / "normal.bin") as temporary:
+        temporary.write_bytes(normal_table(torch.device("cpu")).numpy().astype("<f4").tobytes())
     with atomic_path(folder / "model.json") as temporary:
         temporary.write_text(json.dumps(described(checkpoint, settings, seed, guided=guided)), encoding="utf-8")
 
@@ -56,6 +60,7 @@ def described(checkpoint: Checkpoint, settings: GenerateConfig, seed: int, *, gu
             "autoguidance": settings.autoguidance if guided else 1.0,
             "clip": settings.clip,
         },
+        "streams": {"generate": stream_number("generate", settings.replicate)},
         "steps": {count: step_weights(schedule, settings, count) for count in counts},
     }
 
