@@ -23,9 +23,7 @@ class _Handler(SimpleHTTPRequestHandler):
     }
 
     def end_headers(self) -> None:
-        """Two headers with which a browser lets a page share memory between threads, and none that keeps old files."""
-        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
-        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+        """Nothing is kept by the browser: the page of another model may be at the same address tomorrow."""
         self.send_header("Cache-Control", "no-cache")
         super().end_headers()
 

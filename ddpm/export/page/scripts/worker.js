@@ -8,7 +8,7 @@ const REPEATS = 4; // of every step while filling in: see `complete`
 let model, table, network, guide, stopped;
 
 ort.env.wasm.wasmPaths = new URL("../runtime/", import.meta.url).href;
-ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
+ort.env.wasm.numThreads = 1; // so small a network gains little from more, and loses much beside other busy programs
 
 async function fetched(name, read) {
   const response = await fetch(new URL(`../${name}`, import.meta.url));
@@ -36,7 +36,7 @@ async function load() {
   table = new Float32Array(await fetched("normal.bin", "arrayBuffer"));
   network = await evaluation("denoise.onnx");
   guide = model.settings.autoguidance === 1 ? null : await evaluation("guide.onnx");
-  return { model, threads: ort.env.wasm.numThreads };
+  return { model };
 }
 
 /**
