@@ -1,4 +1,4 @@
-"""The part of ONNX Runtime that runs in a browser: from the npm package `onnxruntime-web`, verified, kept on this machine.
+"""ONNX Runtime for browsers: from the npm package `onnxruntime-web`, verified, and kept on this machine.
 
 `python -m ddpm.export.browser_runtime` fetches it ahead, for machines that will be offline.
 """
@@ -41,7 +41,9 @@ def fetch_runtime() -> Path:
     with tempfile.TemporaryDirectory(prefix="runtime-") as scratch:
         archive = _download(package, Path(scratch))
         if sha256(archive) != ARCHIVE_SHA256:
-            raise DamagedFile(f"the npm package {package} has SHA-256 {sha256(archive)[:12]}…, not {ARCHIVE_SHA256[:12]}…")
+            raise DamagedFile(
+                f"the npm package {package} has SHA-256 {sha256(archive)[:12]}…, not {ARCHIVE_SHA256[:12]}…"
+            )
         with tarfile.open(archive) as tar:
             for name in FILES:
                 source = tar.extractfile(f"package/dist/{name}")

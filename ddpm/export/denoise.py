@@ -69,7 +69,7 @@ class Exported:
 
 
 def export(path: Path, denoise: Denoise, name: str, batch_sizes: Sequence[int] = (1, 64)) -> Exported:
-    """Write the evaluation in the format ``name`` to ``path`` (without suffix), atomically, and compare it with PyTorch.
+    """Write the evaluation to ``path`` and the suffix of the format ``name``, atomically, and compare it with PyTorch.
 
     The batch size is free, the same weights give the same bytes. Raises DdpmError where the file does not compute what
     PyTorch does, and OSError.

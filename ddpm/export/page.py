@@ -1,6 +1,5 @@
 """A folder of static files that samples in a browser: no server computes anything, nothing is loaded from elsewhere."""
 
-import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 
 from ddpm.config import GenerateConfig
+from ddpm.diffusion.editing import repaint_moves
 from ddpm.diffusion.guidance import Guidance
 from ddpm.diffusion.noise import normal_table
 from ddpm.diffusion.process import eps_from_x_0, q_posterior_mean, q_sample
@@ -17,11 +17,12 @@ from ddpm.diffusion.schedule import SPACINGS, Schedule, build_schedule, respace
 from ddpm.export.browser_runtime import FILES
 from ddpm.export.denoise import export, restore_denoise
 from ddpm.models.checkpoint import Checkpoint
-from ddpm.utils.files import atomic_path
+from ddpm.utils.files import atomic_path, write_json
 from ddpm.utils.seeds import stream_number
 
 SOURCES = Path(__file__).with_name("page")
 _STEP_COUNTS = (5, 10, 15, 20, 30, 40, 50, 75, 100)  # to choose from, beside the settings' own
+_JUMP_LENGTH, _RESAMPLINGS = 5, 3  # of completing a drawing: somebody waits for it
 
 
 def write_page(
@@ -36,16 +37,22 @@ def write_page(
     for file in FILES:
         with atomic_path(folder / "runtime" / file) as temporary:
             shutil.copyfile(runtime / file, temporary)
-    guided = settings.autoguidance != 1.0 and "guide" in checkpoint.tensors
+    facts = model_facts(checkpoint, settings, seed)
+    guided = facts["settings"]["autoguidance"] != 1.0
     for file, group in [("denoise", "ema"), ("guide", "guide")][: 1 + guided]:
         export(folder / file, restore_denoise(checkpoint, name, group), "onnx", batch_sizes=())
-    with atomic_path(folder / "normal.bin") as temporary:
-        temporary.write_bytes(normal_table(torch.device("cpu")).numpy().astype("<f4").tobytes())
-    with atomic_path(folder / "model.json") as temporary:
-        temporary.write_text(json.dumps(described(checkpoint, settings, seed, guided=guided)), encoding="utf-8")
+    centroids = checkpoint.conditioning.centroids
+    arrays = {
+        "normal": normal_table(torch.device("cpu")),
+        "centroids": torch.empty(0) if centroids is None else centroids,
+    }
+    for file, array in arrays.items():
+        with atomic_path(folder / f"{file}.bin") as temporary:
+            temporary.write_bytes(array.numpy().astype("<f4").tobytes())
+    write_json(folder / "model.json", facts)
 
 
-def described(checkpoint: Checkpoint, settings: GenerateConfig, seed: int, *, guided: bool) -> dict[str, Any]:
+def model_facts(checkpoint: Checkpoint, settings: GenerateConfig, seed: int) -> dict[str, Any]:
     """What the page's scripts know of the model: its images, labels, the settings, and the steps by their number."""
     schedule, conditioning = build_schedule(checkpoint.diffusion), checkpoint.conditioning
     counts = sorted({count for count in (*_STEP_COUNTS, settings.steps) if count <= len(schedule)})
@@ -54,10 +61,10 @@ def described(checkpoint: Checkpoint, settings: GenerateConfig, seed: int, *, gu
         "classes": conditioning.classes,
         "frequencies": conditioning.frequencies.tolist() if conditioning.count else None,
         "settings": {
-            "seed": seed,
+            "seed": str(seed),  # JavaScript rounds large numbers
             "steps": settings.steps,
             "guidance": settings.guidance,
-            "autoguidance": settings.autoguidance if guided else 1.0,
+            "autoguidance": settings.autoguidance if checkpoint.tensors.get("guide") else 1.0,
             "clip": settings.clip,
         },
         "streams": {"generate": stream_number("generate", settings.replicate)},
@@ -71,7 +78,7 @@ def step_weights(schedule: Schedule, settings: GenerateConfig, count: int) -> di
     Every step of the samplers is linear, so that its formula, applied to ones and zeros, gives its weights: ``ddpm``
     and ``ddim``: x_{t−1} = x_0 · x̂_0 + x_t · x_t + noise · eps. ``keep``: x_{t−1} of known pixels, x_0 · x_0 + noise ·
     eps. ``again``: back to x_t from x_{t−1}, x_t · x_{t−1} + noise · eps (DDPM, eq. 2). ``t``: the training times.
-    ``guided``, ``autoguided``: where there is guidance.
+    ``moves``: see `repaint_moves`. ``guided``, ``autoguided``: where there is guidance.
     """
     times = SPACINGS[settings.spacing](schedule, count)
     steps = respace(schedule, times)
@@ -96,4 +103,5 @@ def step_weights(schedule: Schedule, settings: GenerateConfig, count: int) -> di
     intervals = {"guided": settings.guidance_interval, "autoguided": settings.autoguidance_interval}
     active = {key: Guidance(2.0, ends).is_active(schedule.alpha_bar[times]) for key, ends in intervals.items()}
     listed = {key: {part: values.tolist() for part, values in parts.items()} for key, parts in weights.items()}
-    return {"t": times.tolist()} | {key: values.tolist() for key, values in active.items()} | listed
+    moves = repaint_moves(count, _JUMP_LENGTH, _RESAMPLINGS)
+    return {"t": times.tolist(), "moves": moves} | {key: values.tolist() for key, values in active.items()} | listed

@@ -32,7 +32,7 @@ class _Handler(SimpleHTTPRequestHandler):
 
 
 def page_server(folder: Path, port: int) -> ThreadingHTTPServer:
-    """A server of the folder, not started yet; port 0 is any free one. Raises MissingFile, DdpmError for a used port."""
+    """A server of the folder, not started yet; port 0 is a free one. Raises MissingFile, DdpmError for a used port."""
     if not (folder / "index.html").is_file():
         raise MissingFile(f"{folder}/index.html is missing")
     try:

@@ -1,7 +1,7 @@
 // The pad: a picture of which each pixel is either given, as drawn, or left for the network to fill in.
 
 const SCALE = 12; // screen pixels of the canvas per pixel of the picture
-const RADIUS = { draw: 1.35, erase: 2.4 }; // of the pen, in pixels of the picture
+const RADIUS = { draw: 1.2, erase: 2.4 }; // of the pen, in pixels of the picture
 
 export class Pad {
   constructor(canvas, { channels, size }, tool) {
@@ -80,7 +80,7 @@ export class Pad {
     event.preventDefault();
   }
 
-  /** Draw or erase along a line. Drawn pixels are given, and soft at the rim; erased ones are left to the network. */
+  /** Draw or erase along a line. Drawn pixels are given, their soft rim is not; erased ones are left to the network. */
   stroke(from, to) {
     const erases = this.tool.current() === "erase", radius = RADIUS[erases ? "erase" : "draw"], plane = this.size ** 2;
     const dx = to.x - from.x, dy = to.y - from.y, square = dx * dx + dy * dy;
@@ -88,10 +88,9 @@ export class Pad {
       for (let x = 0; x < this.size; x++) {
         const along = square ? Math.min(1, Math.max(0, ((x + 0.5 - from.x) * dx + (y + 0.5 - from.y) * dy) / square)) : 0;
         const distance = Math.hypot(x + 0.5 - from.x - along * dx, y + 0.5 - from.y - along * dy);
-        const amount = Math.min(1, Math.max(0, radius + 0.5 - distance));
-        if (!amount) continue;
+        if (distance > radius) continue;
         for (let i = y * this.size + x; i < this.ink.length; i += plane) {
-          this.ink[i] = erases ? 0 : Math.max(this.ink[i], Math.round(255 * amount));
+          this.ink[i] = erases ? 0 : 255;
           this.known[i] = erases ? 0 : 1;
         }
       }

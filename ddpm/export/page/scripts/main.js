@@ -73,7 +73,7 @@ function tabs() {
   return (name) => choose($(`#tab-${name}`));
 }
 
-const newSeed = () => crypto.getRandomValues(new Uint32Array(1))[0] % 1_000_000;
+const newSeed = () => `${crypto.getRandomValues(new Uint32Array(1))[0] % 1_000_000}`;
 
 /** Fill the forms with what this model knows. */
 function prepare(model) {
@@ -112,7 +112,7 @@ function prepare(model) {
   };
   write(steps, () => `${counts[steps.value]}`);
   write(guidance, () => Number(guidance.value).toFixed(1));
-  $$('input[name$="seed"]').forEach((input, number) => (input.value = settings.seed + Math.max(0, number - 2)));
+  $$('input[name$="seed"]').forEach((input, number) => (input.value = BigInt(settings.seed) + BigInt(Math.max(0, number - 2))));
   for (const button of $$(".new-seed")) {
     const input = $("input", button.parentElement);
     button.setAttribute("aria-label", `New ${$(`label[for="${input.id}"]`).textContent.toLowerCase()}`);
@@ -176,7 +176,7 @@ async function begin() {
     for (const button of primary) button.disabled = true;
     below.hidden = true;
     group.begin(every.map((row) => label(row)), columns);
-    const seen = [];
+    const seen = [], { t, moves } = model.steps[task.steps], total = kind === "complete" ? moves.length : t.length;
     if (kind === "sample") $("#replay-sample").hidden = true;
     const stop = ["Stop", () => network.stop()];
     say("working", `${verb}…`, 0, stop);
@@ -184,8 +184,8 @@ async function begin() {
       const done = await network.call("run", task, ({ step, noisy, guess }) => {
         seen.push({ noisy, guess });
         group.show(seen.at(-1)[kind === "sample" ? $('[name="view"]:checked').value : kind === "complete" ? "guess" : "noisy"]);
-        status.style.setProperty("--done", step / task.steps);
-        $(".words", status).textContent = `${verb}: step ${Math.min(step + 1, task.steps)} of ${task.steps}`;
+        status.style.setProperty("--done", step / total);
+        $(".words", status).textContent = `${verb}: step ${Math.min(step + 1, total)} of ${total}`;
       });
       if (!done) {
         say("ready", "Stopped.");
@@ -219,7 +219,7 @@ async function begin() {
 
   sampled.addEventListener("submit", (event) => {
     event.preventDefault();
-    const task = { kind: "sample", ...shared(), class: wanted(sampled), numbers: numbers(sampled), seed: Number(sampled.elements.seed.value) };
+    const task = { kind: "sample", ...shared(), class: wanted(sampled), numbers: numbers(sampled), seed: sampled.elements.seed.value };
     saved.sample = `pictures-seed-${task.seed}.png`;
     run("sample", task, Math.ceil(Math.sqrt(task.numbers.length)), "Removing noise");
   });
@@ -229,14 +229,14 @@ async function begin() {
       say("ready", "Nothing is left to fill in: erase a part first.");
       return;
     }
-    const task = { kind: "complete", ...shared(), class: wanted(completed), numbers: numbers(completed), seed: Number(completed.elements.seed.value), image: pad.ink, known: pad.known };
+    const task = { kind: "complete", ...shared(), class: wanted(completed), numbers: numbers(completed), seed: completed.elements.seed.value, image: pad.ink, known: pad.known };
     saved.complete = `completed-seed-${task.seed}.png`;
     run("complete", task, Math.ceil(Math.sqrt(task.numbers.length)), "Filling in");
   });
   blend.addEventListener("submit", (event) => {
     event.preventDefault();
     const count = Number(blend.elements.count.value);
-    const end = (name) => ({ class: wanted(blend, name), seed: Number(blend.elements[`${name}-seed`].value) });
+    const end = (name) => ({ class: wanted(blend, name), seed: blend.elements[`${name}-seed`].value });
     const task = { kind: "blend", ...shared(), from: end("from"), to: end("to"), at: Array.from({ length: count }, (_, row) => row / (count - 1)) };
     saved.blend = `blend-${task.from.seed}-${task.to.seed}.png`;
     run("blend", task, Math.min(count, 5), "Blending");

@@ -30,7 +30,7 @@ export function philox([a, b, c, d], [key0, key1]) {
 
 /**
  * Standard normal noise of some images, one after the other: Float32Array [images × size].
- * table: the 65,536 values. seed: a whole number or BigInt. stream: what it is for. draw: 0, 1, …
+ * table: the 65,536 values. seed: a whole number, BigInt, or either as text. stream: what it is for. draw: 0, 1, …
  */
 export function normalNoise(table, seed, stream, draw, images, size) {
   const wide = BigInt(seed), key = [Number(wide & 0xffffffffn), Number((wide >> 32n) & 0xffffffffn)];

@@ -55,23 +55,27 @@ export async function sample({ steps, sampler, denoise, x, noise, onStep = () =>
 }
 
 /**
- * Fill in pixels: RePaint (Lugmayr et al. 2022, algorithm 1). image: x_0 of the known pixels. known: 1 where a pixel is
- * given, shaped like the images. repeats: how often each step is taken, noise being put back in between, so that what
- * is made fits what is given.
+ * Complete images: `repaint` in ddpm/diffusion/editing.py. image: x_0 of the known pixels. known: 1 where a pixel is
+ * given, shaped like the images. The steps' `moves` go back (−1), and at times on again (+1), so that what is made fits
+ * what is given.
  */
-export async function complete({ steps, denoise, x, noise, image, known, repeats, onStep = () => {} }) {
-  const count = steps.t.length, merged = (given, made) => made.map((value, i) => (known[i] ? given[i] : value));
-  for (let step = count - 1; step >= 0; step--) {
-    for (let left = step ? repeats : 1; left > 0; left--) {
+export async function complete({ steps, denoise, x, noise, image, known, onStep = () => {} }) {
+  const merged = (given, made) => made.map((value, i) => (known[i] ? given[i] : value));
+  let step = steps.t.length, taken = 0;
+  for (const move of steps.moves) {
+    if (move > 0) {
+      x = combine([steps.again.x_t[step], steps.again.noise[step]], [x, noise()]);
+      step += 1;
+    } else {
+      step -= 1;
       const x_0 = await denoise(x, step);
-      if (left === 1) await onStep(count - 1 - step, x, merged(image, x_0));
+      await onStep(taken, x, merged(image, x_0));
       const made = stepBack(steps, "ddpm", step, x, x_0, noise);
-      const given = step ? combine([steps.keep.x_0[step], steps.keep.noise[step]], [image, noise()]) : image;
-      x = merged(given, made);
-      if (left > 1) x = combine([steps.again.x_t[step], steps.again.noise[step]], [x, noise()]);
+      x = merged(step ? combine([steps.keep.x_0[step], steps.keep.noise[step]], [image, noise()]) : image, made);
     }
+    taken += 1;
   }
-  await onStep(count, x, x);
+  await onStep(taken, x, x);
   return x;
 }
 
@@ -125,6 +129,41 @@ export function balancedLabels(numbers, weights) {
     const label = edges.slice(0, -1).findIndex((edge) => place < edge);
     return label < 0 ? edges.length - 1 : label;
   });
+}
+
+/**
+ * The conditioning label of an image by its known pixels, as `nearest_labels` in ddpm/sampling/conditions.py: that of
+ * the cluster of its class whose mean is nearest. image, known: bytes. centroids: Float32Array, cluster after cluster,
+ * empty where each class is one. wanted: the class label; null, where there are some, leads to the null label, −1.
+ */
+export function nearestLabel(model, centroids, image, known, wanted) {
+  if (!model.frequencies) return null;
+  if (model.classes && wanted === null) return -1;
+  const clusters = model.frequencies[0].length, first = (wanted ?? 0) * clusters;
+  if (!centroids.length) return first;
+  const { channels, size } = model.image, length = centroids.length / (model.frequencies.length * clusters);
+  const side = Math.round(Math.sqrt(length / channels));
+  const ends = (cell) => [Math.floor((cell * size) / side), Math.ceil(((cell + 1) * size) / side)];
+  const values = [], shares = [];
+  for (let cell = 0; cell < length; cell++) {
+    const plane = Math.floor(cell / side ** 2) * size ** 2;
+    const [top, bottom] = ends(Math.floor(cell / side) % side), [left, right] = ends(cell % side);
+    let there = 0, sum = 0;
+    for (let y = top; y < bottom; y++) {
+      for (let x = left; x < right; x++) {
+        there += known[plane + y * size + x];
+        sum += (known[plane + y * size + x] * image[plane + y * size + x]) / 255;
+      }
+    }
+    shares.push(there / ((bottom - top) * (right - left)));
+    values.push(there ? sum / there : 0);
+  }
+  let best = first, least = Infinity;
+  for (let label = first; label < first + clusters; label++) {
+    const distance = shares.reduce((sum, share, cell) => sum + share * (values[cell] - centroids[label * length + cell]) ** 2, 0);
+    if (distance < least) [best, least] = [label, distance];
+  }
+  return best;
 }
 
 /** x_0 as bytes, as `denormalize` in ddpm/data/image_set.py. */

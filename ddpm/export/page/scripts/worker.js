@@ -2,10 +2,9 @@
 
 import * as ort from "../runtime/ort.wasm.min.mjs";
 import { imageNoise, normalNoise } from "./noise.js";
-import { balancedLabels, blended, complete, denoiser, fromBytes, labelWeights, sample, slerp, toBytes } from "./sampling.js";
+import { balancedLabels, blended, complete, denoiser, fromBytes, labelWeights, nearestLabel, sample, slerp, toBytes } from "./sampling.js";
 
-const REPEATS = 4; // of every step while filling in: see `complete`
-let model, table, network, guide, stopped;
+let model, table, centroids, network, guide, stopped;
 
 ort.env.wasm.wasmPaths = new URL("../runtime/", import.meta.url).href;
 ort.env.wasm.numThreads = 1; // so small a network gains little from more, and loses much beside other busy programs
@@ -34,6 +33,7 @@ async function evaluation(name) {
 async function load() {
   model = await fetched("model.json", "json");
   table = new Float32Array(await fetched("normal.bin", "arrayBuffer"));
+  centroids = new Float32Array(await fetched("centroids.bin", "arrayBuffer"));
   network = await evaluation("denoise.onnx");
   guide = model.settings.autoguidance === 1 ? null : await evaluation("guide.onnx");
   return { model };
@@ -56,14 +56,16 @@ async function runTask(task, onStep) {
     const x = slerp(...noises, task.at);
     return { images: await sample({ steps, sampler: "ddim", denoise: blended(denoise, from, to, task.at), x, onStep }) };
   }
-  const labels = labelsOf(task.numbers, task.class), clusters = model.frequencies?.[0].length;
-  const classes = labels && model.classes ? labels.map((label) => Math.floor(label / clusters)) : null;
+  const completes = task.kind === "complete";
+  const known = completes && nearestLabel(model, centroids, task.image, task.known, task.class);
+  const labels = completes ? (known === null ? null : task.numbers.map(() => known)) : labelsOf(task.numbers, task.class);
+  const clusters = model.frequencies?.[0].length;
+  const classes = labels && model.classes ? labels.map((label) => (label < 0 ? null : Math.floor(label / clusters))) : null;
   const noise = imageNoise(table, task.seed, stream, task.numbers, length);
   const given = { steps, denoise: (x_t, step) => denoise(x_t, step, labels), x: noise(), noise, onStep };
-  if (task.kind === "sample") return { images: await sample({ ...given, sampler: "ddpm" }), classes };
+  if (!completes) return { images: await sample({ ...given, sampler: "ddpm" }), classes };
   const forAll = (one) => Float32Array.from({ length: given.x.length }, (_, i) => one[i % length]);
-  const image = forAll(fromBytes(task.image)), known = forAll(task.known);
-  return { images: await complete({ ...given, image, known, repeats: REPEATS }), classes };
+  return { images: await complete({ ...given, image: forAll(fromBytes(task.image)), known: forAll(task.known) }), classes };
 }
 
 class Stopped extends Error {}
