@@ -1,0 +1,193 @@
+import tarfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import ddpm
+from ddpm.config import Config
+from ddpm.data.image_set import ImageSpec, denormalize
+from ddpm.diffusion.process import TARGETS
+from ddpm.diffusion.samplers import SAMPLERS
+from ddpm.diffusion.schedule import build_schedule, respace, trailing_times
+from ddpm.export import browser_runtime
+from ddpm.export.browser_runtime import ARCHIVE_SHA256, FILES, fetch_runtime
+from ddpm.export.denoise import TOLERANCE, Denoise, difference, export, restore_denoise
+from ddpm.export.formats import FORMATS, Format
+from ddpm.export.page import step_weights
+from ddpm.export.write import write_export
+from ddpm.models.build import build_network
+from ddpm.models.checkpoint import Checkpoint
+from ddpm.models.conditioning import Conditioning
+from ddpm.utils.errors import DamagedFile, DdpmError
+
+DIGITS = ImageSpec(28, 1, 10)
+NETWORKS = {
+    "the default's": {},
+    "no labels": {"model.classes": 0},
+    "attention, transposed convolutions, the predecessor's parts": {
+        "model.attention": True,
+        "model.upsampling": "transposed",
+        "model.time_conditioning": "shift",
+        "model.patch_size": 1,
+        "model.channel_multipliers": [1, 1, 2],
+    },
+    "odd sides": {"model.patch_size": 2, "model.channel_multipliers": [1, 1, 2, 2]},
+}
+
+
+@pytest.fixture
+def checkpoint(tiny: Callable[..., Config]) -> Callable[..., Checkpoint]:
+    """One of a network all of whose weights are in use."""
+
+    def make(changes: dict[str, Any] | None = None, spec: ImageSpec = DIGITS) -> Checkpoint:
+        config = tiny({"model.initialization": "xavier"}, changes or {})
+        torch.manual_seed(0)
+        weights = {group: build_network(config.model, spec).state_dict() for group in ("ema", "guide")}
+        conditioning = Conditioning.by_class([0.1] * spec.classes if config.model.classes else [])
+        return Checkpoint(config.model, config.diffusion, spec, conditioning, {}, weights)
+
+    return make
+
+
+@pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS.keys())
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_a_file_computes_what_pytorch_does_for_any_number_of_images(
+    checkpoint: Callable[..., Checkpoint], tmp_path: Path, changes: dict[str, Any], name: str
+):
+    denoise = restore_denoise(checkpoint(changes), "it")
+    exported = export(tmp_path / "denoise", denoise, name, batch_sizes=(1,))
+    evaluate = FORMATS[name].read(exported.path)
+    for count in (1, 3, 40):
+        assert difference(evaluate, denoise, count) <= TOLERANCE
+    assert exported.difference <= TOLERANCE
+    assert exported.bytes == exported.path.stat().st_size
+    assert exported.milliseconds[1] > 0
+
+
+def test_colour_images_of_another_size_are_exported_too(checkpoint: Callable[..., Checkpoint], tmp_path: Path):
+    denoise = restore_denoise(checkpoint(spec=ImageSpec(16, 3, 2)), "it")
+    evaluate = FORMATS["onnx"].read(export(tmp_path / "denoise", denoise, "onnx", batch_sizes=()).path)
+    assert difference(evaluate, denoise, 5) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_the_same_weights_give_the_same_bytes_wherever_they_are_written(
+    checkpoint: Callable[..., Checkpoint], tmp_path: Path, name: str
+):
+    contents = set()
+    for folder in ("one", "other"):
+        torch.manual_seed(len(folder))
+        place = tmp_path / folder / "denoise"
+        contents.add(export(place, restore_denoise(checkpoint(), "it"), name, batch_sizes=()).path.read_bytes())
+    (content,) = contents
+    assert str(Path(__file__).parents[2]).encode() not in content
+
+
+def test_images_sampled_by_onnx_runtime_are_pytorch_s_within_one_grey_level(tmp_path: Path):
+    model = ddpm.load(device="cpu")
+    generator, groups = model.generator, {"predict": "ema", "guide": "guide"}
+    evaluations = {}
+    for role, group in groups.items():
+        denoise = restore_denoise(model.checkpoint, "mnist", group)
+        evaluations[role] = FORMATS["onnx"].read(export(tmp_path / group, denoise, "onnx", batch_sizes=()).path)
+    denoiser = replace(generator.denoiser, target=TARGETS["x_0"], **evaluations)
+    expected, found = (
+        denormalize(one.sample(range(1, 13))).astype(int) for one in (generator, replace(generator, denoiser=denoiser))
+    )
+    assert expected.std() > 50
+    assert np.abs(found - expected).max() <= 1
+
+
+def test_a_file_that_computes_something_else_is_refused_and_not_left_behind(
+    checkpoint: Callable[..., Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    denoise = restore_denoise(checkpoint(), "it")
+    wrong = Format(".bin", lambda path, module, inputs: path.touch(), lambda path: lambda *x: denoise(*x) + 2e-4)
+    monkeypatch.setitem(FORMATS._entries, "wrong", wrong)
+    with pytest.raises(DdpmError, match=r"denoise\.bin: the wrong file is 2\.\de-04 away from PyTorch"):
+        export(tmp_path / "denoise", denoise, "wrong")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_the_weights_of_the_steps_are_those_of_the_samplers(configure: Callable[..., Config], sampler: str):
+    config = configure()
+    schedule = build_schedule(config.diffusion)
+    weights = step_weights(schedule, config.generate, 12)[sampler]
+    random = torch.Generator().manual_seed(0)
+    x_T, *noises = torch.randn(13, 1, 1, 4, 4, generator=random, dtype=torch.float64)
+    left = iter(noises)
+
+    def denoise(x_t: Tensor, t: int) -> Tensor:
+        return torch.tanh(x_t * (1 + t / 1000))
+
+    steps = respace(schedule, trailing_times(schedule, 12))
+    expected = SAMPLERS.build(sampler, config.generate)(denoise, x_T, steps, lambda: next(left))
+    x, left = x_T, iter(noises)
+    for step in reversed(range(12)):
+        x = weights["x_0"][step] * denoise(x, int(steps.times[step])) + weights["x_t"][step] * x
+        if weights["noise"][step]:
+            x = x + weights["noise"][step] * next(left)
+    torch.testing.assert_close(x, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.fixture
+def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing is kept from earlier, and npm is what a test puts into this folder, which is the PATH."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(programs))
+    return programs
+
+
+def npm(folder: Path, script: str) -> None:
+    (folder / "npm").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "npm").chmod(0o755)
+
+
+def test_where_the_runtime_of_the_page_cannot_be_had_one_sentence_says_so(
+    checkpoint: Callable[..., Checkpoint], configure: Callable[..., Config], tmp_path: Path, no_network: Path
+):
+    (tmp_path / "out").mkdir()
+    given = (tmp_path / "out", checkpoint(), "it", [])
+    settings = configure({"generate.steps": 20}).generate
+    report = write_export(*given, "auto", settings, 0)
+    assert report == (
+        "no page: the page needs the npm package onnxruntime-web@1.30.0: install npm, or set export.page to off."
+    )
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.json"]
+    npm(no_network, "echo no such host >&2; exit 1")
+    with pytest.raises(
+        DdpmError, match=r"could not be fetched \(no such host\): connect once to the network"
+    ) as caught:
+        write_export(*given, "required", settings, 0)
+    assert "\n" not in str(caught.value)
+    assert write_export(*given, "off", settings, 0) == ""
+
+
+def test_a_package_of_another_content_is_refused(tmp_path: Path, no_network: Path):
+    archive = tmp_path / "other.tgz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for name in FILES:
+            tar.add(__file__, f"package/dist/{name}")
+    npm(no_network, f"/bin/cp {archive} .")
+    with pytest.raises(DamagedFile, match=f"has SHA-256 .*, not {ARCHIVE_SHA256[:12]}"):
+        fetch_runtime()
+    assert not browser_runtime.cached_runtime().exists()
+
+
+def test_the_evaluation_is_the_x_0_of_the_prediction(checkpoint: Callable[..., Checkpoint]):
+    denoise = restore_denoise(checkpoint({"diffusion.target": "eps"}), "it")
+    assert isinstance(denoise, Denoise)
+    x_t, t, label = denoise.example(4)
+    alpha_bar = denoise.alpha_bar[t].double()[:, None, None, None]
+    x_0 = denoise(x_t, t, label).double()
+    back = alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * denoise.predict(x_t, t, label).double()
+    torch.testing.assert_close(back, x_t.double(), rtol=1e-4, atol=1e-4)
