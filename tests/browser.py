@@ -47,7 +47,7 @@ class Visit:
         self.page, self.complaints, self.elsewhere = page, [], []
         page.set_default_timeout(PATIENCE)
         page.on(
-            "console", lambda message: message.type in ("error", "warning") and self.complaints.append(message.text)
+            "console", lambda message: message.type == "error" and self.complaints.append(message.text)
         )
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on(
