@@ -178,8 +178,8 @@ async function begin() {
     group.begin(every.map((row) => label(row)), columns);
     const seen = [], { t, moves } = model.steps[task.steps], total = kind === "complete" ? moves.length : t.length;
     if (kind === "sample") $("#replay-sample").hidden = true;
-    const stop = ["Stop", () => network.stop()];
-    say("working", `${verb}…`, 0, stop);
+    say("working", `${verb}…`, 0, ["Stop", () => network.stop()]);
+    if (group.group.getBoundingClientRect().top > innerHeight * 0.7) group.group.parentElement.scrollIntoView();
     try {
       const done = await network.call("run", task, ({ step, noisy, guess }) => {
         seen.push({ noisy, guess });
