@@ -46,9 +46,7 @@ class Visit:
     def __init__(self, page: Page, address: str) -> None:
         self.page, self.complaints, self.elsewhere = page, [], []
         page.set_default_timeout(PATIENCE)
-        page.on(
-            "console", lambda message: message.type == "error" and self.complaints.append(message.text)
-        )
+        page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on(
             "request",

@@ -1,3 +1,4 @@
+import re
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from ddpm.data.image_set import ImageSpec, denormalize
 from ddpm.diffusion.process import TARGETS
 from ddpm.diffusion.samplers import SAMPLERS
 from ddpm.diffusion.schedule import build_schedule, respace, trailing_times
+from ddpm.evaluation.features.classifier import MnistExtractor
 from ddpm.export import browser_runtime
 from ddpm.export.browser_runtime import ARCHIVE_SHA256, FILES, fetch_runtime
 from ddpm.export.denoise import TOLERANCE, Denoise, difference, export, restore_denoise
@@ -135,6 +137,20 @@ def test_the_weights_of_the_steps_are_those_of_the_samplers(configure: Callable[
         if weights["noise"][step]:
             x = x + weights["noise"][step] * next(left)
     torch.testing.assert_close(x, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_example_of_the_documents_samples_sevens_without_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    page = (Path(__file__).parents[2] / "docs/export.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert "torch" not in example
+    model = ddpm.load(device="cpu")
+    write_export(tmp_path, model.checkpoint, "mnist", ["onnx"], "off", model.generator.config, 0)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    found = MnistExtractor(torch.device("cpu")).features(names["images"][:, None], "example").probabilities
+    assert found is not None
+    assert (found.argmax(1) == 7).mean() >= 0.9
 
 
 @pytest.fixture
