@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import ddpm
+from ddpm.__main__ import parse
 from ddpm.config import Config
 from ddpm.data.image_set import ImageSpec, denormalize
 from ddpm.diffusion.process import TARGETS
@@ -151,6 +152,18 @@ def test_the_example_of_the_documents_samples_sevens_without_pytorch(tmp_path: P
     found = MnistExtractor(torch.device("cpu")).features(names["images"][:, None], "example").probabilities
     assert found is not None
     assert (found.argmax(1) == 7).mean() >= 0.9
+
+
+def test_the_command_writes_a_new_folder_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    def run(*more: str) -> None:
+        arguments = parse(["export", "--out", str(tmp_path / "out"), "--page", "off", *more])
+        arguments.run(arguments)
+
+    run("--formats", "torch")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"denoise.pt2", "model.json"}
+    assert re.search(r"denoise\.pt2 +2\.\d\d MiB +0\.0e\+00 +[\d.]+ ms +[\d.]+ ms", capsys.readouterr().out)
+    with pytest.raises(DdpmError, match="out is there already: name a new folder"):
+        run()
 
 
 @pytest.fixture

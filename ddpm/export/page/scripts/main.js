@@ -7,14 +7,21 @@ const $ = (selector, within = document) => within.querySelector(selector);
 const $$ = (selector, within = document) => [...within.querySelectorAll(selector)];
 const status = $("#status");
 
-/** Say what is going on. done: the fraction of it. action: a button's words and what it does. */
-function say(state, words, done = 0, action = null) {
+/** Say what is going on. action: a button's words and what it does. */
+function say(state, words, action = null) {
   status.dataset.state = state;
-  status.style.setProperty("--done", done);
+  status.style.setProperty("--done", 0);
   const text = Object.assign(document.createElement("span"), { className: "words", textContent: words });
+  const step = Object.assign(document.createElement("span"), { className: "step", ariaHidden: "true" });
   const button = action && Object.assign(document.createElement("button"), { type: "button", className: "quiet", textContent: action[0] });
   button?.addEventListener("click", action[1]);
-  status.replaceChildren(text, ...(button ? [button] : []));
+  status.replaceChildren(text, step, ...(button ? [button] : []));
+}
+
+/** Show how far it is; a screen reader is not told of every step. */
+function showStep(step, total) {
+  status.style.setProperty("--done", step / total);
+  $(".step", status).textContent = `step ${Math.min(step + 1, total)} of ${total}`;
 }
 
 /** The worker as functions that return promises. */
@@ -129,7 +136,7 @@ async function begin() {
   try {
     loaded = await network.call("load");
   } catch (error) {
-    say("error", `The network could not be loaded: ${error.message}.`, 0, ["Try again", () => location.reload()]);
+    say("error", `The network could not be loaded: ${error.message}.`, ["Try again", () => location.reload()]);
     return;
   }
   const { model } = loaded, { counts, names } = prepare(model);
@@ -178,14 +185,13 @@ async function begin() {
     group.begin(every.map((row) => label(row)), columns);
     const seen = [], { t, moves } = model.steps[task.steps], total = kind === "complete" ? moves.length : t.length;
     if (kind === "sample") $("#replay-sample").hidden = true;
-    say("working", `${verb}…`, 0, ["Stop", () => network.stop()]);
+    say("working", `${verb}…`, ["Stop", () => network.stop()]);
     if (group.group.getBoundingClientRect().top > innerHeight * 0.7) group.group.parentElement.scrollIntoView();
     try {
       const done = await network.call("run", task, ({ step, noisy, guess }) => {
         seen.push({ noisy, guess });
         group.show(seen.at(-1)[kind === "sample" ? $('[name="view"]:checked').value : kind === "complete" ? "guess" : "noisy"]);
-        status.style.setProperty("--done", step / total);
-        $(".words", status).textContent = `${verb}: step ${Math.min(step + 1, total)} of ${total}`;
+        showStep(step, total);
       });
       if (!done) {
         say("ready", "Stopped.");
