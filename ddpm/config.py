@@ -20,7 +20,7 @@ from ddpm.diffusion.process import TARGETS
 from ddpm.diffusion.samplers import SAMPLERS, VARIANCES
 from ddpm.diffusion.schedule import SCHEDULES, SPACINGS, build_schedule
 from ddpm.evaluation.features import EXTRACTORS
-from ddpm.export.formats import FORMATS
+from ddpm.export.formats import EXPORT_FORMATS
 from ddpm.models.networks import NETWORKS
 from ddpm.training.optimizers import LR_DECAYS, OPTIMIZERS
 from ddpm.utils.errors import DdpmError
@@ -286,7 +286,7 @@ class VisualizeConfig(_Section):
 class ExportConfig(_Section):
     """The model for other programs. formats: of one denoising evaluation. page: the one that samples in a browser."""
 
-    formats: Annotated[tuple[Annotated[str, _name_in(FORMATS)], ...], Field(strict=False)]
+    formats: Annotated[tuple[Annotated[str, _name_in(EXPORT_FORMATS)], ...], Field(strict=False)]
     page: Literal["auto", "required", "off"]
 
 

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 import ddpm
-from ddpm.export.formats import FORMATS
+from ddpm.export.formats import EXPORT_FORMATS
 from ddpm.export.write import write_export
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.files import atomic_folder
@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
     parser.add_argument("model", nargs="?", default="mnist", help="a shipped model or a checkpoint (default mnist)")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
-    parser.add_argument("--formats", nargs="*", default=list(FORMATS), choices=list(FORMATS), help="default: all")
+    parser.add_argument(
+        "--formats", nargs="*", default=list(EXPORT_FORMATS), choices=list(EXPORT_FORMATS), help="default: all"
+    )
     parser.add_argument(
         "--page",
         default="auto",

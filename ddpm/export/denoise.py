@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ddpm.diffusion.process import TARGETS
 from ddpm.diffusion.schedule import build_schedule
-from ddpm.export.formats import FORMATS, Evaluate
+from ddpm.export.formats import EXPORT_FORMATS, Evaluate
 from ddpm.models.checkpoint import Checkpoint, restore_network
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.files import atomic_path
@@ -74,7 +74,7 @@ def export(path: Path, denoise: Denoise, name: str, batch_sizes: Sequence[int] =
     The batch size is free, the same weights give the same bytes. Raises DdpmError where the file does not compute what
     PyTorch does, and OSError.
     """
-    chosen = FORMATS[name]
+    chosen = EXPORT_FORMATS[name]
     path = path.with_name(path.name + chosen.suffix)
     with atomic_path(path) as temporary:
         chosen.write(temporary, denoise, denoise.example(2))

@@ -1,6 +1,6 @@
 """The kinds of file that one evaluation of a network is written to, for other programs to run.
 
-An entry of `FORMATS` writes such a file and reads it again, so that what was written can be compared with PyTorch.
+An entry of `EXPORT_FORMATS` writes such a file and reads it again, so that it can be compared with PyTorch.
 """
 
 import logging
@@ -34,7 +34,7 @@ class Format:
     read: Callable[[Path], Evaluate]
 
 
-FORMATS: Registry[Format] = Registry("export format")
+EXPORT_FORMATS: Registry[Format] = Registry("export format")
 
 
 def _dynamic(inputs: Inputs) -> tuple[dict[int, torch.export.Dim], ...]:
@@ -97,5 +97,5 @@ def _read_torch(path: Path) -> Evaluate:
     return lambda *inputs: module(*inputs).detach()
 
 
-FORMATS.register("onnx")(Format(".onnx", _write_onnx, _read_onnx))
-FORMATS.register("torch")(Format(".pt2", _write_torch, _read_torch))
+EXPORT_FORMATS.register("onnx")(Format(".onnx", _write_onnx, _read_onnx))
+EXPORT_FORMATS.register("torch")(Format(".pt2", _write_torch, _read_torch))

@@ -22,7 +22,7 @@ from ddpm.utils.seeds import stream_number
 
 SOURCES = Path(__file__).with_name("page")
 _STEP_COUNTS = (5, 10, 15, 20, 30, 40, 50, 75, 100)  # to choose from, beside the settings' own
-_JUMP_LENGTH, _RESAMPLINGS = 5, 3  # of completing a drawing: somebody waits for it
+JUMP_LENGTH, RESAMPLINGS = 10, 5  # of completing a drawing: somebody waits for it
 
 
 def write_page(
@@ -103,5 +103,5 @@ def step_weights(schedule: Schedule, settings: GenerateConfig, count: int) -> di
     intervals = {"guided": settings.guidance_interval, "autoguided": settings.autoguidance_interval}
     active = {key: Guidance(2.0, ends).is_active(schedule.alpha_bar[times]) for key, ends in intervals.items()}
     listed = {key: {part: values.tolist() for part, values in parts.items()} for key, parts in weights.items()}
-    moves = repaint_moves(count, _JUMP_LENGTH, _RESAMPLINGS)
+    moves = repaint_moves(count, JUMP_LENGTH, RESAMPLINGS)
     return {"t": times.tolist(), "moves": moves} | {key: values.tolist() for key, values in active.items()} | listed

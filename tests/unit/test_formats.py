@@ -21,7 +21,7 @@ from ddpm.evaluation.features.classifier import MnistExtractor
 from ddpm.export import browser_runtime
 from ddpm.export.browser_runtime import ARCHIVE_SHA256, FILES, fetch_runtime
 from ddpm.export.denoise import TOLERANCE, Denoise, difference, export, restore_denoise
-from ddpm.export.formats import FORMATS, Format
+from ddpm.export.formats import EXPORT_FORMATS, Format
 from ddpm.export.page import step_weights
 from ddpm.export.write import write_export
 from ddpm.models.build import build_network
@@ -59,13 +59,13 @@ def checkpoint(tiny: Callable[..., Config]) -> Callable[..., Checkpoint]:
 
 
 @pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS.keys())
-@pytest.mark.parametrize("name", list(FORMATS))
+@pytest.mark.parametrize("name", list(EXPORT_FORMATS))
 def test_a_file_computes_what_pytorch_does_for_any_number_of_images(
     checkpoint: Callable[..., Checkpoint], tmp_path: Path, changes: dict[str, Any], name: str
 ):
     denoise = restore_denoise(checkpoint(changes), "it")
     exported = export(tmp_path / "denoise", denoise, name, batch_sizes=(1,))
-    evaluate = FORMATS[name].read(exported.path)
+    evaluate = EXPORT_FORMATS[name].read(exported.path)
     for count in (1, 3, 40):
         assert difference(evaluate, denoise, count) <= TOLERANCE
     assert exported.difference <= TOLERANCE
@@ -75,11 +75,11 @@ def test_a_file_computes_what_pytorch_does_for_any_number_of_images(
 
 def test_colour_images_of_another_size_are_exported_too(checkpoint: Callable[..., Checkpoint], tmp_path: Path):
     denoise = restore_denoise(checkpoint(spec=ImageSpec(16, 3, 2)), "it")
-    evaluate = FORMATS["onnx"].read(export(tmp_path / "denoise", denoise, "onnx", batch_sizes=()).path)
+    evaluate = EXPORT_FORMATS["onnx"].read(export(tmp_path / "denoise", denoise, "onnx", batch_sizes=()).path)
     assert difference(evaluate, denoise, 5) <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", list(FORMATS))
+@pytest.mark.parametrize("name", list(EXPORT_FORMATS))
 def test_the_same_weights_give_the_same_bytes_wherever_they_are_written(
     checkpoint: Callable[..., Checkpoint], tmp_path: Path, name: str
 ):
@@ -98,7 +98,7 @@ def test_images_sampled_by_onnx_runtime_are_pytorch_s_within_one_grey_level(tmp_
     evaluations = {}
     for role, group in groups.items():
         denoise = restore_denoise(model.checkpoint, "mnist", group)
-        evaluations[role] = FORMATS["onnx"].read(export(tmp_path / group, denoise, "onnx", batch_sizes=()).path)
+        evaluations[role] = EXPORT_FORMATS["onnx"].read(export(tmp_path / group, denoise, "onnx", batch_sizes=()).path)
     denoiser = replace(generator.denoiser, target=TARGETS["x_0"], **evaluations)
     expected, found = (
         denormalize(one.sample(range(1, 13))).astype(int) for one in (generator, replace(generator, denoiser=denoiser))
@@ -112,7 +112,7 @@ def test_a_file_that_computes_something_else_is_refused_and_not_left_behind(
 ):
     denoise = restore_denoise(checkpoint(), "it")
     wrong = Format(".bin", lambda path, module, inputs: path.touch(), lambda path: lambda *x: denoise(*x) + 2e-4)
-    monkeypatch.setitem(FORMATS._entries, "wrong", wrong)
+    monkeypatch.setitem(EXPORT_FORMATS._entries, "wrong", wrong)
     with pytest.raises(DdpmError, match=r"denoise\.bin: the wrong file is 2\.\de-04 away from PyTorch"):
         export(tmp_path / "denoise", denoise, "wrong")
     assert list(tmp_path.iterdir()) == []

@@ -19,7 +19,7 @@ from ddpm.data.image_set import ImageSpec, denormalize
 from ddpm.diffusion.editing import mixed, slerp
 from ddpm.diffusion.noise import ImageNoise
 from ddpm.diffusion.samplers import ddim
-from ddpm.export.page import write_page
+from ddpm.export.page import JUMP_LENGTH, RESAMPLINGS, write_page
 from ddpm.export.serve import page_server
 from ddpm.models.build import build_network
 from ddpm.models.checkpoint import Checkpoint
@@ -139,6 +139,7 @@ def drawn(page: Visit) -> np.ndarray:
 
 @pytest.mark.parametrize("label", [-1, 4])
 def test_a_drawing_is_completed_as_by_python_and_kept(page: Visit, model: Model, label: int):
+    page.choose("sample", steps=2)  # which is that of the other forms, too: 15
     stroke(page)
     known = drawn(page)
     assert 20 < known.sum() < 60
@@ -149,7 +150,9 @@ def test_a_drawing_is_completed_as_by_python_and_kept(page: Visit, model: Model,
     found = page.images("complete")
     assert (found[:, known] == 255).all()
     image = (255 * known).astype(np.uint8)
-    wanted = partial(model.inpaint, image, ~known, count=4, seed=8, jump_length=5, resamplings=3)
+    wanted = partial(
+        model.inpaint, image, ~known, count=4, seed=8, steps=15, jump_length=JUMP_LENGTH, resamplings=RESAMPLINGS
+    )
     expected = wanted(labels=None if label < 0 else label)
     assert isinstance(expected, np.ndarray)
     assert largest_difference(found, expected) <= 1

@@ -18,7 +18,7 @@ from ddpm.diffusion.editing import repaint, repaint_moves, slerp
 from ddpm.diffusion.noise import ImageNoise, normal_noise, normal_table
 from ddpm.diffusion.samplers import SAMPLERS
 from ddpm.diffusion.schedule import build_schedule, respace, trailing_times
-from ddpm.export.page import SOURCES, step_weights
+from ddpm.export.page import JUMP_LENGTH, RESAMPLINGS, SOURCES, step_weights
 from ddpm.models.conditioning import Conditioning
 from ddpm.sampling.conditions import nearest_labels
 from ddpm.sampling.labels import balanced_labels
@@ -188,9 +188,11 @@ def test_completing_has_the_same_result(node: Callable[..., Any], sampling: Samp
         known=known.int().flatten().tolist(),
     )
     x_0, moves = normalize(image), sampling.weights["moves"]
-    assert moves == repaint_moves(STEPS, 5, 3)
+    assert moves == repaint_moves(STEPS, JUMP_LENGTH, RESAMPLINGS) != [-1] * STEPS
     variance = sampling.settings.variance
-    expected = repaint(sampling.denoise, x_0, ~known, sampling.steps, sampling.noise, 5, 3, variance)
+    expected = repaint(
+        sampling.denoise, x_0, ~known, sampling.steps, sampling.noise, JUMP_LENGTH, RESAMPLINGS, variance
+    )
     result = torch.tensor(found).view_as(expected)
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-6)
     assert np.array_equal(denormalize(result)[known.numpy()], image.numpy()[known.numpy()])

@@ -47,7 +47,8 @@ async function load() {
 async function runTask(task, onStep) {
   const { channels, size } = model.image, length = channels * size * size;
   const steps = model.steps[task.steps], stream = model.streams.generate;
-  const denoise = denoiser({ ...model.settings, network, guide, steps, guidance: task.guidance });
+  const completes = task.kind === "complete"; // without autoguidance, see `inpaint` in ddpm/api.py
+  const denoise = denoiser({ ...model.settings, network, guide: completes ? null : guide, steps, guidance: task.guidance });
   const labelsOf = (numbers, wanted) => balancedLabels(numbers, labelWeights(model, wanted));
   if (task.kind === "blend") {
     const ends = [task.from, task.to];
@@ -56,7 +57,6 @@ async function runTask(task, onStep) {
     const x = slerp(...noises, task.at);
     return { images: await sample({ steps, sampler: "ddim", denoise: blended(denoise, from, to, task.at), x, onStep }) };
   }
-  const completes = task.kind === "complete";
   const known = completes && nearestLabel(model, centroids, task.image, task.known, task.class);
   const labels = completes ? (known === null ? null : task.numbers.map(() => known)) : labelsOf(task.numbers, task.class);
   const clusters = model.frequencies?.[0].length;
