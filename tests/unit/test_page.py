@@ -273,6 +273,31 @@ def test_everything_that_can_be_used_has_a_name(page: Visit):
     assert unnamed == []
 
 
+def test_colour_images_of_another_size_without_classes_have_a_page_too(
+    browser: Browser, tiny: Callable[..., Config], cpu: Runtime, tmp_path: Path
+):
+    config = tiny({"model.initialization": "xavier", "model.classes": 0, "generate.guidance": 1.0, "generate.steps": 5})
+    torch.manual_seed(0)
+    weights = {"ema": build_network(config.model, spec := ImageSpec(16, 3, 0)).state_dict()}
+    checkpoint = Checkpoint(config.model, config.diffusion, spec, Conditioning.by_class([]), {}, weights)
+    model = Model(make_generator(checkpoint, "it", config.generate, 1, cpu), checkpoint)
+    write_page(tmp_path, checkpoint, "it", config.generate, 1, page_runtime())
+    with visit(browser, tmp_path) as visited:
+        visited.status()
+        assert not visited.page.locator("#form-sample .classes").is_visible()
+        visited.choose("sample", count=4)
+        visited.submit("sample")
+        expected = model.sample(4, seed=1)
+        assert isinstance(expected, np.ndarray)
+        assert largest_difference(visited.images("sample"), expected) <= 1
+        assert visited.names("sample")[0] == "Picture 1 of 4"
+        stroke(visited)
+        visited.submit("complete")
+        assert (visited.images("complete")[:, 8, 9] == 255).all()
+        visited.page.click("#tab-blend")
+        assert visited.submit("blend").startswith("10 pictures in ")
+
+
 def test_a_file_that_is_missing_is_named(browser: Browser, site: Path, tmp_path: Path):
     for path in site.rglob("*.*"):
         if path.is_file() and path.name != "guide.onnx":
