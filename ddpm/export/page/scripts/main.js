@@ -1,6 +1,7 @@
-// The page: its forms, what they ask the worker for, and what it answers.
+// The page: its forms, what they ask the network for, and what it answers.
 
 import { Pad } from "./drawing.js";
+import { Network } from "./network.js";
 import { one, Pictures } from "./pictures.js";
 
 const $ = (selector, within = document) => within.querySelector(selector);
@@ -22,39 +23,6 @@ function say(state, words, action = null) {
 function showStep(step, total) {
   status.style.setProperty("--done", step / total);
   $(".step", status).textContent = `step ${Math.min(step + 1, total)} of ${total}`;
-}
-
-/** The worker as functions that return promises. */
-class Network {
-  constructor() {
-    this.worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
-    this.calls = new Map();
-    this.worker.onmessage = ({ data }) => {
-      const call = this.calls.get(data.id);
-      if (data.type === "step") call.onStep(data);
-      else {
-        this.calls.delete(data.id);
-        if (data.type === "error") call.reject(new Error(data.message));
-        else call.resolve(data.type === "stopped" ? null : data);
-      }
-    };
-    this.worker.onerror = (event) => {
-      for (const call of this.calls.values()) call.reject(new Error(event.message || "the worker could not be started"));
-      this.calls.clear();
-    };
-  }
-
-  call(type, task, onStep) {
-    const id = (this.id = (this.id ?? 0) + 1);
-    return new Promise((resolve, reject) => {
-      this.calls.set(id, { resolve, reject, onStep });
-      this.worker.postMessage({ id, type, task });
-    });
-  }
-
-  stop() {
-    this.worker.postMessage({ id: this.id, type: "stop" });
-  }
 }
 
 function tabs() {
@@ -130,16 +98,16 @@ function prepare(model) {
 
 async function begin() {
   const network = new Network(), openTab = tabs();
-  let loaded;
+  let model;
   const primary = $$(".primary");
   for (const button of primary) button.disabled = true;
   try {
-    loaded = await network.call("load");
+    model = await network.load();
   } catch (error) {
     say("error", `The network could not be loaded: ${error.message}.`, ["Try again", () => location.reload()]);
     return;
   }
-  const { model } = loaded, { counts, names } = prepare(model);
+  const { counts, names } = prepare(model);
   for (const button of primary) button.disabled = false;
   say("ready", "Ready.");
 
@@ -188,7 +156,7 @@ async function begin() {
     say("working", `${verb}…`, ["Stop", () => network.stop()]);
     if (group.group.getBoundingClientRect().top > innerHeight * 0.7) group.group.parentElement.scrollIntoView();
     try {
-      const done = await network.call("run", task, ({ step, noisy, guess }) => {
+      const done = await network.run(task, ({ step, noisy, guess }) => {
         seen.push({ noisy, guess });
         group.show(seen.at(-1)[kind === "sample" ? $('[name="view"]:checked').value : kind === "complete" ? "guess" : "noisy"]);
         showStep(step, total);

@@ -80,15 +80,13 @@ self.onmessage = async ({ data: { id, type, task } }) => {
       self.postMessage({ id, type: "done", ...(await load()) });
       return;
     }
-    const started = performance.now();
     const onStep = async (step, x_t, x_0) => {
       self.postMessage({ id, type: "step", step, noisy: toBytes(x_t), guess: toBytes(x_0) });
       await new Promise((resolve) => setTimeout(resolve)); // a word to stop may have come
       if (stopped === id) throw new Stopped();
     };
     const { images, classes = null } = await runTask(task, onStep);
-    const seconds = (performance.now() - started) / 1000;
-    self.postMessage({ id, type: "done", images: toBytes(images), classes, seconds });
+    self.postMessage({ id, type: "done", images: toBytes(images), classes });
   } catch (error) {
     self.postMessage({ id, type: error instanceof Stopped ? "stopped" : "error", message: error.message });
   }
