@@ -26,20 +26,24 @@ class Denoise(nn.Module):
     """
 
     alpha_bar: Tensor
+    alpha_bar_prev: Tensor
 
     def __init__(self, predict: nn.Module, checkpoint: Checkpoint) -> None:
         super().__init__()
         self.predict, self._target = predict, TARGETS[checkpoint.diffusion.target]
         self._labels, self._shape = checkpoint.conditioning.count, checkpoint.spec.shape
-        self.register_buffer("alpha_bar", build_schedule(checkpoint.diffusion).alpha_bar.float())
+        schedule = build_schedule(checkpoint.diffusion)
+        self.register_buffer("alpha_bar", schedule.alpha_bar.float())
+        self.register_buffer("alpha_bar_prev", schedule.alpha_bar_prev.float())
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """x_t: float32 [n, c, h, w]; t: int64 [n] in 0 … T−1. Returns x̂_0, shaped like x_t.
 
         label: int64 [n], conditioning labels (`Conditioning`), −1 for the null label; None for a network without any.
         """
-        alpha_bar = self.alpha_bar[t][:, None, None, None]
-        return self._target.to_x_0(x_t, alpha_bar, self.predict(x_t, t, label))
+        alpha_bar, alpha_bar_prev = (levels[t][:, None, None, None] for levels in (self.alpha_bar, self.alpha_bar_prev))
+        prediction = self.predict(x_t, t, label)[:, : x_t.shape[1]]  # without a learned variance
+        return self._target.to_x_0(x_t, alpha_bar, prediction, alpha_bar_prev)
 
     def example(self, count: int, seed: int = 0) -> tuple[Tensor, ...]:
         """Inputs of so many images: noise, times from first to last, and labels, the null label among them."""

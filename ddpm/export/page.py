@@ -65,7 +65,7 @@ def model_facts(checkpoint: Checkpoint, settings: GenerateConfig, seed: int) -> 
             "steps": settings.steps,
             "guidance": settings.guidance,
             "autoguidance": settings.autoguidance if checkpoint.tensors.get("guide") else 1.0,
-            "clip": settings.clip,
+            "clip": bool(settings.clip),
         },
         "streams": {"generate": stream_number("generate", settings.replicate)},
         "steps": {count: step_weights(schedule, settings, count) for count in counts},
@@ -84,7 +84,8 @@ def step_weights(schedule: Schedule, settings: GenerateConfig, count: int) -> di
     steps = respace(schedule, times)
     alpha_bar, alpha_bar_prev, beta = steps.alpha_bar, steps.alpha_bar_prev, steps.beta
     one, zero = torch.ones_like(beta), torch.zeros_like(beta)
-    sigma = reverse_variance(steps, settings.variance).sqrt()
+    # A learned variance differs from pixel to pixel: the page takes the one that needs no network.
+    sigma = reverse_variance(steps, "small" if settings.variance == "learned" else settings.variance).sqrt()
     sigma[0] = 0.0
     weights = {
         "ddpm": {

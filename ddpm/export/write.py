@@ -28,6 +28,8 @@ def write_export(
     `export` and `write_page` do, and DdpmError where the page is required and its runtime cannot be had.
     """
     write_json(folder / "model.json", model_facts(checkpoint, settings, seed))
+    if checkpoint.model.self_conditioning and (formats or page != "off"):
+        return "no files and no page: one evaluation of a network with model.self_conditioning needs the one before."
     denoise = restore_denoise(checkpoint, name)
     report = [described([export(folder / "denoise", denoise, kind) for kind in formats], denoise)] if formats else []
     if page != "off":

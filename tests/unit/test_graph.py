@@ -64,6 +64,9 @@ HERE = {
         "ddpm/data/split.py": "only for fetching",
         "ddpm/evaluation/features/inception.py": "only its name",
     },
+    "export": {
+        "ddpm/data/fetching.py": "what it fetches is verified by its SHA-256",
+    },
     "likelihood": {
         "ddpm/diffusion/guidance.py": "the likelihood is that of the network without guidance",
         "ddpm/diffusion/objective.py": "only the type Predict",

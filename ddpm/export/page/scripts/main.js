@@ -55,6 +55,7 @@ function prepare(model) {
   const { settings, image } = model, names = image.class_names ?? Array.from({ length: image.classes }, (_, label) => `${label}`);
   for (const fieldset of $$(".classes")) {
     fieldset.hidden = !model.classes;
+    fieldset.classList.toggle("long", names.some((name) => name.length > 3));
     const row = document.createElement("div"), form = fieldset.closest("form").id;
     ["Any", ...names].forEach((name, number) => {
       const label = document.createElement("label"), text = Object.assign(document.createElement("span"), { textContent: name });
