@@ -14,6 +14,8 @@ $(READY): requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(ACTIVATE) && python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $(READY)
+	# The page needs it: fetched now, it is there without a network too. Where it cannot be had, a sentence says so.
+	$(ACTIVATE) && python -m ddpm.export.browser_runtime || true
 
 setup: $(READY)
 

@@ -20,6 +20,7 @@ from ddpm.diffusion.process import TARGETS
 from ddpm.diffusion.samplers import SAMPLERS, VARIANCES
 from ddpm.diffusion.schedule import SCHEDULES, SPACINGS, build_schedule
 from ddpm.evaluation.features import EXTRACTORS
+from ddpm.export.formats import EXPORT_FORMATS
 from ddpm.models.networks import NETWORKS
 from ddpm.training.optimizers import LR_DECAYS, OPTIMIZERS
 from ddpm.utils.errors import DdpmError
@@ -282,6 +283,13 @@ class VisualizeConfig(_Section):
     scale: Annotated[int, Field(ge=1, le=16)]
 
 
+class ExportConfig(_Section):
+    """The model for other programs. formats: of one denoising evaluation. page: the one that samples in a browser."""
+
+    formats: Annotated[tuple[Annotated[str, _name_in(EXPORT_FORMATS)], ...], Field(strict=False)]
+    page: Literal["auto", "required", "off"]
+
+
 class RuntimeConfig(_Section):
     """Where and how fast, never what: nothing here is a dependency of a stage."""
 
@@ -308,6 +316,7 @@ class Config(_Section):
     fid: FidConfig
     likelihood: LikelihoodConfig
     visualize: VisualizeConfig
+    export: ExportConfig
     runtime: RuntimeConfig
 
     @model_validator(mode="after")

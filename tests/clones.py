@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).parents[1]
 SETTINGS = Path(__file__).with_name("params.yaml")
 STAGES = [
     *("fetch_mnist", "split", "train", "generate", "classifier", "reference", "fid", "likelihood", "visualize"),
-    "summary",
+    *("export", "summary"),
 ]
 IDENTITY = {f"GIT_{who}_{what}": "tester@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
@@ -55,6 +55,8 @@ SMALL = TINY | {
     "fid.extractors": ["mnist"],
     "likelihood.images": 50,
     "likelihood.times_per_image": 1,
+    "export.formats": ["onnx"],
+    "export.page": "off",
 }
 
 

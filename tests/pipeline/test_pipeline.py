@@ -135,8 +135,8 @@ def test_every_image_has_its_conditioning_label(reproduced: str, clone: Path):
 def test_run_again_by_force_it_gives_the_same_bits(reproduced: str, clone: Path):
     before = outputs(clone)
     assert "data/generated" in before
-    again = run_in(clone, "dvc", "repro", "--force", "--single-item", "train", "generate", "fid", "visualize")
-    assert stages_run(again) == ["train", "generate", "fid", "visualize"]
+    again = run_in(clone, "dvc", "repro", "--force", "--single-item", "train", "generate", "fid", "visualize", "export")
+    assert stages_run(again) == ["train", "generate", "fid", "visualize", "export"]
     assert outputs(clone) == before
     run_in(clone, "git", "checkout", "--quiet", "--force", "HEAD")
     run_in(clone, "dvc", "checkout", "--force")
@@ -148,7 +148,7 @@ def test_run_again_by_force_it_gives_the_same_bits(reproduced: str, clone: Path)
         ("visualize.snapshots=4", ["visualize"]),
         ("generate.classes=[3,8]", ["generate", "fid", "visualize", "summary"]),
         ("likelihood.images=50", ["likelihood", "summary"]),
-        ("model.base_channels=8", ["train", "generate", "fid", "likelihood", "visualize", "summary"]),
+        ("model.base_channels=8", ["train", "generate", "fid", "likelihood", "visualize", "export", "summary"]),
     ],
 )
 def test_an_experiment_reruns_what_depends_on_its_parameter(

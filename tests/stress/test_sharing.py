@@ -22,7 +22,7 @@ from moto.server import ThreadedMotoServer
 # No proxy and no retries stand between these tests and the servers they start.
 LOCAL = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "AWS_MAX_ATTEMPTS": "1"}
 POLICY = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
-CACHED = ["train", "generate", "fid", "likelihood", "visualize"]
+CACHED = ["train", "generate", "fid", "likelihood", "visualize", "export"]
 # Settings of which all results are in the cache, but in no commit.
 OTHER = {"train.lr": 0.02, "visualize.snapshots": 2}
 MISSING = "https://error.dvc.org/missing-files"

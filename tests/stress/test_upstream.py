@@ -9,8 +9,8 @@ from clones import STAGES, change, outputs, run_in, small_run, stages_run
 
 # What an edit of the file changes by itself; what is below runs only if these then give other bits.
 DECIDES = {
-    "ddpm/diffusion/samplers.py": {"generate", "likelihood"},
-    "ddpm/diffusion/guidance.py": {"generate"},
+    "ddpm/diffusion/samplers.py": {"generate", "likelihood", "export"},
+    "ddpm/diffusion/guidance.py": {"generate", "export"},
     "ddpm/diffusion/likelihood.py": {"likelihood"},
     "ddpm/sampling/batches.py": {"generate"},
     "ddpm/evaluation/kernel.py": {"fid"},
@@ -47,9 +47,16 @@ def test_an_edit_reruns_what_the_file_decides_and_nothing_upstream(clone: Path):
     for file in ("ddpm/diffusion/samplers.py", "ddpm/evaluation/kernel.py", "ddpm/figures/grids.py"):
         comment(clone, file)
     # The images are the same, and so fid and visualize run for their own edit; summary copies the seconds of generate.
-    assert stages_run(run_in(clone, "dvc", "repro")) == ["generate", "fid", "likelihood", "visualize", "summary"]
+    assert stages_run(run_in(clone, "dvc", "repro")) == [
+        "generate",
+        "fid",
+        "likelihood",
+        "visualize",
+        "export",
+        "summary",
+    ]
     assert outputs(clone) == before
     # With other images all that is below runs.
     change(clone, {"generate.steps": 4})
-    assert stages_run(run_in(clone, "dvc", "repro")) == ["generate", "fid", "visualize", "summary"]
+    assert stages_run(run_in(clone, "dvc", "repro")) == ["generate", "fid", "visualize", "export", "summary"]
     assert outputs(clone)["data/generated"] != before["data/generated"]

@@ -116,6 +116,10 @@ def test_every_command_explains_itself_by_examples(capsys: pytest.CaptureFixture
         (["edit", "vary", "half.png"], "half.png is no readable image"),
         (["edit", "vary", "digit.png", "--strength", "2"], "strength is 2.0"),
         (["edit", "inpaint", "digit.png", "--erase", "left", "--label", "11"], "there is no class 11"),
+        (["export", "--out", "."], "is there already"),
+        (["export", "--model", "none.safetensors"], "none.safetensors is missing"),
+        (["page", "--model", "."], "index.html is missing"),
+        (["page", "--model", "text.png"], "text.png is damaged or no checkpoint"),
         (["info", "text.png"], "text.png is damaged or no checkpoint"),
     ],
 )

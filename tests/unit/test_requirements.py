@@ -94,8 +94,8 @@ def test_every_direct_requirement_is_used():
     distributions = packages_distributions()
     used = {normal(name) for module in modules for name in distributions.get(module, [])}
     commands = set(re.findall(r"[\w-]+", (REPOSITORY / "Makefile").read_text()))
-    plugins = {"dvc-s3", "dvc-ssh"}  # dvc imports them where a remote's address asks for it
-    plugins |= {"ipykernel"}  # nbclient starts it
+    # dvc imports them where a remote's address asks for it, torch for ONNX, nbclient starts the kernel.
+    plugins = {"dvc-s3", "dvc-ssh", "onnxscript", "ipykernel"}
     assert {name for name, _ in direct()} - used - commands - plugins == set()
 
 

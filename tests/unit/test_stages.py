@@ -247,6 +247,16 @@ def test_any_kept_checkpoint_can_be_sampled_from(place: Place, best: Path):
     assert [labels[0], len(labels)] == ["image,label", 11]
 
 
+def test_the_export_can_be_skipped_and_its_folder_is_that_of_the_last_run(place: Place, best: Path):
+    leftover = place.folder / "data/export/page"
+    leftover.mkdir(parents=True)
+    place.set({"export.formats": [], "export.page": "off", "generate.steps": 20})
+    place.run("export")
+    assert [path.name for path in leftover.parent.iterdir()] == ["model.json"]
+    place.set({"export.formats": ["tflite"]})
+    assert "input should be one of onnx, torch" in place.complaint("export")
+
+
 def test_the_generation_says_that_it_stops_and_from_where_it_resumes(
     place: Place, best: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):

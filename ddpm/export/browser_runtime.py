@@ -1,0 +1,58 @@
+"""ONNX Runtime for browsers: from the npm package `onnxruntime-web`, verified, and kept on this machine.
+
+`python -m ddpm.export.browser_runtime` fetches it ahead, for machines that will be offline.
+"""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from ddpm.data.fetching import npm_file
+from ddpm.utils.errors import DamagedFile, DdpmError, one_sentence
+from ddpm.utils.files import atomic_path, sha256
+
+PACKAGE = "onnxruntime-web@1.30.0"
+FILES = {
+    "ort.wasm.min.mjs": "219e6a1fc8a9938268d18efca3c91d310bd2f4a59bbd13744df5b2b7fc6cee3b",
+    "ort-wasm-simd-threaded.mjs": "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b",
+    "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
+}
+
+
+def cached_runtime() -> Path:
+    """Where the files are kept between runs: below $XDG_CACHE_HOME, else ~/.cache."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "ddpm-mnist" / PACKAGE
+
+
+def fetch_runtime() -> Path:
+    """The folder with the verified `FILES`; downloads them where they are not kept yet.
+
+    Raises DdpmError where they cannot be had, DamagedFile for a package of another content, OSError.
+    """
+    folder = cached_runtime()
+    if all((folder / name).is_file() and sha256(folder / name) == digest for name, digest in FILES.items()):
+        return folder
+    with tempfile.TemporaryDirectory(prefix="runtime-") as scratch:
+        try:
+            contents = {name: npm_file(PACKAGE, f"dist/{name}", Path(scratch)) for name in FILES}
+        except DdpmError as error:
+            reason = " ".join(str(error).split())
+            raise DdpmError(
+                f"the page needs the npm package {PACKAGE}, which is not on this machine yet ({reason}): install npm, "
+                "connect once to the network, or set export.page to off."
+            ) from error
+    for name, content in contents.items():
+        found = hashlib.sha256(content).hexdigest()
+        if found != FILES[name]:
+            raise DamagedFile(f"{name} of the npm package {PACKAGE} has SHA-256 {found[:12]}…, not {FILES[name][:12]}…")
+    for name, content in contents.items():
+        with atomic_path(folder / name) as temporary:
+            temporary.write_bytes(content)
+    return folder
+
+
+if __name__ == "__main__":
+    with one_sentence():
+        print(fetch_runtime())

@@ -1,0 +1,108 @@
+"""A folder of static files that samples in a browser: no server computes anything, nothing is loaded from elsewhere."""
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddpm.config import GenerateConfig
+from ddpm.diffusion.editing import repaint_moves
+from ddpm.diffusion.guidance import Guidance
+from ddpm.diffusion.noise import normal_table
+from ddpm.diffusion.process import eps_from_x_0, q_posterior_mean, q_sample
+from ddpm.diffusion.samplers import reverse_variance
+from ddpm.diffusion.schedule import SPACINGS, Schedule, build_schedule, respace
+from ddpm.export.browser_runtime import FILES
+from ddpm.export.denoise import export, restore_denoise
+from ddpm.models.checkpoint import Checkpoint
+from ddpm.utils.files import atomic_path, write_json
+from ddpm.utils.seeds import stream_number
+
+SOURCES = Path(__file__).with_name("page")
+_STEP_COUNTS = (5, 10, 15, 20, 30, 40, 50, 75, 100)  # to choose from, beside the settings' own
+JUMP_LENGTH, RESAMPLINGS = 10, 5  # of completing a drawing: somebody waits for it
+
+
+def write_page(
+    folder: Path, checkpoint: Checkpoint, name: str, settings: GenerateConfig, seed: int, runtime: Path
+) -> None:
+    """Write the page of a checkpoint, which messages call ``name``, into ``folder``.
+
+    settings, seed: what it samples with until the visitor changes it. runtime: see `fetch_runtime`. Raises what
+    `restore_denoise` and `export` do.
+    """
+    shutil.copytree(SOURCES, folder, dirs_exist_ok=True)
+    for file in FILES:
+        with atomic_path(folder / "runtime" / file) as temporary:
+            shutil.copyfile(runtime / file, temporary)
+    facts = model_facts(checkpoint, settings, seed)
+    guided = facts["settings"]["autoguidance"] != 1.0
+    for file, group in [("denoise", "ema"), ("guide", "guide")][: 1 + guided]:
+        export(folder / file, restore_denoise(checkpoint, name, group), "onnx", batch_sizes=())
+    centroids = checkpoint.conditioning.centroids
+    arrays = {
+        "normal": normal_table(torch.device("cpu")),
+        "centroids": torch.empty(0) if centroids is None else centroids,
+    }
+    for file, array in arrays.items():
+        with atomic_path(folder / f"{file}.bin") as temporary:
+            temporary.write_bytes(array.numpy().astype("<f4").tobytes())
+    write_json(folder / "model.json", facts)
+
+
+def model_facts(checkpoint: Checkpoint, settings: GenerateConfig, seed: int) -> dict[str, Any]:
+    """What the page's scripts know of the model: its images, labels, the settings, and the steps by their number."""
+    schedule, conditioning = build_schedule(checkpoint.diffusion), checkpoint.conditioning
+    counts = sorted({count for count in (*_STEP_COUNTS, settings.steps) if count <= len(schedule)})
+    return {
+        "image": asdict(checkpoint.spec),
+        "classes": conditioning.classes,
+        "frequencies": conditioning.frequencies.tolist() if conditioning.count else None,
+        "settings": {
+            "seed": str(seed),  # JavaScript rounds large numbers
+            "steps": settings.steps,
+            "guidance": settings.guidance,
+            "autoguidance": settings.autoguidance if checkpoint.tensors.get("guide") else 1.0,
+            "clip": bool(settings.clip),
+        },
+        "streams": {"generate": stream_number("generate", settings.replicate)},
+        "steps": {count: step_weights(schedule, settings, count) for count in counts},
+    }
+
+
+def step_weights(schedule: Schedule, settings: GenerateConfig, count: int) -> dict[str, Any]:
+    """The ``count`` steps as weights, float64 [count], the last to be taken first, as in a `Schedule`.
+
+    Every step of the samplers is linear, so that its formula, applied to ones and zeros, gives its weights: ``ddpm``
+    and ``ddim``: x_{t−1} = x_0 · x̂_0 + x_t · x_t + noise · eps. ``keep``: x_{t−1} of known pixels, x_0 · x_0 + noise ·
+    eps. ``again``: back to x_t from x_{t−1}, x_t · x_{t−1} + noise · eps (DDPM, eq. 2). ``t``: the training times.
+    ``moves``: see `repaint_moves`. ``guided``, ``autoguided``: where there is guidance.
+    """
+    times = SPACINGS[settings.spacing](schedule, count)
+    steps = respace(schedule, times)
+    alpha_bar, alpha_bar_prev, beta = steps.alpha_bar, steps.alpha_bar_prev, steps.beta
+    one, zero = torch.ones_like(beta), torch.zeros_like(beta)
+    # A learned variance differs from pixel to pixel: the page takes the one that needs no network.
+    sigma = reverse_variance(steps, "small" if settings.variance == "learned" else settings.variance).sqrt()
+    sigma[0] = 0.0
+    weights = {
+        "ddpm": {
+            "x_0": q_posterior_mean(one, zero, alpha_bar, alpha_bar_prev),
+            "x_t": q_posterior_mean(zero, one, alpha_bar, alpha_bar_prev),
+            "noise": sigma,
+        },
+        "ddim": {
+            "x_0": q_sample(one, alpha_bar_prev, eps_from_x_0(zero, alpha_bar, one)),
+            "x_t": q_sample(zero, alpha_bar_prev, eps_from_x_0(one, alpha_bar, zero)),
+            "noise": zero,
+        },
+        "keep": {"x_0": q_sample(one, alpha_bar_prev, zero), "noise": q_sample(zero, alpha_bar_prev, one)},
+        "again": {"x_t": q_sample(one, 1.0 - beta, zero), "noise": q_sample(zero, 1.0 - beta, one)},
+    }
+    intervals = {"guided": settings.guidance_interval, "autoguided": settings.autoguidance_interval}
+    active = {key: Guidance(2.0, ends).is_active(schedule.alpha_bar[times]) for key, ends in intervals.items()}
+    listed = {key: {part: values.tolist() for part, values in parts.items()} for key, parts in weights.items()}
+    moves = repaint_moves(count, JUMP_LENGTH, RESAMPLINGS)
+    return {"t": times.tolist(), "moves": moves} | {key: values.tolist() for key, values in active.items()} | listed

@@ -1,0 +1,46 @@
+"""A folder with the model for other programs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ddpm.config import GenerateConfig
+from ddpm.export.browser_runtime import fetch_runtime
+from ddpm.export.denoise import described, export, restore_denoise
+from ddpm.export.page import model_facts, write_page
+from ddpm.models.checkpoint import Checkpoint
+from ddpm.utils.errors import DdpmError
+from ddpm.utils.files import write_json
+
+
+def write_export(
+    folder: Path,
+    checkpoint: Checkpoint,
+    name: str,
+    formats: Sequence[str],
+    page: str,
+    settings: GenerateConfig,
+    seed: int,
+) -> str:
+    """Write model.json, one evaluation of the network in each of the formats, and the page, into an existing folder.
+
+    name: of the checkpoint, for messages. page: "auto" (where its runtime can be had), "required" or "off". settings,
+    seed: what the page begins with. Returns what was written as text, with sizes, differences and speeds. Raises what
+    `export` and `write_page` do, and DdpmError where the page is required and its runtime cannot be had.
+    """
+    write_json(folder / "model.json", model_facts(checkpoint, settings, seed))
+    if checkpoint.model.self_conditioning and (formats or page != "off"):
+        return "no files and no page: one evaluation of a network with model.self_conditioning needs the one before."
+    denoise = restore_denoise(checkpoint, name)
+    report = [described([export(folder / "denoise", denoise, kind) for kind in formats], denoise)] if formats else []
+    if page != "off":
+        try:
+            runtime = fetch_runtime()
+        except DdpmError as error:
+            if page == "required":
+                raise
+            report.append(f"no page: {error}")
+        else:
+            write_page(folder / "page", checkpoint, name, settings, seed, runtime)
+            size = sum(path.stat().st_size for path in (folder / "page").rglob("*.*") if path.is_file())
+            report.append(f"page: {size / 2**20:.1f} MiB")
+    return "\n".join(report)
