@@ -147,10 +147,11 @@ def _patch_protocol(shape: Sequence[int], train: ImageSet) -> dict[str, object]:
     """The same of the patches."""
     count, _, height, width = shape
     spec = train.spec
+    colours = "in grey" if spec.channels == 1 else "in RGB"
     return {
         "patches": f"{PATCHES} of {PATCH} × {PATCH} pixels an image and level, every channel normalized",
         "projections": DIRECTIONS,
-        "preprocessing": f"{width} × {height} pixels; 8 bit; {spec.channels} channels, {spec.size} × {spec.size}",
+        "preprocessing": f"{width} × {height} pixels; 8 bit; compared {colours}, {spec.size} × {spec.size}",
         "images": min(IMAGES, count, len(train) // 2),
         "reference_images": len(train),
         "reference_sha256": hashlib.sha256(np.ascontiguousarray(train.images).data).hexdigest(),
