@@ -123,7 +123,7 @@ def test_every_path_of_the_page_is_there():
 
 
 def test_every_kind_has_a_section_that_names_its_registry():
-    assert list(SECTIONS) == [*KINDS, "Metric", "Figure"]
+    assert list(SECTIONS) == [*KINDS, "Metric", "Sub-command", "Figure"]
     for kind, (name, registry, _) in KINDS.items():
         (path,) = re.findall(rf"^\n`{name}` in `(.+?)`\. ", SECTIONS[kind])
         assert re.search(rf"^{name}: Registry\[.*\] = Registry\(\"{registry.kind}\"", (ROOT / path).read_text(), re.M)

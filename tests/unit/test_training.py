@@ -479,10 +479,13 @@ def test_the_weights_of_a_run_do_not_depend_on_its_validation_images(
     assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
 
 
-def test_more_validation_images_than_there_are_are_refused_before_the_first_step(run: Run, tmp_path: Path):
-    with pytest.raises(DdpmError, match=r"^train\.validation_images=65 exceeds the 64 validation images: lower it\.$"):
-        run(tmp_path, {"train.validation_images": 65})
-    assert not list((tmp_path / "out").iterdir())
+def test_of_fewer_validation_images_than_wanted_all_are_used(run: Run, tmp_path: Path):
+    for name, count in (("all", 64), ("more", 65)):
+        (tmp_path / name).mkdir()
+        run(tmp_path / name, {"train.validation_images": count})
+    assert equal(weights(tmp_path / "all"), weights(tmp_path / "more"))
+    tables = [(tmp_path / name / "out" / "validation.csv").read_text() for name in ("all", "more")]
+    assert tables[0] == tables[1]
 
 
 @pytest.mark.parametrize(("channels", "classes"), [(3, 4), (1, 0)], ids=["colour", "no labels"])
