@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ddpm.data.image_set import ImageSet
 from ddpm.diffusion.objective import build_objective
+from ddpm.training.batch import Batches
 from ddpm.training.gradients import ShardGradients
 from ddpm.training.loss_aware import LossAware
 from ddpm.training.monitor import Monitor
@@ -15,7 +16,6 @@ from ddpm.training.ranks import ALONE, Ranks
 from ddpm.training.run_folder import RunFolder
 from ddpm.training.state import Recipe, TrainState, image_tensor
 from ddpm.utils.runtime import Runtime, one_thread
-from ddpm.utils.seeds import torch_generator
 
 
 def train(
@@ -35,8 +35,7 @@ def train(
     ``ranks`` calls it, and returns the same but for times; `ddpm.training.launch` starts them.
     """
     config, device = recipe.train, runtime.device
-    total, per_epoch = recipe.steps(len(training)), recipe.steps_per_epoch(len(training))
-    guide_step = recipe.guide_step(len(training))
+    total, guide_step = recipe.steps(len(training)), recipe.guide_step(len(training))
     state = TrainState(recipe, training, runtime)
     gradients = ShardGradients(state.network, config.shards, ranks)
     objective = build_objective(recipe.diffusion, config, recipe.model).to(device)
@@ -51,31 +50,23 @@ def train(
 
     if state.restore(folder):
         folder.say(f"resuming from step {state.step} of {total}, saved in {folder.folder}")
-    images, labels = image_tensor(training, device), state.conditioning.labels(training, device)
+    labels = state.conditioning.labels(training, device)
+    batches = Batches(state.recipe, image_tensor(training, device), labels)
     monitor = Monitor(state, objective, squared_errors, len(training), validation, runtime, folder, ranks)
-    order_of, order, size = -1, torch.empty(0), config.batch_size // config.shards
     with ranks.stopping() as asked, monitor.progress, one_thread(device):
         for step in range(state.step, total):
-            epoch, position = divmod(step, per_epoch)
-            if epoch != order_of:
-                generator = torch_generator(recipe.seed, "train", "order", epoch)
-                order_of, order = epoch, torch.randperm(len(images), generator=generator).to(device)
-            chosen = order[position * config.batch_size : (position + 1) * config.batch_size]
             current = times.current() if times else objective
-            t, shown = state.sample(current, None if labels is None else labels[chosen])
-            known, losses = state.known(), torch.zeros(ranks.each(config.shards), size, device=device)
+            batch = batches(step, current)
+            losses = torch.zeros(ranks.each(config.shards), config.batch_size // config.shards, device=device)
             with ranks.first_alone(wanted=runtime.compiled and step == monitor.first_step):
                 for shard in gradients.mine:
-                    places = range(shard * size, (shard + 1) * size)
-                    part, eps = slice(places.start, places.stop), state.noise(places)
-                    state.seed_dropout(shard)
-                    given = images[chosen[part]], t[part], eps, None if shown is None else shown[part]
-                    errors = squared_errors(*given, None if known is None else known[part])
-                    gradients.backward(shard, current.loss(errors, t[part]))
+                    part = batch.part(shard)
+                    errors, t = squared_errors(*part), part[1]
+                    gradients.backward(shard, current.loss(errors, t))
                     if times:
-                        losses[shard - gradients.mine.start] = objective.losses(errors.detach(), t[part])
+                        losses[shard - gradients.mine.start] = objective.losses(errors.detach(), t)
             if times:
-                times.update(t, ranks.gather(losses)[: config.shards].flatten())
+                times.update(batch.t, ranks.gather(losses)[: config.shards].flatten())
             loss, stop = gradients.exchange(stop=asked(), ask=device.type == "cpu" or step % config.log_every == 0)
             norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), config.grad_clip)
             factor = lr_factor(step, total, config.warmup_steps, config.lr_decay)

@@ -12,12 +12,9 @@ from torch import Tensor
 
 from ddpm.config import DiffusionConfig, ModelConfig, TrainConfig
 from ddpm.data.image_set import ImageSet
-from ddpm.diffusion.noise import normal_noise
-from ddpm.diffusion.objective import Objective
 from ddpm.models.build import build_network, conditioning_classes, fit_to_images, flops_per_image
 from ddpm.models.checkpoint import Checkpoint, load_checkpoint
 from ddpm.models.conditioning import fit_conditioning
-from ddpm.models.networks import NULL_LABEL
 from ddpm.training.ema import Ema
 from ddpm.training.loss_aware import LossAware
 from ddpm.training.optimizers import Optimizer
@@ -25,7 +22,7 @@ from ddpm.training.run_folder import RunFolder
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.resume import restarting
 from ddpm.utils.runtime import Runtime
-from ddpm.utils.seeds import stream_number, torch_generator
+from ddpm.utils.seeds import torch_generator
 
 
 @dataclass(frozen=True)
@@ -89,49 +86,6 @@ class TrainState:
     def step(self) -> int:
         """Optimizer steps taken."""
         return int(self.history["step"])
-
-    def sample(self, objective: Objective, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Times and labels of the coming step's whole batch, on every rank the same.
-
-        labels: int64 [n] of the images, or None. Returns t, int64 [n], and the labels, some of them replaced by the
-        null label.
-        """
-        count, seed = self.recipe.train.batch_size, self.recipe.seed
-        t = objective.sample_times(count, torch_generator(seed, "train", "t", self.step))
-        if labels is not None:
-            generator = torch_generator(seed, "train", "labels", self.step)
-            dropped = torch.rand(count, generator=generator) < self.recipe.train.label_dropout
-            labels = labels.masked_fill(dropped.to(self.device), NULL_LABEL)
-        return t, labels
-
-    def noise(self, places: range) -> Tensor:
-        """The noise eps of the coming step at these places of the batch: float32 [n, c, h, w].
-
-        Offset noise is added where there is any, one value for all pixels of a channel (Guttenberg 2023, "Diffusion
-        with Offset Noise").
-        """
-        places_there, seed = torch.arange(places.start, places.stop, device=self.device), self.recipe.seed
-        eps = normal_noise(seed, stream_number("train", "eps"), self.step, places_there, self.spec.shape)
-        if strength := self.recipe.train.offset_noise:
-            stream, channels = stream_number("train", "offset"), (self.spec.channels, 1, 1)
-            eps = eps + strength * normal_noise(seed, stream, self.step, places_there, channels)
-        return eps
-
-    def known(self) -> Tensor | None:
-        """Which images of the coming step's batch a network with self-conditioning sees with its x̂_0: bool [n].
-
-        Every second at random (Chen et al. 2023, "Analog Bits", §3.2); None for a network without.
-        """
-        if not self.recipe.model.self_conditioning:
-            return None
-        generator = torch_generator(self.recipe.seed, "train", "self_conditioning", self.step)
-        return (torch.rand(self.recipe.train.batch_size, generator=generator) < 0.5).to(self.device)
-
-    def seed_dropout(self, shard: int) -> None:
-        """Seed the global stream, which dropout uses, for one shard of the coming step."""
-        if self.recipe.model.dropout:
-            key = (self.recipe.seed, "train", "dropout", self.step, shard)
-            torch.manual_seed(torch_generator(*key).initial_seed())
 
     def advance(self, loss: Tensor, grad_norm: Tensor) -> None:
         """Count a step with its loss and gradient norm."""

@@ -19,6 +19,7 @@ from ddpm.diffusion.process import q_sample, v_from
 from ddpm.diffusion.schedule import build_schedule
 from ddpm.models.build import build_network
 from ddpm.models.checkpoint import load_checkpoint, restore_network
+from ddpm.training.batch import Batches
 from ddpm.training.loop import train
 from ddpm.training.loss_aware import LossAware
 from ddpm.training.monitor import Monitor
@@ -286,7 +287,9 @@ def test_offset_noise_adds_one_value_to_every_channel(tiny: Callable[..., Config
     for strength in (0.0, 0.5):
         config = tiny({"train.offset_noise": strength})
         recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
-        found.append(TrainState(recipe, digits.take(np.arange(64)), cpu).noise(range(2000)))
+        some = torch.from_numpy(digits.images[:64])
+        batch = Batches(recipe, some, None)(0, build_objective(config.diffusion, config.train))
+        found.append(batch.noise(range(2000)))
     added = (found[1] - found[0]).flatten(1)
     assert added.std(1).max() < 1e-6
     assert added[:, 0].std().item() == pytest.approx(0.5, rel=0.05)
