@@ -15,6 +15,7 @@ import psutil
 from ddpm.config import Config, load_config
 from ddpm.evaluation.features import refuse_too_few
 from ddpm.utils.errors import one_sentence
+from ddpm.utils.resume import stopping
 from stages.paths import PARAMS
 from stages.resume import forget_recorded
 
@@ -38,7 +39,9 @@ def _end_with_dvc() -> None:
     def watch() -> None:
         while _dvc() == dvc:
             time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGTERM)
+        # One that saves its state already, as after a signal to both, must not be ended by a second signal.
+        if not stopping():
+            os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
 

@@ -18,6 +18,7 @@ from ddpm.utils.errors import DamagedFile, DdpmError
 from ddpm.utils.files import read_json, write_json
 
 FINISHED = "finished.json"
+_asked: list[list[int]] = []
 
 
 class KeptRun:
@@ -70,6 +71,7 @@ def stop_signals(unit: str) -> Iterator[list[int]]:
     """
     received: list[int] = []
     previous: dict[int, Any] = {}
+    _asked.append(received)
 
     def remember(number: int, _: object) -> None:
         received.append(number)
@@ -83,3 +85,9 @@ def stop_signals(unit: str) -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        _asked.pop()
+
+
+def stopping() -> bool:
+    """Whether this process was asked to stop and will, after its unit of work: see `stop_signals`."""
+    return any(_asked)

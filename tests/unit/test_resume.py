@@ -1,9 +1,12 @@
+import signal
+import threading
 from pathlib import Path
 
 import pytest
 
 from ddpm.utils.errors import DdpmError
-from ddpm.utils.resume import FINISHED, KeptRun
+from ddpm.utils.resume import FINISHED, KeptRun, stop_signals, stopping
+from stages.runner import _end_with_dvc
 
 
 def test_a_run_is_unfinished_until_it_says_otherwise(tmp_path: Path):
@@ -21,3 +24,24 @@ def test_a_damaged_note_is_named(tmp_path: Path):
         pytest.raises(DdpmError, match=rf"{FINISHED}.*delete the folder .* to start that run again"),
     ):
         _ = run.finished
+
+
+@pytest.mark.parametrize("also", [(), (signal.SIGTERM,)])
+def test_a_stage_that_saves_already_is_not_ended_by_the_end_of_its_dvc(
+    monkeypatch: pytest.MonkeyPatch, also: tuple[int, ...]
+):
+    sent: list[int] = []
+    there = iter([7, None, None])
+    monkeypatch.setattr("stages.runner._dvc", lambda: next(there))
+    monkeypatch.setattr("stages.runner.os.kill", lambda _, number: sent.append(number))
+    with stop_signals("step") as received:
+        for number in also:
+            signal.raise_signal(number)
+        assert stopping() == bool(also)
+        before = set(threading.enumerate())
+        _end_with_dvc()
+        for watcher in set(threading.enumerate()) - before:
+            watcher.join(5)
+    assert not stopping()
+    assert received == list(also)
+    assert sent == ([] if also else [signal.SIGTERM])
