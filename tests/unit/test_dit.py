@@ -94,4 +94,4 @@ def test_its_operations_are_counted_and_its_settings_checked(
     with pytest.raises(DdpmError, match=r"model\.base_channels=48: the network dit needs a multiple of 32"):
         build(spec, base_channels=48)
     with pytest.raises(DdpmError, match=r"model\.patch_size=4 does not divide the images' 30 pixels"):
-        build(ImageSpec(30, 1, 10))
+        build(ImageSpec(30, 1, 10), channel_multipliers=[1, 2])
