@@ -8,6 +8,8 @@ from clones import REPOSITORY, commit, ended, run_in
 from pre_commit.clientlib import load_config
 
 CONFIG = ".pre-commit-config.yaml"
+# Hooks that a user has for all repositories are theirs.
+SETTINGS = {"GIT_CONFIG_GLOBAL": "/dev/null"}
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def clone(tmp_path: Path) -> Path:
     (folder / ".venv").mkdir()
     (folder / ".venv/bin").symlink_to(Path(sys.executable).parent)
     run_in(folder, "git", "init", "--quiet")
-    run_in(folder, "pre-commit", "install", PRE_COMMIT_HOME=str(tmp_path / "kept"))
+    run_in(folder, "pre-commit", "install", PRE_COMMIT_HOME=str(tmp_path / "kept"), **SETTINGS)
     return folder
 
 
@@ -33,7 +35,7 @@ def test_the_hooks_are_those_of_make_lint():
 # Git is called from an editor too, where no environment is active.
 @pytest.mark.parametrize("path", ["/usr/local/bin:/usr/bin:/bin", None])
 def test_a_commit_is_stopped_corrected_and_then_made(clone: Path, tmp_path: Path, path: str | None):
-    variables = {"PRE_COMMIT_HOME": str(tmp_path / "kept")} | ({"PATH": path} if path else {})
+    variables = {"PRE_COMMIT_HOME": str(tmp_path / "kept")} | SETTINGS | ({"PATH": path} if path else {})
     (clone / "code.py").write_text('"""Some code."""\n\nimport os\n\nvalues = [ 1,\n  2 ]\n')
     run_in(clone, "git", "add", "--all")
     refused = ended(clone, "git", "commit", "--message", "first", **variables)
