@@ -23,7 +23,7 @@ CARDS = {
     "mnist": "long",
     "mnist_unconditional": "unconditional",
 }  # of which preset each model is
-DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 DOCUMENTS += [REPOSITORY / f"ddpm/pretrained/{name}.md" for name in CARDS]
 FIGURE = re.compile(r"(-?\d[\d,]*(?:\.\d+)?)<!-- (\w+) -->")
 # Of CUDA devices, and of networks that predict a variance: not measured by the committed run.

@@ -1,10 +1,14 @@
-"""Two clones and one remote: a local folder, a server that speaks S3, a server that speaks SSH, all on this machine."""
+"""Two clones and one remote: a local folder, a server that speaks S3, one that speaks SSH, a web server of plain files,
+all on this machine.
+"""
 
 import asyncio
 import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,6 +99,17 @@ def ssh_server(folder: Path, client: asyncssh.SSHKey) -> Iterator[int]:
         loop.call_soon_threadsafe(acceptor.close)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(30)
+
+
+@contextmanager
+def web_server(folder: Path) -> Iterator[str]:
+    """Python's own server of the files of a folder, which can only be read: its address."""
+    command = [sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1", "--directory", str(folder), "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        try:
+            yield f"http://127.0.0.1:{server.stdout.readline().split(' port ')[1].split()[0]}"
+        finally:
+            server.terminate()
 
 
 def key_file(path: Path, key: asyncssh.SSHKey) -> str:
@@ -342,3 +357,79 @@ def test_ssh_that_is_down_or_forbids_is_called_so(folder_team: Team, tmp_path: P
         assert "No such file or directory" in refused(theirs, "pull")
         modify(keyfile=str(tmp_path / "known"))
     assert "failed to connect to ssh" in refused(theirs, "pull")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A team that writes to a folder, which everyone reads by HTTP."""
+
+    team: Team
+    folder: Path
+    address: str
+
+    def objects(self) -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def published(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
+    folder = tmp_path_factory.mktemp("published")
+    (folder / "www").mkdir()
+    with pytest.MonkeyPatch.context() as patch, web_server(folder / "www") as server:
+        for name, value in LOCAL.items():
+            patch.setenv(name, value)
+        written, address = folder / "www/ddpm-mnist", f"{server}/ddpm-mnist"
+        yield Published(assemble(run, folder, Remote(address, secrets={"url": str(written)})), written, address)
+
+
+def test_anyone_reads_what_a_web_server_shows(published: Published, tmp_path: Path):
+    theirs = tmp_path / "theirs"
+    run_in(tmp_path, "git", "clone", "--quiet", str(published.team.origin), str(theirs))
+    assert not (theirs / ".dvc/config.local").exists()
+    run_in(theirs, "dvc", "pull")
+    assert stages_run(run_in(theirs, "dvc", "repro")) == []
+    assert outputs(theirs) == outputs(published.team.mine)
+    for path in sorted((published.team.mine / "data").rglob("*")):
+        if path.is_file():
+            assert (theirs / path.relative_to(published.team.mine)).read_bytes() == path.read_bytes(), path
+
+
+def test_a_clone_without_a_remote_reads_from_an_address_it_is_given(run: Path, published: Published, tmp_path: Path):
+    theirs = tmp_path / "theirs"
+    run_in(tmp_path, "git", "clone", "--quiet", str(run), str(theirs))
+    run_in(theirs, "dvc", "remote", "add", "--default", "team", published.address)
+    run_in(theirs, "dvc", "pull")
+    assert len(list((theirs / "data/generated").iterdir())) == 160
+    assert stages_run(run_in(theirs, "dvc", "repro")) == []
+
+
+def test_what_http_cannot_do_is_called_so(published: Published, tmp_path: Path):
+    run_in(published.team.mine, "dvc", "push", "--run-cache")
+    before, theirs = published.objects(), tmp_path / "theirs"
+    assert any("/runs/" in name for name in before)
+    run_in(tmp_path, "git", "clone", "--quiet", str(published.team.origin), str(theirs))
+    # The team has this result in its run cache, which does not go by HTTP.
+    change(theirs, {"visualize.snapshots": 2})
+    output = run_in(theirs, "dvc", "repro", "--pull", "--allow-missing")
+    assert "run-cache is not supported for http" in output
+    assert stages_run(output) == ["visualize"]
+    complaint = refused(theirs, "push")
+    assert "Unsupported method ('POST')" in complaint
+    assert "failed to push data to the cloud" in complaint
+    assert published.objects() == before
+
+
+def test_a_damaged_object_or_none_is_refused_over_http(published: Published, tmp_path: Path):
+    shutil.copytree(published.folder, tmp_path / "www/ddpm-mnist")
+    md5 = outputs(published.team.mine)["data/trajectory.npz"]
+    stored = tmp_path / "www/ddpm-mnist/files/md5" / md5[:2] / md5[2:]
+    stored.chmod(0o644)
+    stored.write_bytes(stored.read_bytes()[:-1] + b"?")
+    theirs = tmp_path / "theirs"
+    run_in(tmp_path, "git", "clone", "--quiet", str(published.team.origin), str(theirs))
+    with web_server(tmp_path / "www") as server:
+        run_in(theirs, "dvc", "remote", "modify", "--local", "team", "url", f"{server}/ddpm-mnist")
+        assert "Checkout failed for following targets:\ndata/trajectory.npz" in refused(theirs, "pull")
+        assert not (theirs / "data/trajectory.npz").exists()
+    shutil.rmtree(theirs / ".dvc/cache")
+    assert MISSING in refused(theirs, "pull")

@@ -1,5 +1,6 @@
 """Dockerfile and compose file, as far as they can be judged without building: see tests/stress/test_container.py."""
 
+import json
 import re
 
 from clones import REPOSITORY
@@ -26,3 +27,17 @@ def test_all_caches_lie_in_the_volume():
     folders = re.findall(r"\w+_CACHE_DIR=(\S+)", (REPOSITORY / "Dockerfile").read_text())
     assert len(folders) == 2
     assert all(folder.startswith(f"{cache}/") for folder in folders)
+
+
+def test_the_dev_container_is_the_image_as_compose_runs_it():
+    settings = json.loads((REPOSITORY / ".devcontainer/devcontainer.json").read_text())
+    service = YAML(typ="safe", pure=True).load(REPOSITORY / "docker-compose.yaml")["services"]["repro-cpu"]
+    image = (REPOSITORY / "Dockerfile").read_text()
+    folder = REPOSITORY / ".devcontainer"
+    assert (folder / settings["build"]["dockerfile"]).resolve() == REPOSITORY / "Dockerfile"
+    assert (folder / settings["build"]["context"]).resolve() == REPOSITORY / service["build"]["context"]
+    (workspace,) = re.findall(r"^WORKDIR (/work)$", image, re.MULTILINE)
+    assert settings["workspaceFolder"] == workspace
+    assert f"target={workspace}," in settings["workspaceMount"]
+    assert re.search(rf"useradd .* {settings['remoteUser']} ", image)
+    assert settings["runArgs"] == [f"--pid={service['pid']}", f"--shm-size={service['shm_size']}"]
