@@ -46,7 +46,7 @@ def test_images_in_any_form_give_the_same_numbers(
     (tmp_path / "labels.csv").write_text("label\n" + "\n".join(map(str, labels)))
     written = tmp_path / "numbers.json"
     command = (sys.executable, "-m", "ddpm", "evaluate", str(path), "--reference", str(raw))
-    known = ("--features", str(features), "--labels", str(tmp_path / "labels.csv"))
+    known = ("--features", str(features), "--labels", str(tmp_path / "labels.csv"), "--extractors", "mnist")
     output = run_in(root, *command, *known, "--bootstrap", "20", "--json", str(written))
     numbers = json.loads(written.read_text())
     assert numbers["images"] == COUNT
