@@ -136,7 +136,7 @@ def bench(
             for name in (*inputs, "evaluation/likelihood"):
                 path = folder / f"data/{name}.json"
                 path.parent.mkdir(exist_ok=True, parents=True)
-                path.write_text(f'{{"{name}": 1}}')
+                path.write_text(json.dumps({name: 1} | ({"protocol": {}} if name == "evaluation/fid" else {})))
             (folder / "data/evaluation/classes.csv").write_text("label,set\n0,generated\n")
             (folder / "metrics").mkdir()
             for name in ("train", "cost", "fid", "memorization", "likelihood", "headline"):
