@@ -28,13 +28,13 @@ class Bench:
     """The device, the images and the settings of all checks. rehearse: whether they are done in small."""
 
     def __init__(self, mnist: Path, *, rehearse: bool) -> None:
-        from ddpm.config import RuntimeConfig
+        from ddpm.config import RuntimeConfig, read_yaml
         from ddpm.data.sources.mnist import MNIST
         from ddpm.data.split import stratified_split
         from ddpm.utils.runtime import choose_runtime
 
         self.rehearse = rehearse
-        self.values: dict[str, Any] = _yaml(Path("params.yaml"))
+        self.values: dict[str, Any] = read_yaml(Path("params.yaml"))
         self.config = self.settings({})
         images = MNIST.load(mnist, "train")
         train, validation = stratified_split(images.labels, self.config.split.train_fraction, self.config.seed)
@@ -46,10 +46,10 @@ class Bench:
 
     def settings(self, changes: dict[str, dict[str, Any]], preset: str | None = None) -> Any:  # noqa: ANN401
         """params.yaml with a preset and with changes, by section."""
-        from ddpm.config import parse_config
+        from ddpm.config import parse_config, read_yaml
 
         values = json.loads(json.dumps(self.values))
-        for part in ([_yaml(ROOT / f"presets/{preset}.yaml")] if preset else []) + [changes]:
+        for part in ([read_yaml(ROOT / f"presets/{preset}.yaml")] if preset else []) + [changes]:
             for section, entries in part.items():
                 values[section] = values[section] | entries
         return parse_config(values, "params.yaml")
@@ -274,12 +274,6 @@ def timed(work: Callable[[], object], bench: Bench, count: int) -> float:
         work()
     bench.runtime.synchronize()
     return (time.perf_counter() - started) / count
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    from ruamel.yaml import YAML
-
-    return dict(YAML(typ="safe", pure=True).load(path))
 
 
 def page(found: dict[str, Any]) -> str:

@@ -25,12 +25,11 @@ import numpy as np
 import torch
 from PIL import Image
 from pydantic import ValidationError
-from ruamel.yaml import YAML
 from torch import Tensor
 from tqdm import tqdm
 
 from ddpm import pretrained
-from ddpm.config import GenerateConfig, describe
+from ddpm.config import GenerateConfig, describe, read_yaml
 from ddpm.data.image_set import ImageSpec, denormalize, normalize
 from ddpm.data.load import as_images
 from ddpm.diffusion.denoiser import Denoiser
@@ -498,15 +497,12 @@ def _config(sampling: Mapping[str, Any], name: str) -> GenerateConfig:
 def _read_settings(path: Path) -> GenerateConfig:
     """The section `generate` of a params.yaml. Raises DdpmError."""
     try:
-        values = YAML(typ="safe", pure=True).load(path)
-        return GenerateConfig.model_validate(values["generate"])
+        return GenerateConfig.model_validate(read_yaml(path)["generate"])
     except ValidationError as error:
         raise DdpmError(f"{path}: generate: {describe(error)}.") from error
     except FileNotFoundError as error:
         raise DdpmError(f"{path} is missing: name a params.yaml.") from error
-    except OSError:
-        raise
-    except Exception as error:  # ruamel lets pass what the conversion of a date, a number or a tag raises
+    except (KeyError, TypeError, ValueError) as error:
         raise DdpmError(f"{path} is no parameter file with a section generate: name a params.yaml.") from error
 
 

@@ -391,19 +391,27 @@ def _shown(value: object) -> str:
         return "an immense number"
 
 
+def read_yaml(path: Path) -> Any:  # noqa: ANN401
+    """What a file of YAML 1.2 holds, in which ``1e-05`` is a number, as for DVC. Raises OSError, ValueError."""
+    try:
+        return YAML(typ="safe", pure=True).load(path)
+    except OSError:
+        raise
+    except Exception as error:  # ruamel lets pass what the conversion of a date, a number or a tag raises
+        raise ValueError(" ".join(str(error).split())) from error
+
+
 def load_config(path: Path) -> Config:
-    """Read a complete parameter file as YAML 1.2, in which ``1e-05`` is a number, as DVC does.
+    """Read a complete parameter file.
 
     Raises DdpmError for a missing file, what is no YAML, and naming each wrong key.
     """
     try:
-        values = YAML(typ="safe", pure=True).load(path)
+        values = read_yaml(path)
     except FileNotFoundError as error:
         raise DdpmError(f"{path} is missing: run this in the folder that holds params.yaml and dvc.yaml.") from error
-    except OSError:
-        raise
-    except Exception as error:  # ruamel lets pass what the conversion of a date, a number or a tag raises
-        raise DdpmError(f"{path} is not valid YAML ({' '.join(str(error).split())}): correct it.") from error
+    except ValueError as error:
+        raise DdpmError(f"{path} is not valid YAML ({error}): correct it.") from error
     if not isinstance(values, dict):
         raise DdpmError(f"{path} holds no keys: correct it, or restore it with `git checkout {path}`.")
     return parse_config(values, str(path))

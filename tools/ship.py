@@ -9,10 +9,10 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from ruamel.yaml import YAML
 from torch import Tensor
 
 from ddpm.api import Settings
+from ddpm.config import read_yaml
 from ddpm.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ddpm.pretrained import FOLDER
 from ddpm.utils.errors import one_sentence
@@ -22,7 +22,7 @@ from tools import run
 def shipped(folder: Path) -> Checkpoint:
     """What ships of the run in ``folder``. Raises DdpmError."""
     # Not by load_config: the run may be of a commit whose other settings had other keys.
-    params = YAML(typ="safe", pure=True).load(folder / "params.yaml")
+    params = read_yaml(folder / "params.yaml")
     generate = params["generate"]
     checkpoint = load_checkpoint(folder / f"data/model/{generate['checkpoint']}.safetensors")
     conditioning = checkpoint.conditioning

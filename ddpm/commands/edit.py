@@ -13,9 +13,7 @@ from PIL import Image
 
 from ddpm.api import Model
 from ddpm.commands.options import (
-    add_model_options,
-    add_output_options,
-    add_sampling_options,
+    add_options,
     check_output,
     given_settings,
     open_model,
@@ -70,9 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     interpolate.add_argument("--labels", type=int, nargs=2, metavar="CLASS", help="what a and b are")
     interpolate.add_argument("--strength", type=float, help="noise the images up to this time instead, in (0, 1]")
     for edit in (inpaint, vary, interpolate):
-        add_output_options(edit, "edited.png")
-        add_model_options(edit)
-        add_sampling_options(edit)
+        add_options(edit, "edited.png")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -17,6 +17,13 @@ _GAP_GREY = 64
 _SETTINGS = ("sampler", "steps", "guidance", "autoguidance")
 
 
+def add_options(parser: argparse.ArgumentParser, default: str) -> None:
+    """All that a command which samples has: where the images go (to ``default``), which model, how it samples."""
+    _add_output_options(parser, default)
+    add_model_options(parser)
+    _add_sampling_options(parser)
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Which model, and where it computes."""
     names = " or ".join(pretrained.names())
@@ -25,7 +32,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto (CUDA where there is a device), cpu, cuda, … ")
 
 
-def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     """How the model samples: its own settings unless said otherwise."""
     group = parser.add_argument_group("sampling", "the model's own settings unless given here")
     group.add_argument("--seed", type=int, default=0, help="other noise, other images (default 0)")
@@ -35,7 +42,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--sampler", choices=list(SAMPLERS))
 
 
-def add_output_options(parser: argparse.ArgumentParser, default: str) -> None:
+def _add_output_options(parser: argparse.ArgumentParser, default: str) -> None:
     """Where the images go, and how."""
     parser.add_argument(
         "--out",

@@ -12,9 +12,7 @@ import argparse
 import numpy as np
 
 from ddpm.commands.options import (
-    add_model_options,
-    add_output_options,
-    add_sampling_options,
+    add_options,
     check_output,
     given_settings,
     open_model,
@@ -27,9 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
     parser.add_argument("--count", type=int, default=64, help="how many images (default 64)")
     parser.add_argument("--classes", type=int, nargs="+", metavar="CLASS", help="these in turn (default: all)")
-    add_output_options(parser, "digits.png")
-    add_model_options(parser)
-    add_sampling_options(parser)
+    add_options(parser, "digits.png")
 
 
 def run(arguments: argparse.Namespace) -> None:
