@@ -1,7 +1,8 @@
 """The results of a preset, kept under docs/results/: `python -m tools.results long`.
 
-It clones HEAD below .ckpt/, writes the preset into the clone's params.yaml, runs `dvc repro` there with this
-repository's cache, and copies metrics and pictures to docs/results/NAME. A run that was killed resumes where it stood.
+It clones HEAD below .ckpt/, writes the preset into the clone's params.yaml, copies the images that it names, runs
+`dvc repro` there with this repository's cache, and copies metrics and pictures to docs/results/NAME. A run that was
+killed resumes where it stood.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.page import table
+from ddpm.config import load_config
 from ddpm.utils.errors import DdpmError, one_sentence
 from ddpm.utils.files import atomic_path, read_json
 from presets.__main__ import FOLDER as PRESETS
@@ -37,6 +39,9 @@ def prepare(preset: str, folder: Path) -> None:
     shutil.rmtree(part, ignore_errors=True)
     clone("HEAD", part, Path(run("dvc", "cache", "dir").strip()))
     subprocess.run([sys.executable, "-m", "presets", preset], cwd=part, check=True)
+    images = Path(load_config(part / "params.yaml").data.path)
+    if images.is_dir() and not (part / images).exists():
+        shutil.copytree(images, part / images)
     part.rename(folder)
 
 
