@@ -3,7 +3,7 @@
 import re
 from html.parser import HTMLParser
 
-VOID = {"br", "img", "input", "link", "meta"}
+VOID = {"br", "img", "input", "link", "meta", "wbr"}
 # What a browser loads by itself, or goes to.
 ADDRESSES = {"src", "href", "xlink:href", "action", "data", "poster", "srcset"}
 

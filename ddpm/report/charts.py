@@ -13,7 +13,7 @@ from ddpm.report.metrics import Metric
 Value = float | str | None
 
 _WIDTH, _HEIGHT = 360, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 36
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 14, 36
 _LOG_ABOVE = 8  # values that differ by more than this factor are shown on a logarithmic axis
 _AXIS_WIDTH = 118  # of parallel coordinates
 
@@ -113,33 +113,32 @@ def scatter_chart(points: Sequence[Point], x_label: str, y_label: str, descripti
         parts.append(
             f'{_run(point.run)}<path class="whisker" d="M{across:.1f} {y(low):.1f}V{y(high):.1f}"/>'
             f"{_dot(across, y(value), said, 4)}"
-            f'<text x="{across + 6:.1f}" y="{y(value) - 5:.1f}">{point.run + 1}</text></g>'
+            f"{_text(across, y(high) - 4, str(point.run + 1))}</g>"
         )
     return _svg(parts, _WIDTH, _HEIGHT, description)
 
 
 def parallel_coordinates(axes: Sequence[Axis], names: Sequence[str], description: str) -> str:
     """One vertical axis a parameter or metric, one line a run; a run's line is broken where it lacks a value."""
-    top, bottom, parts, columns = 44, _HEIGHT - 14, [], []
+    top, bottom = 44, _HEIGHT - 14
+    frame, lines, ticks, columns = [], [], [], []
     for number, axis in enumerate(axes):
         across = _AXIS_WIDTH * (number + 0.5)
         places, labels = _along(axis.values, bottom, top)
         columns.append([None if value is None else (across, places[value]) for value in axis.values])
         section, _, name = axis.name.rpartition(".")
-        parts.append(f'<g class="{"measured" if axis.measured else "given"}">')
-        parts += [_text(across, 12, section), _text(across, 26, name, "name")]
-        parts.append(f'<path class="axis" d="M{across:.1f} {top}V{bottom}"/>')
-        parts += [_text(across + 5, place + 3, label, "tick", "start") for place, label in labels]
-        parts.append("</g>")
+        frame.append(f'<g class="{"measured" if axis.measured else "given"}"><path class="axis" d="M{across:.1f} {top}')
+        frame += [f'V{bottom}"/>', _text(across, 12, section), _text(across, 26, name, "name"), "</g>"]
+        ticks += [_text(across + 4, place - 4, label, "tick", "start") for place, label in labels]
     for number, name in enumerate(names):
         path, drawn = "", False
         for place in (column[number] for column in columns):
             path += "" if place is None else f"{'L' if drawn else 'M'}{place[0]:.1f} {place[1]:.1f}"
             drawn = place is not None
         dots = [_dot(*place, name) for column in columns if (place := column[number])]
-        parts.append(f'{_run(number)}<path class="line" d="{path}"><title>{escape(name)}</title></path>')
-        parts += [*dots, "</g>"]
-    return _svg(parts, _AXIS_WIDTH * len(axes), _HEIGHT, description)
+        title = f"<title>{escape(name)}</title>"
+        lines += [f'{_run(number)}<path class="line" d="{path}">{title}</path>', *dots, "</g>"]
+    return _svg([*frame, *lines, *ticks], _AXIS_WIDTH * len(axes), _HEIGHT, description)
 
 
 def whisker(metric: Metric) -> str:

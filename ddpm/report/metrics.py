@@ -70,7 +70,7 @@ class Difference:
 
 
 def quality_keys(headline: Sequence[str], cost: Mapping[str, Any]) -> list[str]:
-    """The headline keys that say how good a run is: not how dear, and not what stands beside another of them."""
+    """The headline keys that say how good a run is: not what it cost, and not what stands beside another of them."""
     ends = ("_low", "_high", "_floor")
     beside = {key + end for key in headline for end in ends}
     return [key for key in headline if key not in beside and key not in cost and key != "parameters"]

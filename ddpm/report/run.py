@@ -1,4 +1,4 @@
-"""The report of one run: what was run, how good it is, how dear, how it came to be."""
+"""The report of one run: what was run, how good it is, what it cost, how it came to be."""
 
 import csv
 import math

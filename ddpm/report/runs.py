@@ -14,7 +14,7 @@ _COSTS = {"train_seconds": "training, s", "generate_seconds": "sampling, s"}
 @dataclass(frozen=True)
 class Run:
     """A run by its name. numbers: of all files of metrics/, flat; headline: the keys of the headline ones; cost: the
-    keys that say how dear it was. parameters: flat, empty where they are not known.
+    keys of metrics/cost.json. parameters: flat, empty where they are not known.
     """
 
     name: str
