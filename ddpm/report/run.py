@@ -1,13 +1,13 @@
 """The report of one run: what was run, how good it is, what it cost, how it came to be."""
 
 import csv
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ddpm.report.charts import Curve, line_chart, whisker
@@ -128,8 +128,8 @@ def _curve(name: str, table: pd.DataFrame, column: str, *, marked: bool = True) 
     """A column over the steps, without what is not finite; nothing where nothing is left."""
     if column not in table:
         return []
-    pairs = [(x, y) for x, y in zip(table["step"], table[column], strict=True) if math.isfinite(y)]
-    return [Curve(name, *map(list, zip(*pairs, strict=True)), marked)] if pairs else []
+    there = table[np.isfinite(table[column])]
+    return [Curve(name, there["step"].tolist(), there[column].tolist(), marked)] if len(there) else []
 
 
 def _previews(model: Path) -> list[Picture]:
