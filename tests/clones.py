@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).parents[1]
 SETTINGS = Path(__file__).with_name("params.yaml")
 STAGES = [
     *("fetch_mnist", "split", "train", "generate", "classifier", "reference", "fid", "likelihood", "visualize"),
-    *("export", "summary"),
+    *("export", "summary", "report"),
 ]
 IDENTITY = {f"GIT_{who}_{what}": "tester@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 

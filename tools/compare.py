@@ -2,7 +2,8 @@
 
 A and B are Git revisions (a commit, a branch), names of experiments as `dvc exp show` prints them, or folders with the
 files of metrics/. A difference counts where its 95 % interval does not contain 0. The interval is about the sampled
-images: another training with the same settings differs by more.
+images: another training with the same settings differs by more. Further runs are compared with A too. --html writes
+them all on one page, with their parameters, metrics and costs.
 """
 
 import argparse
@@ -11,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from ruamel.yaml import YAML
 
+from ddpm.report.metrics import LOWER_IS_BETTER, Difference
+from ddpm.report.page import flat
+from ddpm.report.runs import Run, runs_page
 from ddpm.utils.errors import DdpmError, one_sentence
-from ddpm.utils.files import read_json
+from ddpm.utils.files import atomic_path, read_json
 from tools import commit_of, run
 
-LOWER_IS_BETTER = ("fd_", "fid_", "kd_", "swd", "ambiguous_")
 ENDS = ("", "_low", "_high")
 
 
@@ -88,14 +92,53 @@ def compare(name_a: str, name_b: str) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=["A", "B", "B − A", "low", "high", "verdict"])
 
 
+def read_whole_run(name: str) -> Run:
+    """All numbers of a run and, where they are kept with them, its parameters. Raises DdpmError."""
+    if (folder := Path(name)).is_dir():
+        files = {path.stem: read_json(path) for path in folder.glob("*.json")}
+        # Those of the workspace's metrics/ lie beside the folder.
+        place = (folder.parent if folder.resolve().name == "metrics" else folder) / "params.yaml"
+        parameters = place.read_text(encoding="utf-8") if place.is_file() else ""
+    else:
+        commit = commit_of(name)
+        listed = run("git", "ls-tree", "--name-only", commit, "metrics/", "params.yaml").splitlines()
+        kept = (path for path in listed if path.endswith((".json", ".yaml")))
+        texts = {path: run("git", "show", f"{commit}:{path}") for path in kept}
+        parameters = texts.pop("params.yaml", "")
+        files = {Path(path).stem: json.loads(text) for path, text in texts.items()}
+    numbers = {key: value for values in files.values() for key, value in values.items() if key != "protocol"}
+    settings = flat(YAML(typ="safe", pure=True).load(parameters) or {})
+    return Run(name, numbers, list(files.get("headline", {})), list(files.get("cost", {})), settings)
+
+
+def differences(a: Run, b: Run) -> list[Difference]:
+    """Every number that both runs have with an interval, and the headline ones without. Raises DdpmError."""
+    words = {"A is better": "worse", "B is better": "better"}
+    rows = [
+        Difference(str(key), row["A"], row["B"], row["low"], row["high"], words.get(row["verdict"], row["verdict"]))
+        for key, row in compare(a.name, b.name).iterrows()
+    ]
+    known = {row.key + end for row in rows for end in (*ENDS, "_floor")}
+    others = [key for key in b.headline if key not in known and key in a.numbers and key in b.numbers]
+    return rows + [Difference(key, a.numbers[key], b.numbers[key]) for key in others]
+
+
 def main() -> None:
     """Run; what the user can fix ends it with one sentence and exit status 1."""
     parser = argparse.ArgumentParser(prog="python -m tools.compare", description=__doc__)
     parser.add_argument("a", metavar="A")
-    parser.add_argument("b", metavar="B")
+    parser.add_argument("b", metavar="B", nargs="+")
+    parser.add_argument("--html", metavar="FILE", type=Path, help="write a page of all runs as well")
     given = parser.parse_args()
     with one_sentence():
-        print(compare(given.a, given.b).to_string(float_format="{:.4g}".format))
+        for name in given.b:
+            heading = f"B = {name}\n" if len(given.b) > 1 else ""
+            print(heading + compare(given.a, name).to_string(float_format="{:.4g}".format))
+        if given.html:
+            first, *others = (read_whole_run(name) for name in (given.a, *given.b))
+            page = runs_page([first, *others], [differences(first, other) for other in others])
+            with atomic_path(given.html) as temporary:
+                temporary.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,10 @@ from ddpm.utils.errors import one_sentence
 from tools import clone, commit_of, leave_surroundings, run
 
 # Outputs with seconds in them.
-TIMINGS = ("data/cost/train.json", "data/cost/generate.json", "metrics/cost.json", "metrics/headline.json")
+TIMINGS = (
+    *("data/cost/train.json", "data/cost/generate.json", "metrics/cost.json", "metrics/headline.json"),
+    "data/report.html",
+)
 
 
 def outputs(lock: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 The tests of this file share one clone and run in order, as a user would go on in one folder.
 """
 
+import base64
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from clones import STAGES, commit, copy_working_tree, ended, outputs, run_in, stages_run, start_history
 from PIL import Image
 
+from ddpm.report.page import number
 from presets.__main__ import apply
 
 
@@ -101,6 +103,16 @@ def test_figures_are_pictures(reproduced: str, clone: Path):
         assert image.n_frames == 6  # five steps, and the finished images
 
 
+def test_the_report_holds_the_headline_numbers_and_the_pictures(reproduced: str, clone: Path):
+    page = (clone / "data/report.html").read_text()
+    for key, value in metrics(clone, "headline").items():
+        assert number(value) in page, key
+    for name in ("closest_pairs", "real_and_generated", "reverse_process", "samples"):
+        picture = base64.b64encode((clone / f"data/figures/{name}.png").read_bytes()).decode()
+        assert page.count(picture) == 1, name
+    assert page.count("Grid of samples after step") == len(list((clone / "data/model/previews").glob("*.png"))) > 0
+
+
 def test_git_holds_the_metrics_and_none_of_the_data(reproduced: str, clone: Path):
     tracked = run_in(clone, "git", "ls-files").splitlines()
     assert {"dvc.lock", "metrics/fid.json", "metrics/train.json", "metrics/cost.json", "metrics/headline.json"} <= set(
@@ -145,10 +157,13 @@ def test_run_again_by_force_it_gives_the_same_bits(reproduced: str, clone: Path)
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
-        ("visualize.snapshots=4", ["visualize"]),
-        ("generate.classes=[3,8]", ["generate", "fid", "visualize", "summary"]),
-        ("likelihood.images=50", ["likelihood", "summary"]),
-        ("model.base_channels=8", ["train", "generate", "fid", "likelihood", "visualize", "export", "summary"]),
+        ("visualize.snapshots=4", ["visualize", "report"]),
+        ("generate.classes=[3,8]", ["generate", "fid", "visualize", "summary", "report"]),
+        ("likelihood.images=50", ["likelihood", "summary", "report"]),
+        (
+            "model.base_channels=8",
+            ["train", "generate", "fid", "likelihood", "visualize", "export", "summary", "report"],
+        ),
     ],
 )
 def test_an_experiment_reruns_what_depends_on_its_parameter(

@@ -130,7 +130,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> Path:
     folder = tmp_path_factory.mktemp("sharing") / "run"
     shutil.copytree(small_run(tmp_path_factory.getbasetemp(), raw).folder, folder, symlinks=True)
     change(folder, OTHER)
-    assert stages_run(run_in(folder, "dvc", "repro")) == ["train", *CACHED[1:], "summary"]
+    assert stages_run(run_in(folder, "dvc", "repro")) == [*CACHED, "summary", "report"]
     run_in(folder, "git", "checkout", "--quiet", "--force", "HEAD")
     run_in(folder, "dvc", "checkout", "--force")
     return folder
@@ -194,7 +194,7 @@ def test_results_go_to_a_teammate_and_their_change_comes_back(team: Team, tmp_pa
         assert (theirs / "data/generated" / name).read_bytes() == (team.mine / "data/generated" / name).read_bytes()
 
     change(theirs, {"visualize.snapshots": 2})
-    assert stages_run(run_in(theirs, "dvc", "repro")) == ["visualize"]
+    assert stages_run(run_in(theirs, "dvc", "repro")) == ["visualize", "report"]
     commit(theirs, "two snapshots")
     run_in(theirs, "dvc", "push", "--run-cache")
     run_in(theirs, "git", "push", "--quiet", "origin", "main")
@@ -228,7 +228,7 @@ def test_a_result_whose_lock_file_was_not_shared_is_not_computed_again(team: Tea
     change(theirs, OTHER)
     output = run_in(theirs, "dvc", "repro", "--pull", "--allow-missing")
     assert stages_run(output) == ["summary"]
-    for name in CACHED:
+    for name in (*CACHED, "report"):
         assert f"Stage '{name}' is cached - skipping run" in output
     assert outputs(theirs) == expected
     assert (theirs / "metrics/fid.json").read_bytes() == numbers
@@ -412,7 +412,7 @@ def test_what_http_cannot_do_is_called_so(published: Published, tmp_path: Path):
     change(theirs, {"visualize.snapshots": 2})
     output = run_in(theirs, "dvc", "repro", "--pull", "--allow-missing")
     assert "run-cache is not supported for http" in output
-    assert stages_run(output) == ["visualize"]
+    assert stages_run(output) == ["visualize", "report"]
     complaint = refused(theirs, "push")
     assert "Unsupported method ('POST')" in complaint
     assert "failed to push data to the cloud" in complaint

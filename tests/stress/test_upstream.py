@@ -46,7 +46,8 @@ def test_an_edit_reruns_what_the_file_decides_and_nothing_upstream(clone: Path):
     before = outputs(clone)
     for file in ("ddpm/diffusion/samplers.py", "ddpm/evaluation/kernel.py", "ddpm/figures/grids.py"):
         comment(clone, file)
-    # The images are the same, and so fid and visualize run for their own edit; summary copies the seconds of generate.
+    # The images are the same, and so fid and visualize run for their own edit; summary and report show the seconds of
+    # generate.
     assert stages_run(run_in(clone, "dvc", "repro")) == [
         "generate",
         "fid",
@@ -54,9 +55,10 @@ def test_an_edit_reruns_what_the_file_decides_and_nothing_upstream(clone: Path):
         "visualize",
         "export",
         "summary",
+        "report",
     ]
     assert outputs(clone) == before
     # With other images all that is below runs.
     change(clone, {"generate.steps": 4})
-    assert stages_run(run_in(clone, "dvc", "repro")) == ["generate", "fid", "visualize", "export", "summary"]
+    assert stages_run(run_in(clone, "dvc", "repro")) == ["generate", "fid", "visualize", "export", "summary", "report"]
     assert outputs(clone)["data/generated"] != before["data/generated"]

@@ -6,7 +6,7 @@ import pytest
 from clones import commit, empty_repository, run_in
 
 from ddpm.utils.errors import DdpmError
-from tools.compare import compare, difference_interval, verdict
+from tools.compare import compare, difference_interval, read_whole_run, verdict
 
 
 def test_the_interval_of_a_difference_is_the_normal_one():
@@ -105,5 +105,7 @@ def test_a_run_is_a_revision_or_the_name_of_an_experiment(tmp_path: Path, monkey
     table = compare("HEAD", "second-run")
     assert list(table.loc["fd_mnist"])[:2] == [2.0, 1.2]
     assert table["verdict"]["fd_mnist"] == "B is better"
+    assert [read_whole_run(name).parameters for name in ("HEAD", "second-run")] == [{"run": "a"}, {"run": "b"}]
+    assert read_whole_run("second-run").numbers["fd_mnist"] == 1.2
     with pytest.raises(DdpmError, match="nowhere is neither a Git revision nor the name of an experiment"):
         compare("HEAD", "nowhere")

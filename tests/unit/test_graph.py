@@ -17,7 +17,8 @@ from ddpm.models.networks import NETWORKS
 from stages.resume import dvc_stages
 
 ROOT = Path(__file__).parents[2]
-PAGE = "ddpm/export/page"  # files for a browser, in which no `__pycache__` comes to be
+# Files for a browser, among which no `__pycache__` comes to be.
+PAGES = ("ddpm/export/page", "ddpm/report/templates")
 
 # Modules that decide no result of any stage: what they import decides none through them either.
 EVERYWHERE = {
@@ -189,6 +190,7 @@ def test_another_network_and_another_data_set_are_listed_in_place_of_the_default
         ("ddpm/diffusion/likelihood.py", {"likelihood"}),
         ("ddpm/figures/grids.py", {"visualize"}),
         ("ddpm/figures/curves.py", {"visualize"}),
+        ("ddpm/report/charts.py", {"report"}),
         ("ddpm/evaluation/kernel.py", {"fid"}),
         ("ddpm/evaluation/frechet.py", {"reference", "fid"}),
         ("ddpm/training/loop.py", {"train"}),
@@ -208,7 +210,8 @@ def test_deps_are_files_that_are_there_and_no_folder_of_code(graph: dict[str, An
     for stage in graph.values():
         for dep in stage["deps"]:
             code = dep.endswith(".py") and (ROOT / dep).is_file()
-            assert dep.startswith("data/") or code or (dep == PAGE and not list((ROOT / dep).rglob("*.py"))), dep
+            page = dep in PAGES and not list((ROOT / dep).rglob("*.py"))
+            assert dep.startswith(("data/", "metrics/")) or code or page, dep
 
 
 def test_the_artifact_is_a_file_of_the_training():

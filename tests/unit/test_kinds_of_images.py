@@ -87,7 +87,7 @@ def test_images_of_any_size_go_through_all_stages(
     own = make(size, channels, labelled)
     settings = SETTINGS | {"data.path": str(own), "data.image_size": size}
     before_evaluation = ["fetch_mnist", "split", "train", "generate", "likelihood"]
-    evaluation = ["classifier", "reference", "fid", "visualize", "summary"]
+    evaluation = ["classifier", "reference", "fid", "visualize", "summary", "report"]
     run_stages(workspace, settings, [*before_evaluation, *evaluation])
     spec = ImageSpec(size, channels, 3 if labelled else 0, "folder", NAMES if labelled else ())
     parts = [read_image_set(Path(f"data/split/{part}.npz")) for part in ("train", "validation", "test")]

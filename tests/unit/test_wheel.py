@@ -51,6 +51,7 @@ def test_the_wheel_holds_the_library_with_its_weights_and_no_part_of_the_pipelin
         "evaluation/weights/mnist_classifier.safetensors",
         "export/page/index.html",
         "export/page/scripts/worker.js",
+        "report/templates/run.html",
     ):
         assert f"ddpm/{name}" in names
     assert sum(info.compress_size for info in zipfile.ZipFile(wheel).infolist()) < 6e6
