@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 
 from benchmarks.page import PAGES, refreshed
 from stages.summary import HEADLINE
+from tools import results
 
 REPOSITORY = Path(__file__).parents[2]
 CARDS = {
@@ -147,6 +148,12 @@ def test_the_tables_of_the_benchmarks_are_their_results():
         page = path.read_text()
         assert page.count("<!-- end -->") >= tables
         assert refreshed(page) == page, "run `python -m benchmarks.page`"
+
+
+def test_the_table_of_the_presets_has_the_committed_run(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(REPOSITORY)
+    page = (REPOSITORY / "docs/results/README.md").read_text()
+    assert results.refreshed(page) == page, "run `python -m tools.results`"
 
 
 def test_the_settings_of_the_tests_are_the_committed_ones():
