@@ -43,10 +43,10 @@ reproduce: $(READY)
 	$(ACTIVATE) && python -m tools.reproduce
 
 docs: $(READY)
-	$(ACTIVATE) && python -m mkdocs build --strict
+	$(ACTIVATE) && NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict
 
 docs-serve: $(READY)
-	$(ACTIVATE) && python -m mkdocs serve
+	$(ACTIVATE) && NO_MKDOCS_2_WARNING=1 python -m mkdocs serve
 
 # The README shows the outputs of the committed run: call this after committing a new one.
 pictures:

@@ -133,7 +133,10 @@ def test_what_the_documents_name_exists(page: Path):
     for link in re.findall(r"\]\(([\w./-]+?)(?:#[\w-]+)?\)", text):
         assert (page.parent / link).exists(), link
     for name in re.findall(r"`([\w./-]+/[\w.-]*|[\w-]+\.(?:yaml|txt|md))`", text):
-        assert name.startswith(("data/", ".ckpt", ".venv", ".dvc/", "dvc_plots/")) or (REPOSITORY / name).exists(), name
+        assert (
+            name.startswith(("data/", "build/", ".ckpt", ".venv", ".dvc/", "dvc_plots/"))
+            or (REPOSITORY / name).exists()
+        ), name
     for module in re.findall(r"python -m ([\w.]+)", text):
         assert importlib.util.find_spec(module), module
     for section, key in re.findall(rf"(?<![\w./])({'|'.join(parameters())})\.(\w+)\b(?!\()", text):

@@ -44,7 +44,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
-    """Links of the repository become those of the site."""
+    """Links of the repository become those of the site; a page that is a tab of its own has no menu beside it."""
+    if page.parent is None:
+        page.meta["hide"] = ["navigation"]
     if page.file.src_uri.startswith("reference/"):
         return markdown
     try:
