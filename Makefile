@@ -46,7 +46,7 @@ docs: $(READY)
 	$(ACTIVATE) && NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict
 
 docs-serve: $(READY)
-	$(ACTIVATE) && NO_MKDOCS_2_WARNING=1 python -m mkdocs serve
+	$(ACTIVATE) && NO_MKDOCS_2_WARNING=1 python -m mkdocs serve --livereload
 
 # The README shows the outputs of the committed run: call this after committing a new one.
 pictures:

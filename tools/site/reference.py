@@ -118,14 +118,13 @@ def stage_page(root: Path) -> str:
         code = [path for path in reads if path.endswith(".py") or path.startswith("ddpm/")]
         after = [_link(writer) for writer in dict.fromkeys(before)]
         rows = {
-            "command": _code(stage["cmd"]),
             "after": ", ".join(after),
             "parameters": ", ".join(_code(key) for key in stage.get("params", [])),
             "reads": ", ".join(_code(path) for path in reads if path not in code),
             "writes": ", ".join(_code(path) for path in _written(stage)),
             "code": ", ".join(_code(path) for path in code),
         }
-        lines += ["", f"## {name}", "", f"{stage['desc']}.", "", "| | |", "|---|---|"]
+        lines += ["", f"## {name}", "", f"{stage['desc']}.", "", f"| command | {_code(stage['cmd'])} |", "|---|---|"]
         lines += [f"| {title} | {cell} |" for title, cell in rows.items() if cell]
     return "\n".join(lines) + "\n"
 
