@@ -1,13 +1,14 @@
 # make repro: from nothing to images, a Fréchet distance and figures. make test: lint, units, the graph through the real
 # dvc. make stress: kills, faults, remotes, concurrency. make release-check: whether README, docs and pictures say what
 # the committed run says. make doctor: whether what DVC stores is intact. make reproduce: whether the commit gives the
-# same bits from nothing. make lock, make pictures: see below. Every target but lock and pictures installs what it needs.
+# same bits from nothing. make docs, make docs-serve: the documentation as a site, in build/site and as you write it. make
+# lock, make pictures: see below. Every target but lock and pictures installs what it needs.
 VENV ?= .venv
 PYTHON ?= python3
 ACTIVATE := . $(VENV)/bin/activate
 READY := $(VENV)/.ready
 
-.PHONY: setup repro test stress release-check lint doctor reproduce pictures lock clean
+.PHONY: setup repro test stress release-check lint doctor reproduce docs docs-serve pictures lock clean
 .DEFAULT_GOAL := repro
 
 $(READY): requirements.txt
@@ -40,6 +41,12 @@ doctor: $(READY)
 
 reproduce: $(READY)
 	$(ACTIVATE) && python -m tools.reproduce
+
+docs: $(READY)
+	$(ACTIVATE) && NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict
+
+docs-serve: $(READY)
+	$(ACTIVATE) && NO_MKDOCS_2_WARNING=1 python -m mkdocs serve --livereload
 
 # The README shows the outputs of the committed run: call this after committing a new one.
 pictures:

@@ -5,11 +5,21 @@ An upper bound lies far above what is of use, and below what ends in overflow or
 
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    model_validator,
+)
 from ruamel.yaml import YAML
 
 from ddpm.data.decoding import RESIZINGS
@@ -28,7 +38,21 @@ from ddpm.utils.image_files import FORMATS
 from ddpm.utils.registry import Registry
 
 
-def _name_in(names: Registry[Any]) -> BeforeValidator:
+@dataclass(frozen=True)
+class _Checked:
+    """A validator that runs before pydantic's own. schema: what it allows, as JSON schema, when that is asked for."""
+
+    check: Callable[[object], object]
+    schema: Callable[[], dict[str, Any]]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:  # noqa: ANN401
+        return BeforeValidator(self.check).__get_pydantic_core_schema__(source, handler)
+
+    def __get_pydantic_json_schema__(self, _: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:  # noqa: ANN401
+        return self.schema()
+
+
+def _name_in(names: Registry[Any]) -> _Checked:
     """A validator that a value is one of the names that a registry holds when the value is checked."""
 
     def check(value: object) -> object:
@@ -36,10 +60,10 @@ def _name_in(names: Registry[Any]) -> BeforeValidator:
             raise ValueError(f"input should be one of {', '.join(names)}")
         return value
 
-    return BeforeValidator(check)
+    return _Checked(check, lambda: {"enum": list(names)})
 
 
-def _like(pattern: str, description: str) -> BeforeValidator:
+def _like(pattern: str, description: str) -> _Checked:
     """A validator that a value is text which the whole ``pattern`` matches; the message has its ``description``."""
 
     def check(value: object) -> object:
@@ -47,7 +71,7 @@ def _like(pattern: str, description: str) -> BeforeValidator:
             raise ValueError(f"input should be {description}")
         return value
 
-    return BeforeValidator(check)
+    return _Checked(check, lambda: {"type": "string", "description": description})
 
 
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]

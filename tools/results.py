@@ -45,16 +45,14 @@ def prepare(preset: str, folder: Path) -> None:
     part.rename(folder)
 
 
-def refresh() -> None:
-    """The table in docs/results/README.md, of the committed run and every preset kept there."""
+def refreshed(page: str) -> str:
+    """The page docs/results/README.md with its table of the committed run and of every preset kept there."""
     runs = {"default": read_json(Path("metrics/headline.json"))}
     runs |= {path.parent.name: read_json(path) for path in sorted(FOLDER.glob("*/headline.json"))}
     rows = [{"metric": key} | {name: run.get(key, "–") for name, run in runs.items()} for key in runs["default"]]
-    page = (FOLDER / "README.md").read_text(encoding="utf-8")
     before, rest = page.split(_START)
     after = rest.split(_END)[1]
-    with atomic_path(FOLDER / "README.md") as temporary:
-        temporary.write_text(f"{before}{_START}\n\n{table(rows)}\n\n{_END}{after}", encoding="utf-8")
+    return f"{before}{_START}\n\n{table(rows)}\n\n{_END}{after}"
 
 
 def main() -> None:
@@ -75,7 +73,9 @@ def main() -> None:
             (FOLDER / preset).mkdir(parents=True, exist_ok=True)
             for path in KEPT:
                 shutil.copyfile(folder / path, FOLDER / preset / Path(path).name)
-        refresh()
+        page = FOLDER / "README.md"
+        with atomic_path(page) as temporary:
+            temporary.write_text(refreshed(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

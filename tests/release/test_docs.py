@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 
 from benchmarks.page import PAGES, refreshed
 from stages.summary import HEADLINE
+from tools import results
 
 REPOSITORY = Path(__file__).parents[2]
 CARDS = {
@@ -132,7 +133,10 @@ def test_what_the_documents_name_exists(page: Path):
     for link in re.findall(r"\]\(([\w./-]+?)(?:#[\w-]+)?\)", text):
         assert (page.parent / link).exists(), link
     for name in re.findall(r"`([\w./-]+/[\w.-]*|[\w-]+\.(?:yaml|txt|md))`", text):
-        assert name.startswith(("data/", ".ckpt", ".venv", ".dvc/", "dvc_plots/")) or (REPOSITORY / name).exists(), name
+        assert (
+            name.startswith(("data/", "build/", ".ckpt", ".venv", ".dvc/", "dvc_plots/"))
+            or (REPOSITORY / name).exists()
+        ), name
     for module in re.findall(r"python -m ([\w.]+)", text):
         assert importlib.util.find_spec(module), module
     for section, key in re.findall(rf"(?<![\w./])({'|'.join(parameters())})\.(\w+)\b(?!\()", text):
@@ -147,6 +151,12 @@ def test_the_tables_of_the_benchmarks_are_their_results():
         page = path.read_text()
         assert page.count("<!-- end -->") >= tables
         assert refreshed(page) == page, "run `python -m benchmarks.page`"
+
+
+def test_the_table_of_the_presets_has_the_committed_run(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(REPOSITORY)
+    page = (REPOSITORY / "docs/results/README.md").read_text()
+    assert results.refreshed(page) == page, "run `python -m tools.results`"
 
 
 def test_the_settings_of_the_tests_are_the_committed_ones():

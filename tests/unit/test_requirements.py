@@ -94,8 +94,8 @@ def test_every_direct_requirement_is_used():
     distributions = packages_distributions()
     used = {normal(name) for module in modules for name in distributions.get(module, [])}
     commands = set(re.findall(r"[\w-]+", (REPOSITORY / "Makefile").read_text()))
-    # dvc imports them where a remote's address asks for it, torch for ONNX, nbclient starts the kernel.
-    plugins = {"dvc-s3", "dvc-ssh", "onnxscript", "ipykernel"}
+    # dvc imports them where a remote's address asks, torch for ONNX; nbclient starts the kernel, mkdocs the theme.
+    plugins = {"dvc-s3", "dvc-ssh", "onnxscript", "ipykernel", "mkdocs-material"}
     assert {name for name, _ in direct()} - used - commands - plugins == set()
 
 

@@ -1,4 +1,4 @@
-"""The workflow of the checks: what it calls exists, what it may do is little, and its comment says what changed."""
+"""The workflows: what they call exists, what they may do is little, and the comment of the checks says what changed."""
 
 import json
 import re
@@ -15,9 +15,11 @@ from ruamel.yaml import YAML
 
 from presets.__main__ import names
 
-FILE = REPOSITORY / ".github/workflows/checks.yaml"
-JOBS: dict[str, Any] = YAML(typ="safe", pure=True).load(FILE)["jobs"]
-STEPS = [step for job in JOBS.values() for step in job["steps"]]
+FILES = sorted((REPOSITORY / ".github/workflows").iterdir())
+CHECKS, DOCS = WORKFLOWS = [YAML(typ="safe", pure=True).load(file) for file in FILES]
+STEPS: list[dict[str, Any]] = [
+    step for workflow in WORKFLOWS for job in workflow["jobs"].values() for step in job["steps"]
+]
 SCRIPTS = [step["run"] for step in STEPS if "run" in step]
 # As GitHub starts a script.
 SHELL = ("bash", "--noprofile", "--norc", "-e")
@@ -79,24 +81,33 @@ def test_the_tests_and_the_smoke_preset_run():
 
 
 def test_actions_are_pinned_and_know_the_projects_python():
-    uses = [line.split("uses: ")[1] for line in FILE.read_text().splitlines() if "uses: " in line]
-    assert len(uses) == len([step for step in STEPS if "uses" in step]) == 4
+    lines = [line for file in FILES for line in file.read_text().splitlines()]
+    uses = [line.split("uses: ")[1] for line in lines if "uses: " in line]
+    assert len(uses) == len([step for step in STEPS if "uses" in step]) == 8
     assert all(re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action) for action in uses)
-    assert len(set(uses)) == 2, "one version each"
+    assert len(set(uses)) == len({action.partition("@")[0] for action in uses}) == 4, "one version each"
     versions = {step["with"]["python-version"] for step in STEPS if "python-version" in step.get("with", {})}
     assert versions == set(re.findall(r"--python-version ([\d.]+)", (REPOSITORY / "Makefile").read_text()))
 
 
-def test_only_the_comment_may_write_and_no_script_holds_what_a_stranger_wrote():
-    workflow = YAML(typ="safe", pure=True).load(FILE)
-    assert set(workflow["on"]) == {"push", "pull_request"}
-    assert workflow["permissions"] == {"contents": "read"}
-    assert {name: job["permissions"] for name, job in JOBS.items() if "permissions" in job} == {
-        "pipeline": {"contents": "read", "pull-requests": "write"}
+def test_only_the_comment_and_the_pages_may_write_and_no_script_holds_what_a_stranger_wrote():
+    assert set(CHECKS["on"]) == {"push", "pull_request"}
+    assert DOCS["on"] == {"push": {"branches": ["main"]}}, "a pull request publishes nothing"
+    assert all(workflow["permissions"] == {"contents": "read"} for workflow in WORKFLOWS)
+    jobs = CHECKS["jobs"] | DOCS["jobs"]
+    assert {name: job["permissions"] for name, job in jobs.items() if "permissions" in job} == {
+        "pipeline": {"contents": "read", "pull-requests": "write"},
+        "publish": {"contents": "read", "id-token": "write", "pages": "write"},
     }
     assert all("${{" not in script for script in SCRIPTS)
     assert [step["name"] for step in STEPS if "GH_TOKEN" in step.get("env", {})] == ["comment"]
     assert all(not step["with"]["persist-credentials"] for step in STEPS if "checkout" in step.get("uses", ""))
+
+
+def test_what_is_published_is_what_the_build_writes():
+    (artifact,) = [step["with"]["path"] for step in STEPS if "upload-pages" in step.get("uses", "")]
+    assert f"site_dir: {artifact}\n" in (REPOSITORY / "mkdocs.yml").read_text()
+    assert DOCS["jobs"]["publish"]["if"] == "vars.PAGES == 'on'"
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""The documentation as a site: what MkDocs builds from README.md, docs/ and, for the reference, from the sources."""
