@@ -6,7 +6,9 @@ pixel, are all of one class, whichever that is. Beside it the round-trip error o
 writes those of docs/use.md.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +27,12 @@ from stages.paths import RAW
 NEIGHBOURS = 10
 PICTURES = Path("docs/images")
 _ROW, _COLUMN = np.mgrid[:28, :28]
+WAYS: dict[str, Callable[[ImageSet], dict[str, Any]]] = {
+    "auto": lambda digits: {},
+    "label": lambda digits: {"labels": digits.labels},
+    "no_label_no_resampling": lambda digits: {"labels": None, "resamplings": 1},
+    "no_label": lambda digits: {"labels": None},
+}
 ERASED = {"left": _COLUMN < 14, "right": _COLUMN >= 14, "top": _ROW < 14, "bottom": _ROW >= 14}
 
 
@@ -34,18 +42,16 @@ def of_each_class(images: ImageSet, count: int) -> ImageSet:
     return images.take(np.stack(rows, 1).ravel())
 
 
-def unambiguous(digits: ImageSet, training: ImageSet, erased: np.ndarray) -> np.ndarray:
-    """Whether the nearest training digits by the visible pixels are of one class: bool [n]."""
+def neighbours(digits: ImageSet, training: ImageSet, erased: np.ndarray) -> np.ndarray:
+    """The classes of the training digits nearest by the visible pixels: int64 [n, NEIGHBOURS]."""
     visible = torch.from_numpy(~erased.ravel())
     queries, points = (torch.from_numpy(x.images).flatten(1)[:, visible].float() for x in (digits, training))
-    nearest = torch.cdist(queries, points).topk(NEIGHBOURS, largest=False).indices.numpy()
-    classes = training.labels[nearest]
-    return (classes == classes[:, :1]).all(1)
+    return training.labels[torch.cdist(queries, points).topk(NEIGHBOURS, largest=False).indices.numpy()]
 
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--digits", type=int, default=8, help="of each class (default 8)")
+    parser.add_argument("--digits", type=int, default=25, help="of each class (default 25)")
     parser.add_argument("--pictures", action="store_true", help=f"write {PICTURES}/*.png, and measure nothing")
     given = parser.parse_args()
     model, test = ddpm.load(), MNIST.load(RAW, "test")
@@ -56,30 +62,34 @@ def main() -> None:
         raise DdpmError(f"--digits {given.digits}: at least 1.")
     digits, training = of_each_class(test, given.digits), MNIST.load(RAW, "train")
     classifier = MnistExtractor(torch.device("cpu"))
-    ways = {
-        "label": {"labels": digits.labels},
-        "no_label": {},
-        "no_label_no_resampling": {"resamplings": 1},
-    }
-    right = {name: np.zeros((len(ERASED), len(digits)), bool) for name in ways}
-    clear = np.stack([unambiguous(digits, training, mask) for mask in ERASED.values()])
-    for name, options in tqdm(ways.items(), desc="in-painting", unit="way"):
-        for row, mask in enumerate(ERASED.values()):
-            painted = np.asarray(model.inpaint(digits.images, mask, **options))
-            assert np.array_equal(painted[..., ~mask], digits.images[..., ~mask])
+    error = model.invert(digits.images[:80], labels=digits.labels[:80]).error
+    inversion = {"mean": float(error.mean()), "largest": float(error.max())}
+    metadata = {"model": "mnist", "neighbours": NEIGHBOURS, "inversion_error": inversion}
+    nearest = {side: neighbours(digits, training, mask) for side, mask in ERASED.items()}
+    clear = {side: np.flatnonzero((classes == classes[:, :1]).all(1)) for side, classes in nearest.items()}
+    right = {"neighbours": {side: (nearest[side][:, 0] == digits.labels)[rows] for side, rows in clear.items()}}
+    for name, labels in tqdm(WAYS.items(), desc="in-painting", unit="way"):
+        right[name] = {}
+        for side, mask in ERASED.items():
+            halves = digits.take(clear[side])
+            painted = np.asarray(model.inpaint(halves.images, mask, **labels(halves)))
+            assert np.array_equal(painted[..., ~mask], halves.images[..., ~mask])
             read = classifier.features(painted, name).probabilities
             assert read is not None
-            right[name][row] = read.argmax(1) == digits.labels
-    rows = []
-    for name, chosen in {**{side: [row] for row, side in enumerate(ERASED)}, "all": [0, 1, 2, 3]}.items():
-        cases = clear[chosen]
-        numbers = {"erased": name, "digits": int(cases.size), "unambiguous": int(cases.sum())}
-        rows.append(numbers | {way: float(found[chosen][cases].mean()) for way, found in right.items()})
-        rows[-1]["no_label_any_digit"] = float(right["no_label"][chosen].mean())
-    error = model.invert(digits.images, labels=digits.labels).error
-    inversion = {"mean": float(error.mean()), "largest": float(error.max())}
+            right[name][side] = read.argmax(1) == halves.labels
+        rows = [row(len(digits), {way: found[side] for way, found in right.items()}, side) for side in ERASED]
+        together = {way: np.concatenate(list(found.values())) for way, found in right.items()}
+        rows.append(row(len(ERASED) * len(digits), together, "all"))
+        save(rows, given.json, metadata)
     show(rows)
-    save(rows, given.json, {"model": "mnist", "neighbours": NEIGHBOURS, "inversion_error": inversion})
+
+
+def row(halves: int, right: dict[str, np.ndarray], name: str) -> dict[str, float | int | str]:
+    """How often each way was right, with the standard error of the one without a label."""
+    fractions = {way: float(found.mean()) for way, found in right.items()}
+    count, auto = len(right["auto"]), fractions["auto"]
+    error = (auto * (1.0 - auto) / count) ** 0.5
+    return {"erased": name, "halves": halves, "unambiguous": count} | fractions | {"auto_standard_error": error}
 
 
 def draw(model: Model, digits: ImageSet) -> None:
