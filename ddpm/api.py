@@ -223,8 +223,8 @@ class Model:
 
         mask: True, or bright, where the model paints: bool, or numbers, [h, w] or one for each image, [n, h, w] or
         [n, 1, h, w]. Every other pixel of the result is that of the image, to the bit. labels: what the images are to
-        be; "auto" for the class by which the network predicts best what is left of each (`known_error`: the diffusion
-        classifier of Li et al. 2023), as the noise has it where several would do; None for no class label at all.
+        be; "auto" for the class by which the network predicts best what is left of each (`classify`), as the noise has
+        it where several would do; None for no class label at all.
         count: so many completions of a single image. jump_length and resamplings: see `repaint`; more of either fits
         better and takes longer, 1 resampling is the plain method. Steps are ancestral, whatever the sampler of the
         settings, and without autoguidance unless it is given: away from the guide is away from what is left, too.
@@ -338,6 +338,21 @@ class Model:
             back = ddim()(denoise, x_T, steps, lambda: x_T, on_step)
         distance = np.abs(denormalize(back).astype(np.float64) - originals).reshape(len(originals), -1).mean(1)
         return Inversion(x_T, _as(back, as_), distance)
+
+    @_computing
+    def classify(
+        self, image: ImagesIn, mask: Image.Image | np.ndarray | Tensor | None = None, *, seed: int = 0
+    ) -> np.ndarray:
+        """The class label by which the network predicts each image best: int64 [n]; see `known_error`.
+
+        mask: as of `inpaint`, where an image is unknown; None for images that are whole.
+        """
+        originals = self._images(image, 1)
+        unknown = np.zeros((len(originals), 1, *self.spec.shape[1:]), bool)
+        found = self._classes_of_rest(originals, unknown if mask is None else self._mask(mask, len(originals)), seed)
+        if found is None:
+            raise DdpmError("this model knows no class labels: it cannot tell one from another.")
+        return found
 
     @_computing
     def log_likelihood(self, images: ImagesIn, *, labels: Labels = None, seed: int = 0) -> np.ndarray:
@@ -615,4 +630,4 @@ def _as(x_0: Tensor, as_: As) -> Images:
 def _progress(steps: int) -> Iterator[Callable[[int, Tensor, Tensor], None]]:
     """A progress bar over so many network evaluations, once it has taken a while: an `OnStep`."""
     with tqdm(total=steps, unit="step", delay=_SHOWN_AFTER, leave=False) as bar:
-        yield lambda step, x_t, x_0: bar.update(1) and None
+        yield lambda step, x_t, x_0: bar.update(bar.n < steps) and None  # the call with the result is no step

@@ -18,7 +18,7 @@ import torch
 from ddpm.data.load import load_images, read_labels
 from ddpm.data.sources import SOURCES
 from ddpm.evaluation.evaluator import open_evaluator
-from ddpm.evaluation.features import EXTRACTORS, extractor_names
+from ddpm.evaluation.features import EXTRACTORS, extractor_names, refuse_too_few
 from ddpm.evaluation.measure import refuse_constant
 from ddpm.evaluation.reference import nearest_pixels
 from ddpm.evaluation.train_classifier import EPOCHS, train_classifier
@@ -59,6 +59,7 @@ def evaluate(arguments: argparse.Namespace, features: Path) -> None:
     images = load_images(arguments.images, worker_count("auto"))
     refuse_constant(images, lambda i: f"number {i + 1}")
     labels = _labels(arguments, len(images))
+    refuse_too_few(len(images), arguments.data, arguments)  # before the features of all real images are computed
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     train, test = (SOURCES[arguments.data].load(arguments.reference, part) for part in ("train", "test"))
     classifier = arguments.classifier or features / "classifier.safetensors"

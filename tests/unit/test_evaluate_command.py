@@ -73,8 +73,9 @@ def test_another_data_set_is_measured_by_a_classifier_that_is_trained_once(
             lambda path: np.savez(path, images=np.eye(28, dtype=np.uint8)[None], labels=np.zeros(2)),
             "labels that are not",
         ),
+        (lambda path: np.savez(path, images=np.eye(28)[None]), "too few to be measured by the 128 features of mnist"),
     ],
-    ids=["missing", "blank", "NaN", "labels"],
+    ids=["missing", "blank", "NaN", "labels", "few"],
 )
 def test_a_mistake_is_one_sentence(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], None], reason: str
