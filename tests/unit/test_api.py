@@ -98,6 +98,7 @@ def test_classes_may_be_named(own: Path, model: ddpm.Model):
     assert np.array_equal(model.sample(2, labels=["7", 2], **FAST), model.sample(2, labels=[7, 2], **FAST))
     named = ddpm.load(own)
     assert named.class_names == NAMES
+    assert named.class_labels(3, ["bag", 0, "boot"]).tolist() == [8, 0, 9]
     bag, sneaker = 8, 7
     assert np.array_equal(named.sample(2, labels="bag"), named.sample(2, labels=bag))
     assert np.array_equal(named.sample(2, labels=["bag", "sneaker"]), named.sample(2, labels=[bag, sneaker]))
@@ -176,6 +177,8 @@ def test_without_a_label_the_class_is_that_of_the_visible_pixels(
     told = model.inpaint(some.images, few, labels=some.labels, resamplings=1, **FAST)
     assert np.array_equal(model.inpaint(some.images, few, resamplings=1, **FAST), told)
     assert not np.array_equal(model.inpaint(some.images, right, labels=None, resamplings=1, **FAST), told)
+    assert np.array_equal(model.classify(some.images), some.labels)
+    assert np.array_equal(model.classify(some.images, few), some.labels)
     plain, auto = (unconditional.inpaint(some.images, right, labels=x, resamplings=1, **FAST) for x in (None, "auto"))
     assert np.array_equal(plain, auto)
 
@@ -306,7 +309,11 @@ def test_a_mistake_is_one_sentence(model: ddpm.Model, call: Callable[[ddpm.Model
 def test_a_model_without_classes_says_so(unconditional: ddpm.Model):
     with pytest.raises(DdpmError, match="knows no class labels"):
         unconditional.sample(1, labels=3)
+    with pytest.raises(DdpmError, match="knows no class labels"):
+        unconditional.classify(ZERO)
     assert unconditional.classes == 0
+    assert unconditional.class_names == ()
+    assert unconditional.class_labels(3) is None
     assert unconditional.sample(2, **FAST).shape == (2, 1, 28, 28)
 
 
