@@ -1,12 +1,15 @@
 """Whether edits are right: `python -m benchmarks.editing --help`. Needs `dvc repro fetch_mnist`.
 
 A half of real test digits is erased and painted again by the shipped model; the classifier of `ddpm.evaluation` reads
-the result. The visible half is unambiguous where the ten training digits whose same half is nearest to it, pixel by
-pixel, are all of one class, whichever that is. Beside it the round-trip error of the inversion. With --pictures it
-writes those of docs/use.md.
+the result. Counted are the unambiguous halves: the ten training digits whose same half is nearest to it, pixel by
+pixel, are all of one class, whichever that is. Ways: "auto", the class is found by the visible half; "label", it is
+given; "no_label", there is none. Beside it the round-trip error of the inversion. With --pictures it writes those of
+docs/use.md.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +28,12 @@ from stages.paths import RAW
 NEIGHBOURS = 10
 PICTURES = Path("docs/images")
 _ROW, _COLUMN = np.mgrid[:28, :28]
+WAYS: dict[str, Callable[[ImageSet], dict[str, Any]]] = {
+    "auto": lambda digits: {},
+    "label": lambda digits: {"labels": digits.labels},
+    "no_label_no_resampling": lambda digits: {"labels": None, "resamplings": 1},
+    "no_label": lambda digits: {"labels": None},
+}
 ERASED = {"left": _COLUMN < 14, "right": _COLUMN >= 14, "top": _ROW < 14, "bottom": _ROW >= 14}
 
 
@@ -34,19 +43,18 @@ def of_each_class(images: ImageSet, count: int) -> ImageSet:
     return images.take(np.stack(rows, 1).ravel())
 
 
-def unambiguous(digits: ImageSet, training: ImageSet, erased: np.ndarray) -> np.ndarray:
-    """Whether the nearest training digits by the visible pixels are of one class: bool [n]."""
+def neighbours(digits: ImageSet, training: ImageSet, erased: np.ndarray) -> np.ndarray:
+    """The classes of the training digits nearest by the visible pixels: int64 [n, NEIGHBOURS]."""
     visible = torch.from_numpy(~erased.ravel())
     queries, points = (torch.from_numpy(x.images).flatten(1)[:, visible].float() for x in (digits, training))
-    nearest = torch.cdist(queries, points).topk(NEIGHBOURS, largest=False).indices.numpy()
-    classes = training.labels[nearest]
-    return (classes == classes[:, :1]).all(1)
+    return training.labels[torch.cdist(queries, points).topk(NEIGHBOURS, largest=False).indices.numpy()]
 
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--digits", type=int, default=8, help="of each class (default 8)")
+    parser.add_argument("--digits", type=int, default=25, help="of each class (default 25)")
     parser.add_argument("--pictures", action="store_true", help=f"write {PICTURES}/*.png, and measure nothing")
+    parser.add_argument("--classes", action="store_true", help="paint nothing: how often the class of a half is found")
     given = parser.parse_args()
     model, test = ddpm.load(), MNIST.load(RAW, "test")
     if given.pictures:
@@ -55,31 +63,48 @@ def main() -> None:
     if given.digits < 1:
         raise DdpmError(f"--digits {given.digits}: at least 1.")
     digits, training = of_each_class(test, given.digits), MNIST.load(RAW, "train")
-    classifier = MnistExtractor(torch.device("cpu"))
-    ways = {
-        "label": {"labels": digits.labels},
-        "no_label": {},
-        "no_label_no_resampling": {"resamplings": 1},
-    }
-    right = {name: np.zeros((len(ERASED), len(digits)), bool) for name in ways}
-    clear = np.stack([unambiguous(digits, training, mask) for mask in ERASED.values()])
-    for name, options in tqdm(ways.items(), desc="in-painting", unit="way"):
-        for row, mask in enumerate(ERASED.values()):
-            painted = np.asarray(model.inpaint(digits.images, mask, **options))
-            assert np.array_equal(painted[..., ~mask], digits.images[..., ~mask])
-            read = classifier.features(painted, name).probabilities
-            assert read is not None
-            right[name][row] = read.argmax(1) == digits.labels
-    rows = []
-    for name, chosen in {**{side: [row] for row, side in enumerate(ERASED)}, "all": [0, 1, 2, 3]}.items():
-        cases = clear[chosen]
-        numbers = {"erased": name, "digits": int(cases.size), "unambiguous": int(cases.sum())}
-        rows.append(numbers | {way: float(found[chosen][cases].mean()) for way, found in right.items()})
-        rows[-1]["no_label_any_digit"] = float(right["no_label"][chosen].mean())
-    error = model.invert(digits.images, labels=digits.labels).error
-    inversion = {"mean": float(error.mean()), "largest": float(error.max())}
+    nearest = {side: neighbours(digits, training, mask) for side, mask in ERASED.items()}
+    clear = {side: np.flatnonzero((classes == classes[:, :1]).all(1)) for side, classes in nearest.items()}
+    halves = {side: digits.take(rows) for side, rows in clear.items()}
+    metadata: dict[str, Any] = {"model": "mnist", "neighbours": NEIGHBOURS}
+    if given.classes:
+        right = {
+            "nearest_digit": {side: (nearest[side][:, 0] == digits.labels)[rows] for side, rows in clear.items()},
+            "classify": {
+                side: model.classify(halves[side].images, ERASED[side]) == halves[side].labels for side in tqdm(halves)
+            },
+        }
+    else:
+        right = {way: painted_right(model, halves, labels) for way, labels in tqdm(WAYS.items(), unit="way")}
+        error = model.invert(digits.images[:80], labels=digits.labels[:80]).error
+        metadata["inversion_error"] = {"mean": float(error.mean()), "largest": float(error.max())}
+    rows = [row(side, len(digits), {way: found[side] for way, found in right.items()}) for side in ERASED]
+    together = {way: np.concatenate(list(found.values())) for way, found in right.items()}
+    rows.append(row("all", len(ERASED) * len(digits), together))
     show(rows)
-    save(rows, given.json, {"model": "mnist", "neighbours": NEIGHBOURS, "inversion_error": inversion})
+    save(rows, given.json, metadata)
+
+
+def painted_right(
+    model: Model, halves: dict[str, ImageSet], labels: Callable[[ImageSet], Any]
+) -> dict[str, np.ndarray]:
+    """Whether each half, painted again, is read as the digit that was there."""
+    classifier, right = MnistExtractor(torch.device("cpu")), {}
+    for side, digits in halves.items():
+        painted = np.asarray(model.inpaint(digits.images, ERASED[side], **labels(digits)))
+        assert np.array_equal(painted[..., ~ERASED[side]], digits.images[..., ~ERASED[side]])
+        read = classifier.features(painted, side).probabilities
+        assert read is not None
+        right[side] = read.argmax(1) == digits.labels
+    return right
+
+
+def row(erased: str, halves: int, right: dict[str, np.ndarray]) -> dict[str, float | int | str]:
+    """The fractions, and the standard error of that of the lack of any label."""
+    fractions = {way: float(found.mean()) for way, found in right.items()}
+    found = next(found for way, found in right.items() if way in ("classify", "auto"))
+    error = {"standard_error": float(found.std() / len(found) ** 0.5)}
+    return {"erased": erased, "halves": halves, "unambiguous": len(found)} | fractions | error
 
 
 def draw(model: Model, digits: ImageSet) -> None:
@@ -87,7 +112,7 @@ def draw(model: Model, digits: ImageSet) -> None:
     erased = ERASED["right"]
     shown = digits.images[:10]
     holes = np.where(erased, 96, shown).astype(np.uint8)
-    completions = [np.asarray(model.inpaint(shown, erased, seed=seed)) for seed in (0, 1)]
+    completions = [np.asarray(model.inpaint(shown, erased, labels=None, seed=seed)) for seed in (0, 1)]
     told = np.asarray(model.inpaint(shown, erased, labels=digits.labels[:10]))
     _write("inpainting", np.concatenate([shown, holes, *completions, told]), 10)
     pairs = [(0, 11), (3, 18), (7, 12), (14, 9)]

@@ -8,8 +8,9 @@ images. The digits of MNIST are white on black. Images that come out are, by ``a
     "pil"      list of n Pillow images
     "tensor"   float32 tensor [n, c, h, w], x_0 around [-1, 1], on the model's device
 
-``labels`` is one class label for all images or a sequence with one each. ``seed`` decides the noise: image number i of
-a call depends on seed, settings and i alone, not on how many are sampled beside it. Settings are keys of the section
+``labels`` is one class label for all images or a sequence with one each, by number or by name (`Model.class_names`).
+``seed`` decides the noise: image number i of a call depends on seed, settings and i alone, not on how many are sampled
+beside it. Settings are keys of the section
 `generate` of params.yaml (`Settings`); what is not given is the model's own. Mistakes raise DdpmError with a sentence.
 """
 
@@ -45,10 +46,11 @@ from ddpm.diffusion.editing import (
 )
 from ddpm.diffusion.likelihood import log_likelihood_bound
 from ddpm.diffusion.noise import ImageNoise
+from ddpm.diffusion.objective import Predict
 from ddpm.diffusion.samplers import OnStep, ddim
 from ddpm.diffusion.schedule import SPACINGS, Schedule, respace
 from ddpm.models.checkpoint import Checkpoint, load_checkpoint
-from ddpm.sampling.conditions import labels_of_classes, nearest_labels
+from ddpm.sampling.conditions import known_error, labels_of_classes, nearest_labels
 from ddpm.sampling.generator import Generator, make_generator
 from ddpm.sampling.trajectory import Trajectory
 from ddpm.utils.errors import DamagedFile, DdpmError
@@ -57,9 +59,11 @@ from ddpm.utils.runtime import Runtime, one_thread
 
 ImagesIn = Image.Image | np.ndarray | Tensor | Sequence[Image.Image]
 Images = np.ndarray | list[Image.Image] | Tensor
-Labels = int | Sequence[int] | np.ndarray | None
+Label = int | str
+Labels = Label | Sequence[Label] | np.ndarray | None
 As = Literal["numpy", "pil", "tensor"]
 
+MOST_IMAGES = 1_000_000  # of a call, which holds them in memory
 _BATCH = 250
 _SHOWN_AFTER = 3.0  # seconds that a progress bar waits: most calls are over by then
 
@@ -147,6 +151,11 @@ class Model:
         return self.generator.conditioning.classes
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """What each class label is called, its number where the data set has no names; empty for a model without."""
+        return self.spec.class_names[: self.classes]
+
+    @property
     def device(self) -> torch.device:
         """Where it computes."""
         return self.generator.device
@@ -165,8 +174,8 @@ class Model:
 
         A 2-second example: ``model.sample(16, labels=7, sampler="ddpm", steps=20, guidance=1.2, seed=1)``.
         """
-        generator, count = self._changed(settings), _whole(count, "count", least=1)
-        known = self._labels(range(1, count + 1), _classes(labels, count, self.classes), generator)
+        generator, count = self._changed(settings), _whole(count, "count", least=1, most=MOST_IMAGES)
+        known = self._labels(range(1, count + 1), _classes(labels, count, self.class_names), generator)
         parts = []
         with _progress(len(generator.steps) * -(-count // _BATCH)) as on_step:
             for first in range(0, count, _BATCH):
@@ -174,6 +183,11 @@ class Model:
                 some = None if known is None else known[first : first + _BATCH]
                 parts.append(self._sampled(generator, numbers, some, seed, on_step))
         return _as(torch.cat(parts), as_)
+
+    def class_labels(self, count: int, labels: Labels = None) -> np.ndarray | None:
+        """Of which class each image of ``sample(count, labels=labels)`` is: int64 [n]; None for a model without."""
+        classes = _classes(labels, count, self.class_names)
+        return self.generator.class_labels(range(1, count + 1)) if classes is None else classes
 
     @_computing
     def trajectory(
@@ -184,9 +198,9 @@ class Model:
         Returns x_t and x_0 (the network's prediction of the image), both uint8 [frames, n, c, h, w], and t int64
         [frames], the training time of each frame, −1 for the finished images; at most 101 frames.
         """
-        generator, count = self._changed(settings), _whole(count, "count", least=1)
+        generator, count = self._changed(settings), _whole(count, "count", least=1, most=MOST_IMAGES)
         numbers = range(1, count + 1)
-        known = self._labels(numbers, _classes(labels, count, self.classes), generator)
+        known = self._labels(numbers, _classes(labels, count, self.class_names), generator)
         frames = Trajectory(generator.steps, count)
         self._sampled(generator, numbers, known, seed, frames)
         return frames.arrays()
@@ -197,7 +211,7 @@ class Model:
         image: ImagesIn,
         mask: Image.Image | np.ndarray | Tensor,
         *,
-        labels: Labels = None,
+        labels: Labels = "auto",
         count: int = 1,
         jump_length: int = 10,
         resamplings: int = 10,
@@ -209,14 +223,17 @@ class Model:
 
         mask: True, or bright, where the model paints: bool, or numbers, [h, w] or one for each image, [n, h, w] or
         [n, 1, h, w]. Every other pixel of the result is that of the image, to the bit. labels: what the images are to
-        be; None where the model is to find out. count: so many completions of a single image. jump_length and
-        resamplings: see `repaint`; more of either fits better and takes longer, 1 resampling is the plain method.
-        Steps are ancestral, whatever the sampler of the settings, and without autoguidance unless it is given: away
-        from the guide is away from what is left of the image, too.
+        be; "auto" for the class by which the network predicts best what is left of each (`classify`), as the noise has
+        it where several would do; None for no class label at all.
+        count: so many completions of a single image. jump_length and resamplings: see `repaint`; more of either fits
+        better and takes longer, 1 resampling is the plain method. Steps are ancestral, whatever the sampler of the
+        settings, and without autoguidance unless it is given: away from the guide is away from what is left, too.
         """
         originals = self._images(image, count)
         painted = self._mask(mask, len(originals))
         generator = self._changed(Settings(autoguidance=1.0) | settings)
+        if isinstance(labels, str) and labels == "auto":
+            labels = self._classes_of_rest(originals, painted, seed)
         known = self._known(originals, labels, ~painted)
         denoise = self._denoiser(generator, known)
         jump_length = _whole(jump_length, "jump_length", least=1)
@@ -264,7 +281,7 @@ class Model:
         b: ImagesIn,
         count: int = 9,
         *,
-        labels: int | tuple[int, int] | None = None,
+        labels: Label | Sequence[Label] | None = None,
         strength: float = 0.6,
         seed: int | None = None,
         as_: As = "numpy",
@@ -279,12 +296,12 @@ class Model:
 
         labels: the class labels of a and b; between them the network's predictions for both are mixed.
         """
-        ends, count = [self._images(image, 1) for image in (a, b)], _whole(count, "count", least=2)
+        ends, count = [self._images(image, 1) for image in (a, b)], _whole(count, "count", least=2, most=MOST_IMAGES)
         if len(ends[0]) != 1 or len(ends[1]) != 1:
             raise DdpmError("interpolate takes two single images, a and b.")
-        classes = [None if labels is None else int(np.ravel(labels)[i % np.size(labels)]) for i in range(2)]
+        classes = _classes(labels, 2, self.class_names)
         generator = self._changed(_DETERMINISTIC | settings if seed is None else settings)
-        known = [self._known(image, label) for image, label in zip(ends, classes, strict=True)]
+        known = [self._known(image, None if classes is None else int(classes[i])) for i, image in enumerate(ends)]
         of_ends = [self._denoiser(generator, label) for label in known]
         fraction = torch.linspace(0.0, 1.0, count, device=self.device).view(-1, 1, 1, 1)
         one, other = (
@@ -323,6 +340,21 @@ class Model:
         return Inversion(x_T, _as(back, as_), distance)
 
     @_computing
+    def classify(
+        self, image: ImagesIn, mask: Image.Image | np.ndarray | Tensor | None = None, *, seed: int = 0
+    ) -> np.ndarray:
+        """The class label by which the network predicts each image best: int64 [n]; see `known_error`.
+
+        mask: as of `inpaint`, where an image is unknown; None for images that are whole.
+        """
+        originals = self._images(image, 1)
+        unknown = np.zeros((len(originals), 1, *self.spec.shape[1:]), bool)
+        found = self._classes_of_rest(originals, unknown if mask is None else self._mask(mask, len(originals)), seed)
+        if found is None:
+            raise DdpmError("this model knows no class labels: it cannot tell one from another.")
+        return found
+
+    @_computing
     def log_likelihood(self, images: ImagesIn, *, labels: Labels = None, seed: int = 0) -> np.ndarray:
         """A lower bound of log p(x_0) of each 8-bit image, in nats: float64 [n], by DDPM, eq. 5.
 
@@ -357,7 +389,7 @@ class Model:
         last = len(generator.denoiser.schedule) - 1
         if not 0 <= (t := _whole(t, "t", least=0)) <= last:
             raise DdpmError(f"t is {t}; the training times of this model are 0 to {last}.")
-        classes = _classes(labels, count, self.classes)
+        classes = _classes(labels, count, self.class_names)
         known = None
         if classes is not None or not self.classes:
             known = self._labels(range(1, count + 1), classes, generator)
@@ -389,9 +421,22 @@ class Model:
         """The conditioning labels of images that are there, or where ``known`` is True."""
         if known is None:
             known = np.ones((len(images), 1, *images.shape[2:]), bool)
-        classes = _classes(labels, len(images), self.classes)
+        classes = _classes(labels, len(images), self.class_names)
         found = nearest_labels(self.generator.conditioning, images, known, classes)
         return None if found is None else found.to(self.device)
+
+    def _classes_of_rest(self, images: np.ndarray, painted: np.ndarray, seed: int) -> np.ndarray | None:
+        """The class label that explains best what is not to be painted, int64 [n]; None for a model without."""
+        if not self.classes:
+            return None
+        x_0, known = self._to_device(images), torch.from_numpy(~painted).to(self.device)
+        schedule, numbers = self.generator.denoiser.schedule, range(1, len(images) + 1)
+        steps = respace(schedule, SPACINGS["trailing"](schedule, min(_CLASSIFYING_STEPS, len(schedule))))
+        errors = []
+        for label in range(self.classes):
+            denoise = self.generator.denoiser.conditioned(self._known(images, label, ~painted))
+            errors.append(known_error(denoise.remembering(), x_0, known, steps, self._noise(numbers, seed)))
+        return torch.stack(errors).argmin(0).numpy()
 
     def _sampled(
         self, generator: Generator, numbers: Sequence[int], labels: Tensor | None, seed: int, on_step: OnStep
@@ -411,7 +456,7 @@ class Model:
 
     def _images(self, given: ImagesIn, count: int) -> np.ndarray:
         """Images of a caller as uint8 [n, c, h, w]; a single one ``count`` times."""
-        count = _whole(count, "count", least=1)
+        count = _whole(count, "count", least=1, most=MOST_IMAGES)
         if isinstance(given, Tensor):
             array = given.detach().cpu().numpy()
         elif isinstance(given, Image.Image):
@@ -469,6 +514,7 @@ _OF_A_RUN: dict[str, Any] = {
     "output_size": "auto",
     "trajectories": 1,
 }
+_CLASSIFYING_STEPS = 10
 _ITERATIONS = 4  # of the fixed point of each step of the inversion
 
 
@@ -483,7 +529,20 @@ def _generator(checkpoint: Checkpoint, name: str, config: GenerateConfig | None,
             }
         )
     # In float32: a batch of a few images gains nothing from bfloat16. The process is left as it is set up.
-    return make_generator(checkpoint, name, config, 0, Runtime(device, torch.float32, compiled=False))
+    generator = make_generator(checkpoint, name, config, 0, Runtime(device, torch.float32, compiled=False))
+    denoiser = generator.denoiser
+    guide = _in_parts(denoiser.guide) if denoiser.guide else None
+    return replace(generator, denoiser=replace(denoiser, predict=_in_parts(denoiser.predict), guide=guide))
+
+
+def _in_parts(predict: Predict) -> Predict:
+    """The same of any number of images, in the memory that a few hundred take."""
+
+    def predicted(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        parts = [slice(first, first + _BATCH) for first in range(0, len(x_t), _BATCH)]
+        return torch.cat([predict(x_t[part], t[part], None if labels is None else labels[part]) for part in parts])
+
+    return predicted
 
 
 def _config(sampling: Mapping[str, Any], name: str) -> GenerateConfig:
@@ -517,28 +576,34 @@ def _device(device: str | torch.device) -> torch.device:
     return found
 
 
-def _classes(labels: Labels, count: int, classes: int) -> np.ndarray | None:
+def _classes(labels: Labels, count: int, names: tuple[str, ...]) -> np.ndarray | None:
     """The class labels of so many images, int64 [n]. Raises DdpmError for those that the model does not know."""
     if labels is None:
         return None
-    found = np.asarray(labels)
-    if not classes:
+    if not names:
         raise DdpmError("this model knows no class labels: leave labels away.")
-    if found.dtype.kind not in "iu" or found.shape not in ((), (1,), (count,)):
-        raise DdpmError(f"labels are one whole number, or one for each of the {count} images.")
-    unknown = found[(found < 0) | (found >= classes)].ravel()
-    if len(unknown):
-        raise DdpmError(f"there is no class {unknown[0]}: this model knows the class labels 0 to {classes - 1}.")
-    return np.broadcast_to(found.astype(np.int64), (count,)).copy()
+    given = np.asarray(labels, object)
+    if given.shape not in ((), (1,), (count,)):
+        raise DdpmError(f"labels are one class label, or one for each of the {count} images.")
+    found = np.array([_class(label, names) for label in given.flat], np.int64)
+    return np.broadcast_to(found.reshape(given.shape), (count,)).copy()
 
 
-def _whole(value: object, name: str, least: int) -> int:
+def _class(label: object, names: tuple[str, ...]) -> int:
+    number = names.index(label) if isinstance(label, str) and label in names else label
+    if isinstance(number, int | np.integer) and 0 <= number < len(names):
+        return int(number)
+    called = "" if names == tuple(map(str, range(len(names)))) else f", called {', '.join(names)}"
+    raise DdpmError(f"there is no class {label}: this model knows the class labels 0 to {len(names) - 1}{called}.")
+
+
+def _whole(value: object, name: str, least: int, most: int | None = None) -> int:
     try:
         found = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         found = least - 1
-    if not least <= found < 2**63:
-        raise DdpmError(f"{name} is {value}; a whole number from {least} on is wanted.")
+    if not least <= found <= (most or 2**63 - 1):
+        raise DdpmError(f"{name} is {value}; a whole number from {least} {f'to {most:,}' if most else 'on'} is wanted.")
     return found
 
 
@@ -565,4 +630,4 @@ def _as(x_0: Tensor, as_: As) -> Images:
 def _progress(steps: int) -> Iterator[Callable[[int, Tensor, Tensor], None]]:
     """A progress bar over so many network evaluations, once it has taken a while: an `OnStep`."""
     with tqdm(total=steps, unit="step", delay=_SHOWN_AFTER, leave=False) as bar:
-        yield lambda step, x_t, x_0: bar.update(1) and None
+        yield lambda step, x_t, x_0: bar.update(bar.n < steps) and None  # the call with the result is no step

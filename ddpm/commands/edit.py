@@ -9,17 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from ddpm.api import Model
+from ddpm.api import Label, Model
 from ddpm.commands.options import (
     add_options,
     check_output,
+    class_labels,
     given_settings,
     open_model,
-    read_image,
+    read_picture,
     write_images,
 )
+from ddpm.utils.images import to_grey
 
 _SIDES = ("left", "right", "top", "bottom")
 
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     part = inpaint.add_mutually_exclusive_group(required=True)
     part.add_argument("--mask", type=Path, metavar="FILE", help="a picture of that size, white where the model paints")
     part.add_argument("--erase", choices=_SIDES, help="the half that the model paints")
-    inpaint.add_argument("--label", type=int, metavar="CLASS", help="what it is to be")
+    inpaint.add_argument("--label", metavar="CLASS", help="what it is to be, by number or by name")
     inpaint.add_argument("--count", type=int, default=1, help="how many completions (default 1)")
     inpaint.add_argument("--resamplings", type=int, default=10, help="how often each step is taken (default 10)")
     inpaint.add_argument("--jump-length", type=int, default=10, help="steps undone at a time (default 10)")
@@ -58,14 +59,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     vary = _edit(edits, "vary", "images like one", _VARY, _vary)
     vary.add_argument("image", type=Path, help="a picture")
     vary.add_argument("--strength", type=float, default=0.5, help="0: the image; 1: a fresh sample (default 0.5)")
-    vary.add_argument("--label", type=int, metavar="CLASS", help="what they are to be")
+    vary.add_argument("--label", metavar="CLASS", help="what they are to be, by number or by name")
     vary.add_argument("--count", type=int, default=8, help="how many variations (default 8)")
 
     interpolate = _edit(edits, "interpolate", "from one image to another", _INTERPOLATE, _interpolate)
     interpolate.add_argument("a", type=Path, help="a picture")
     interpolate.add_argument("b", type=Path, help="another")
     interpolate.add_argument("--count", type=int, default=9, help="images in all (default 9)")
-    interpolate.add_argument("--labels", type=int, nargs=2, metavar="CLASS", help="what a and b are")
+    interpolate.add_argument("--labels", nargs=2, metavar="CLASS", help="what a and b are, by number or by name")
     interpolate.add_argument("--strength", type=float, help="noise the images up to this time instead, in (0, 1]")
     for edit in (inpaint, vary, interpolate):
         add_options(edit, "edited.png")
@@ -95,15 +96,15 @@ def _edit(
 def _inpaint(model: Model, given: argparse.Namespace) -> object:
     size = model.spec.size
     if given.mask:
-        mask = np.asarray(_fitting(model, given.mask).convert("L")) > 127
+        mask = to_grey(read_picture(given.mask, size))[0, 0]
     else:
         row, column = np.mgrid[:size, :size]
         first = (column if given.erase in ("left", "right") else row) < size // 2
         mask = first if given.erase in ("left", "top") else ~first
     return model.inpaint(
-        _fitting(model, given.image),
+        read_picture(given.image, size),
         mask,
-        labels=given.label,
+        labels=_label(model, given),
         count=given.count,
         jump_length=given.jump_length,
         resamplings=given.resamplings,
@@ -114,9 +115,9 @@ def _inpaint(model: Model, given: argparse.Namespace) -> object:
 
 def _vary(model: Model, given: argparse.Namespace) -> object:
     return model.vary(
-        _fitting(model, given.image),
+        read_picture(given.image, model.spec.size),
         given.strength,
-        labels=given.label,
+        labels=_label(model, given),
         count=given.count,
         seed=given.seed,
         **given_settings(given),
@@ -125,10 +126,10 @@ def _vary(model: Model, given: argparse.Namespace) -> object:
 
 def _interpolate(model: Model, given: argparse.Namespace) -> object:
     partly = {} if given.strength is None else {"strength": given.strength, "seed": given.seed}
-    labels = None if given.labels is None else tuple(given.labels)
+    labels = None if given.labels is None else class_labels(model, given.labels)
     return model.interpolate(
-        _fitting(model, given.a),
-        _fitting(model, given.b),
+        read_picture(given.a, model.spec.size),
+        read_picture(given.b, model.spec.size),
         given.count,
         labels=labels,
         **partly,
@@ -136,9 +137,5 @@ def _interpolate(model: Model, given: argparse.Namespace) -> object:
     )
 
 
-def _fitting(model: Model, path: Path) -> Image.Image:
-    image, size = read_image(path), (model.spec.size, model.spec.size)
-    if image.size == size:
-        return image
-    print(f"{path} is {image.width} × {image.height} pixels: resized to {size[0]} × {size[1]}")
-    return image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+def _label(model: Model, given: argparse.Namespace) -> Label | None:
+    return None if given.label is None else class_labels(model, [given.label])[0]

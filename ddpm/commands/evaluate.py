@@ -2,7 +2,8 @@
 
 A data set with labels for which no classifier is shipped is measured by one that is trained on it, which takes minutes;
 --classifier data/classifier/classifier.safetensors reads that of the pipeline. IMAGES is a folder of PNG files, an npz
-file ([n, h, w], [n, h, w, c] or [n, c, h, w]; uint8, or floating point in [0, 1] or [-1, 1]) or an IDX file.
+file ([n, h, w], [n, h, w, c] or [n, c, h, w]; uint8, or floating point in [0, 1] or [-1, 1]) or an IDX file. The
+conditioning labels are the column of --labels, or an array `labels` of the npz file.
 """
 
 import argparse
@@ -10,16 +11,18 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
 from ddpm.data.load import load_images, read_labels
 from ddpm.data.sources import SOURCES
 from ddpm.evaluation.evaluator import open_evaluator
-from ddpm.evaluation.features import EXTRACTORS, extractor_names
+from ddpm.evaluation.features import EXTRACTORS, extractor_names, refuse_too_few
 from ddpm.evaluation.measure import refuse_constant
 from ddpm.evaluation.reference import nearest_pixels
 from ddpm.evaluation.train_classifier import EPOCHS, train_classifier
+from ddpm.utils.errors import DamagedFile
 from ddpm.utils.files import load_arrays, save_arrays, significant, write_json
 from ddpm.utils.runtime import fast_precision, worker_count
 
@@ -55,7 +58,8 @@ def evaluate(arguments: argparse.Namespace, features: Path) -> None:
     """Measure, print, and write what is asked for; ``features`` is an existing folder. Raises DdpmError, OSError."""
     images = load_images(arguments.images, worker_count("auto"))
     refuse_constant(images, lambda i: f"number {i + 1}")
-    labels = read_labels(arguments.labels, len(images)) if arguments.labels else None
+    labels = _labels(arguments, len(images))
+    refuse_too_few(len(images), arguments.data, arguments)  # before the features of all real images are computed
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     train, test = (SOURCES[arguments.data].load(arguments.reference, part) for part in ("train", "test"))
     classifier = arguments.classifier or features / "classifier.safetensors"
@@ -73,6 +77,16 @@ def evaluate(arguments: argparse.Namespace, features: Path) -> None:
     print(number_table(numbers))
     if arguments.json:
         write_json(arguments.json, significant(numbers | {"protocol": found.protocol}))
+
+
+def _labels(arguments: argparse.Namespace, count: int) -> np.ndarray | None:
+    """The conditioning label of each image: of the table that is given, or of the npz file."""
+    if arguments.labels:
+        return read_labels(arguments.labels, count)
+    found = load_arrays(arguments.images).get("labels") if arguments.images.suffix == ".npz" else None
+    if found is not None and (found.shape != (count,) or found.dtype.kind not in "iu"):
+        raise DamagedFile(f"{arguments.images} holds labels that are not one whole number for each of its images")
+    return None if found is None else found.astype(np.int64)
 
 
 def number_table(numbers: Mapping[str, float]) -> str:

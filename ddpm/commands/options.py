@@ -1,13 +1,14 @@
 """What several sub-commands share: which model, how it samples, where images come from and go."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from ddpm import pretrained
-from ddpm.api import Model, Settings, load
+from ddpm.api import Label, Model, Settings, load
+from ddpm.data.decoding import decode
 from ddpm.diffusion.samplers import SAMPLERS
 from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
 from ddpm.utils.files import atomic_folder, save_arrays
@@ -48,7 +49,7 @@ def _add_output_options(parser: argparse.ArgumentParser, default: str) -> None:
         "--out",
         type=Path,
         default=Path(default),
-        help=f"NAME.png: one picture; NAME.npz: an array; else a folder of PNGs (default {default})",
+        help=f"NAME.png: one picture; NAME.npz: arrays; else a folder of PNGs (default {default})",
     )
     parser.add_argument("--columns", type=int, help="of the picture (default: as many as rows)")
     parser.add_argument("--scale", type=int, default=1, help="pixels of the picture per pixel of an image (default 1)")
@@ -59,34 +60,44 @@ def open_model(arguments: argparse.Namespace) -> Model:
     return load(arguments.model, device=arguments.device, settings=arguments.params)
 
 
+def class_labels(model: Model, words: Sequence[str]) -> list[Label]:
+    """Class labels as they are typed: names of the model's classes, else numbers."""
+    return [int(word) if word not in model.class_names and word.isdecimal() else word for word in words]
+
+
 def given_settings(arguments: argparse.Namespace) -> Settings:
     """The settings that the options change."""
     given = {key: getattr(arguments, key) for key in _SETTINGS if getattr(arguments, key) is not None}
     return Settings(**given)  # type: ignore[typeddict-item]
 
 
-def read_image(path: Path) -> Image.Image:
-    """A picture of any format that Pillow reads. Raises MissingFile, DamagedFile."""
+def read_picture(path: Path, size: int) -> np.ndarray:
+    """A PNG, JPEG or WebP file as an image, uint8 [1, 3, size, size]; says so where it is resized.
+
+    Raises MissingFile, DamagedFile.
+    """
     try:
-        with Image.open(path) as image:
-            image.load()
-            return image
+        pixels, own = decode(path, size, "stretch", background=(0, 0, 0))
     except FileNotFoundError as error:
         raise MissingFile(f"{path} is missing") from error
-    except (PermissionError, IsADirectoryError):
-        raise
-    except UnidentifiedImageError as error:
-        raise DamagedFile(f"{path} is no image") from error
-    except Exception as error:  # Pillow, zlib and struct raise half a dozen types for a damaged image
-        raise DamagedFile(f"{path} is no readable image ({error})") from error
+    except DamagedFile as error:
+        raise DamagedFile(f"{path} is no image that can be read; PNG, JPEG or WebP is wanted") from error
+    if own != (size, size):
+        print(f"{path} is {own[0]} × {own[1]} pixels: resized to {size} × {size}")
+    return pixels[None]
 
 
-def write_images(arguments: argparse.Namespace, images: np.ndarray, columns: int | None = None) -> None:
-    """Write uint8 images [n, c, h, w] as the options say, and say so. Raises DdpmError, OSError."""
+def write_images(
+    arguments: argparse.Namespace, images: np.ndarray, columns: int | None = None, labels: np.ndarray | None = None
+) -> None:
+    """Write uint8 images [n, c, h, w] as the options say, and say so; an array has their ``labels`` beside them.
+
+    Raises DdpmError, OSError.
+    """
     out, count = arguments.out, len(images)
     check_output(arguments)
     if out.suffix == ".npz":
-        save_arrays(out, images=images)
+        save_arrays(out, images=images, **({} if labels is None else {"labels": labels}))
     elif out.suffix == ".png":
         columns = arguments.columns or columns or round(count**0.5 + 0.499)
         write_png(out, enlarge(tile(images, min(columns, count), background=_GAP_GREY), arguments.scale))

@@ -2,7 +2,9 @@
 
 python -m ddpm sample                                      64 digits of all classes in digits.png
 python -m ddpm sample --classes 3 8 --count 16 --scale 4   threes and eights in turn, larger
+python -m ddpm sample --classes sneaker --model FILE       by name, of a model of Fashion-MNIST
 python -m ddpm sample --count 10000 --out digits           10,000 PNG files in the folder digits
+python -m ddpm sample --count 10000 --out digits.npz       arrays: images and, of a model with classes, labels
 python -m ddpm sample --model data/model/best.safetensors  by the model that the pipeline trained here
 python -m ddpm sample --model mnist_unconditional          by one that was never told a class
 """
@@ -11,9 +13,11 @@ import argparse
 
 import numpy as np
 
+from ddpm.api import MOST_IMAGES
 from ddpm.commands.options import (
     add_options,
     check_output,
+    class_labels,
     given_settings,
     open_model,
     write_images,
@@ -24,16 +28,19 @@ from ddpm.utils.errors import DdpmError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
     parser.add_argument("--count", type=int, default=64, help="how many images (default 64)")
-    parser.add_argument("--classes", type=int, nargs="+", metavar="CLASS", help="these in turn (default: all)")
+    parser.add_argument(
+        "--classes", nargs="+", metavar="CLASS", help="these in turn, by number or by name (default: all)"
+    )
     add_options(parser, "digits.png")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Sample, and write the images. Raises DdpmError, OSError."""
     check_output(arguments)
-    if arguments.count < 1:
-        raise DdpmError(f"--count {arguments.count}: a whole number from 1 on is wanted.")
-    model, classes = open_model(arguments), arguments.classes
-    labels = None if classes is None else np.resize(classes, arguments.count)
+    if not 1 <= arguments.count <= MOST_IMAGES:
+        raise DdpmError(f"--count {arguments.count}: a whole number from 1 to {MOST_IMAGES:,} is wanted.")
+    model = open_model(arguments)
+    classes = class_labels(model, arguments.classes or [])
+    labels = [classes[i % len(classes)] for i in range(arguments.count)] if classes else None
     images = model.sample(arguments.count, labels=labels, seed=arguments.seed, **given_settings(arguments))
-    write_images(arguments, np.asarray(images))
+    write_images(arguments, np.asarray(images), labels=model.class_labels(arguments.count, labels))

@@ -63,6 +63,7 @@ def model_facts(checkpoint: Checkpoint, settings: GenerateConfig, seed: int) -> 
         "settings": {
             "seed": str(seed),  # JavaScript rounds large numbers
             "steps": settings.steps,
+            "sampler": "ddim" if settings.sampler == "ddim" else "ddpm",  # what the page knows
             "guidance": settings.guidance,
             "autoguidance": settings.autoguidance if checkpoint.tensors.get("guide") else 1.0,
             "clip": bool(settings.clip),

@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import Tensor
 
+from ddpm.diffusion.editing import repaint
+from ddpm.diffusion.samplers import Denoise, Noise
+from ddpm.diffusion.schedule import Schedule
 from ddpm.models.conditioning import Conditioning
 from ddpm.sampling.labels import balanced_labels
 
@@ -48,3 +51,25 @@ def nearest_labels(
     differences = points[:, None] - conditioning.centroids[rows].double()
     clusters = (weights[:, None] * differences**2).sum(-1).argmin(1)
     return rows * conditioning.clusters + clusters
+
+
+def known_error(denoise: Denoise, x_0: Tensor, known: Tensor, schedule: Schedule, noise: Noise) -> Tensor:
+    """How badly a denoiser of some label predicts the known pixels: float64 [n]; the least is the label they have.
+
+    x_0: float32 [n, c, h, w] in [-1, 1]. known: bool, shaped to broadcast against it. schedule: ten steps do. denoise:
+    without guidance. The same noise for every label makes their differences exact sooner.
+
+    The diffusion classifier (Li et al. 2023, "Your Diffusion Model is Secretly a Zero-Shot Classifier", eq. 6) for
+    images of which a part is unknown: `repaint` without resampling paints that part by the label, and at each of its
+    steps Σ ‖v − v̂‖² = Σ ‖x_0 − x̂_0‖² / (1 − ᾱ_t) sums over the known pixels alone. As there, the weights are those of
+    a training loss, here of v-prediction (Salimans & Ho 2022, §4), not those of the bound on log p(x_0).
+    """
+    total, alpha_bar = torch.zeros(len(x_0), dtype=torch.float64), schedule.alpha_bar.flip(0).tolist()
+
+    def add(taken: int, x_t: Tensor, x_0_hat: Tensor) -> None:  # noqa: ARG001
+        if taken < len(alpha_bar):
+            squares = ((x_0 - x_0_hat).square() * known).flatten(1).sum(1)
+            total.add_(squares.cpu().double() / (1.0 - alpha_bar[taken]))
+
+    repaint(denoise, x_0, ~known, schedule, noise, jump_length=1, resamplings=1, on_step=add)
+    return total

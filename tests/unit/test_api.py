@@ -26,6 +26,8 @@ from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
 from ddpm.utils.runtime import Runtime
 
 FAST = Settings(steps=5, autoguidance=1.0)
+NAMES = ("top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
+ZERO = np.zeros((28, 28), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,21 @@ def test_images_come_in_three_forms(model: ddpm.Model):
     assert np.array_equal(np.asarray(first), array[0, 0])
 
 
+def test_classes_may_be_named(own: Path, model: ddpm.Model):
+    assert model.class_names == tuple("0123456789")
+    assert np.array_equal(model.sample(2, labels=["7", 2], **FAST), model.sample(2, labels=[7, 2], **FAST))
+    named = ddpm.load(own)
+    assert named.class_names == NAMES
+    assert named.class_labels(3, ["bag", 0, "boot"]).tolist() == [8, 0, 9]
+    bag, sneaker = 8, 7
+    assert np.array_equal(named.sample(2, labels="bag"), named.sample(2, labels=bag))
+    assert np.array_equal(named.sample(2, labels=["bag", "sneaker"]), named.sample(2, labels=[bag, sneaker]))
+    one, other = (named.interpolate(ZERO, ZERO, 2, labels=each, steps=3) for each in (("bag", 7), (8, "sneaker")))
+    assert np.array_equal(one, other)
+    with pytest.raises(DdpmError, match=r"no class shoe: .* labels 0 to 9, called top, .*, boot\.$"):
+        named.vary(ZERO, labels="shoe")
+
+
 def test_a_trajectory_ends_at_the_sample(model: ddpm.Model):
     frames = model.trajectory(2, labels=8, seed=1, **FAST)
     assert frames["x_t"].shape == frames["x_0"].shape == (6, 2, 1, 28, 28)
@@ -108,7 +125,8 @@ def test_the_settings_are_those_of_the_checkpoint_or_of_a_file(model: ddpm.Model
 def own(tiny: Callable[..., Config], tmp_path: Path) -> Path:
     """A checkpoint as a run of the pipeline leaves it, without settings and here without a guide."""
     config = tiny({"diffusion.timesteps": 20, "generate.steps": 3, "train.preview_steps": 3})
-    spec, path = ImageSpec(size=28, channels=1, classes=10), tmp_path / "best.safetensors"
+    spec = ImageSpec(size=28, channels=1, classes=10, name="fashion_mnist", class_names=NAMES)
+    path = tmp_path / "best.safetensors"
     conditioning = Conditioning.by_class([0.1] * 10)
     weights = {"ema": build_network(config.model, spec).state_dict()}
     save_checkpoint(path, Checkpoint(config.model, config.diffusion, spec, conditioning, {"step": 1}, weights))
@@ -149,6 +167,26 @@ def test_in_painting_keeps_the_other_pixels_to_the_bit(model: ddpm.Model, some: 
     assert len(np.unique(several, axis=0)) == 3
     nothing = model.inpaint(one, np.zeros((28, 28)), resamplings=1, **FAST)
     assert np.array_equal(nothing[0], some.images[3])
+
+
+def test_without_a_label_the_class_is_that_of_the_visible_pixels(
+    model: ddpm.Model, unconditional: ddpm.Model, some: ImageSet, right: np.ndarray
+):
+    few = np.zeros((28, 28), bool)
+    few[:2] = True  # nothing of a digit is missing
+    told = model.inpaint(some.images, few, labels=some.labels, resamplings=1, **FAST)
+    assert np.array_equal(model.inpaint(some.images, few, resamplings=1, **FAST), told)
+    assert not np.array_equal(model.inpaint(some.images, right, labels=None, resamplings=1, **FAST), told)
+    assert np.array_equal(model.classify(some.images), some.labels)
+    assert np.array_equal(model.classify(some.images, few), some.labels)
+    plain, auto = (unconditional.inpaint(some.images, right, labels=x, resamplings=1, **FAST) for x in (None, "auto"))
+    assert np.array_equal(plain, auto)
+
+
+def test_many_images_are_edited_in_parts(model: ddpm.Model, some: ImageSet, monkeypatch: pytest.MonkeyPatch):
+    together = model.vary(some.images, 0.6, labels=some.labels, **FAST)
+    monkeypatch.setattr("ddpm.api._BATCH", 3)
+    assert near(model.vary(some.images, 0.6, labels=some.labels, **FAST), together)
 
 
 def test_variations_of_strength_0_are_the_images_and_of_1_fresh_samples(model: ddpm.Model, some: ImageSet):
@@ -231,15 +269,14 @@ def test_conditions_of_whole_images_are_those_of_training(
     assert nearest_labels(model.generator.conditioning, some.images, everywhere, None) is None
 
 
-ZERO = np.zeros((28, 28), np.uint8)
-
-
 @pytest.mark.parametrize(
     ("call", "reason"),
     [
         (lambda m: m.sample(2, labels=10), "there is no class 10: this model knows the class labels 0 to 9"),
+        (lambda m: m.sample(2, labels="ten"), "there is no class ten: this model knows the class labels 0 to 9"),
         (lambda m: m.sample(2, labels=[1, 2, 3]), "one for each of the 2 images"),
-        (lambda m: m.sample(2, labels=2.5), "one whole number"),
+        (lambda m: m.sample(2, labels=2.5), "there is no class 2.5"),
+        (lambda m: m.sample(10**12), "a whole number from 1 to 1,000,000"),
         (lambda m: m.sample(0), "count is 0"),
         (lambda m: m.sample(2.5), "count is 2.5"),
         (lambda m: m.sample(1, seed=-1), "seed is -1"),
@@ -272,7 +309,11 @@ def test_a_mistake_is_one_sentence(model: ddpm.Model, call: Callable[[ddpm.Model
 def test_a_model_without_classes_says_so(unconditional: ddpm.Model):
     with pytest.raises(DdpmError, match="knows no class labels"):
         unconditional.sample(1, labels=3)
+    with pytest.raises(DdpmError, match="knows no class labels"):
+        unconditional.classify(ZERO)
     assert unconditional.classes == 0
+    assert unconditional.class_names == ()
+    assert unconditional.class_labels(3) is None
     assert unconditional.sample(2, **FAST).shape == (2, 1, 28, 28)
 
 

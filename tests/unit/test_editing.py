@@ -18,6 +18,7 @@ from ddpm.diffusion.editing import (
 from ddpm.diffusion.process import q_sample
 from ddpm.diffusion.samplers import Denoise, Noise, ddim, ddpm
 from ddpm.diffusion.schedule import Schedule, cosine, respace, trailing_times
+from ddpm.sampling.conditions import known_error
 
 RHO = 0.9
 
@@ -88,6 +89,14 @@ def test_resampling_brings_the_painted_pixel_into_harmony_with_the_known_one(
     assert slopes[0] < 0.8 * RHO
     assert slopes[1] == pytest.approx(RHO, abs=0.06)
     assert spreads[1] == pytest.approx(1 - RHO**2, abs=0.08)
+
+
+def test_the_error_of_known_pixels_is_that_of_v_on_them_alone(training: Schedule, noise: Noise):
+    x_0, schedule = noise(), steps(training, 10)
+    weights = (1.0 / (1.0 - schedule.alpha_bar)).sum()  # ‖v − v̂‖² = ‖x_0 − x̂_0‖² / (1 − ᾱ)
+    for known in (torch.tensor([[[[True, False]]]]), torch.tensor([[[[True, True]]]])):
+        found = known_error(lambda x_t, t: torch.full_like(x_t, 0.3), x_0, known, schedule, noise)
+        torch.testing.assert_close(found, ((x_0 - 0.3).double().square() * known).flatten(1).sum(1) * weights)
 
 
 def test_inversion_is_undone_by_ddim_and_better_so_with_more_iterations(

@@ -54,6 +54,9 @@ def test_another_data_set_is_measured_by_a_classifier_that_is_trained_once(
     monkeypatch.setattr(command_module, "train_classifier", refuse)
     run(monkeypatch, *command)
     assert json.loads(written.read_text()) == numbers
+    np.savez(array := tmp_path / "images.npz", images=test.images, labels=test.labels)
+    run(monkeypatch, array, "--reference", tmp_path, "--data", coloured_source, *options)
+    assert json.loads(written.read_text()) == numbers
     run(monkeypatch, *command, "--extractors", "--swd", "on")
     by_patches = json.loads(written.read_text())
     assert by_patches["swd_16"] == by_patches["swd"] < 3 * by_patches["swd_floor"]
@@ -66,8 +69,13 @@ def test_another_data_set_is_measured_by_a_classifier_that_is_trained_once(
         (nothing, "is missing"),
         (lambda path: np.savez(path, images=np.zeros((5, 28, 28), np.uint8)), "blank"),
         (lambda path: np.savez(path, images=np.full((5, 28, 28), np.nan, np.float32)), "NaN"),
+        (
+            lambda path: np.savez(path, images=np.eye(28, dtype=np.uint8)[None], labels=np.zeros(2)),
+            "labels that are not",
+        ),
+        (lambda path: np.savez(path, images=np.eye(28)[None]), "too few to be measured by the 128 features of mnist"),
     ],
-    ids=["missing", "blank", "NaN"],
+    ids=["missing", "blank", "NaN", "labels", "few"],
 )
 def test_a_mistake_is_one_sentence(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], None], reason: str

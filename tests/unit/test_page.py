@@ -3,7 +3,6 @@
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -91,11 +90,13 @@ def test_pictures_are_python_s_of_the_same_seed(page: Visit, model: Model, label
     assert page.names("sample") == [f"Picture {row + 1} of 9, class {found}" for row, found in enumerate(classes)]
 
 
-def test_other_settings_are_python_s_too(page: Visit, model: Model):
-    page.choose("sample", count=4, seed=12, guidance=2.5, steps=0, **{"class": 3})
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_other_settings_are_python_s_too(page: Visit, model: Model, sampler: str):
+    assert page.page.input_value("#sample-sampler") == "ddpm"
+    page.choose("sample", count=4, seed=12, guidance=2.5, steps=0, sampler=sampler, **{"class": 3})
     assert page.page.inner_text('label[for="sample-steps"] output') == "5"
     page.submit("sample")
-    expected = model.sample(4, labels=3, seed=12, guidance=2.5, steps=5)
+    expected = model.sample(4, labels=3, seed=12, guidance=2.5, steps=5, sampler=sampler)
     assert isinstance(expected, np.ndarray)
     assert largest_difference(page.images("sample"), expected) <= 1
 
@@ -150,10 +151,8 @@ def test_a_drawing_is_completed_as_by_python_and_kept(page: Visit, model: Model,
     found = page.images("complete")
     assert (found[:, known] == 255).all()
     image = (255 * known).astype(np.uint8)
-    wanted = partial(
-        model.inpaint, image, ~known, count=4, seed=8, steps=15, jump_length=JUMP_LENGTH, resamplings=RESAMPLINGS
-    )
-    expected = wanted(labels=None if label < 0 else label)
+    walk = {"jump_length": JUMP_LENGTH, "resamplings": RESAMPLINGS}
+    expected = model.inpaint(image, ~known, labels=None if label < 0 else label, count=4, seed=8, steps=15, **walk)
     assert isinstance(expected, np.ndarray)
     assert largest_difference(found, expected) <= 1
 

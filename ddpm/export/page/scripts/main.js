@@ -76,6 +76,7 @@ function prepare(model) {
   const steps = $("#sample-steps");
   Object.assign(steps, { min: 0, max: counts.length - 1, step: 1 });
   steps.value = counts.indexOf(settings.steps);
+  $("#sample-sampler").value = settings.sampler;
   const guidance = $("#sample-guidance");
   guidance.value = settings.guidance;
   const write = (input, words) => {
@@ -194,7 +195,8 @@ async function begin() {
 
   sampled.addEventListener("submit", (event) => {
     event.preventDefault();
-    const task = { kind: "sample", ...shared(), class: wanted(sampled), numbers: numbers(sampled), seed: sampled.elements.seed.value };
+    const { sampler, seed } = sampled.elements;
+    const task = { kind: "sample", ...shared(), sampler: sampler.value, class: wanted(sampled), numbers: numbers(sampled), seed: seed.value };
     saved.sample = `pictures-seed-${task.seed}.png`;
     run("sample", task, Math.ceil(Math.sqrt(task.numbers.length)), "Removing noise");
   });

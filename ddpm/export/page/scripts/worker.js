@@ -41,7 +41,7 @@ async function load() {
 
 /**
  * What a task asks for: `images`, and the class label of each. class: a class label, or null for any.
- * kind "sample": numbers, seed. "complete": numbers, seed, image and known (bytes of one image; known is 1 where a
+ * kind "sample": numbers, seed, sampler ("ddpm" or "ddim"). "complete": numbers, seed, image and known (bytes of one image; known is 1 where a
  * pixel is given). "blend": from and to (a class and a seed each), at (fractions of the way).
  */
 async function runTask(task, onStep) {
@@ -63,7 +63,7 @@ async function runTask(task, onStep) {
   const classes = labels && model.classes ? labels.map((label) => (label < 0 ? null : Math.floor(label / clusters))) : null;
   const noise = imageNoise(table, task.seed, stream, task.numbers, length);
   const given = { steps, denoise: (x_t, step) => denoise(x_t, step, labels), x: noise(), noise, onStep };
-  if (!completes) return { images: await sample({ ...given, sampler: "ddpm" }), classes };
+  if (!completes) return { images: await sample({ ...given, sampler: task.sampler }), classes };
   const forAll = (one) => Float32Array.from({ length: given.x.length }, (_, i) => one[i % length]);
   return { images: await complete({ ...given, image: forAll(fromBytes(task.image)), known: forAll(task.known) }), classes };
 }
