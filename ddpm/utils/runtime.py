@@ -100,8 +100,16 @@ class Runtime:
         """
         if not self.compiled:
             return function
-        mode = "reduce-overhead" if self.device.type == "cuda" else None
-        return cast(F, torch.compile(function, dynamic=False, mode=mode))
+        if self.device.type != "cuda":
+            return cast(F, torch.compile(function, dynamic=False))
+        compiled = torch.compile(function, dynamic=False, mode="reduce-overhead")
+
+        def launch(*given: Any) -> Any:  # noqa: ANN401
+            # Validation has no backward pass; unless told, the graphs would wait for one, and be recorded again.
+            torch.compiler.cudagraph_mark_step_begin()
+            return compiled(*given)
+
+        return cast(F, launch)
 
     def synchronize(self) -> None:
         """Wait for the device, so that a clock read next is honest."""
