@@ -7,7 +7,7 @@ from ddpm.evaluation.evaluator import open_evaluator
 from ddpm.evaluation.measure import in_order, over_replicates, refuse_constant
 from ddpm.utils.files import atomic_path, load_arrays, significant, write_json
 from ddpm.utils.images import png_name
-from ddpm.utils.runtime import choose_runtime, worker_count
+from ddpm.utils.runtime import choose_runtime, process_count, worker_count
 from stages.paths import CLASSIFIER, EVALUATION, GENERATED, LABELS, RAW, REFERENCE, REPLICATES
 from stages.runner import run
 
@@ -15,8 +15,9 @@ from stages.runner import run
 def fid(config: Config) -> None:
     source, settings = SOURCES[config.data.name], config.fid
     train, test = source.load(RAW, "train"), source.load(RAW, "test")
-    device = choose_runtime(config.runtime, 0.0).device
-    evaluator = open_evaluator(settings, train, test, config.seed, device, REFERENCE, CLASSIFIER)
+    processes = process_count(config.runtime, runtime := choose_runtime(config.runtime, 0.0), len(train), pays=True)
+    given = (config.seed, runtime.device, REFERENCE, CLASSIFIER, processes)
+    evaluator = open_evaluator(settings, train, test, *given)
     images = load_images(GENERATED, worker_count(config.runtime.workers))
     refuse_constant(images, lambda i: png_name(i + 1, len(images)))
     labels = read_labels(LABELS, len(images))

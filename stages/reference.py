@@ -5,7 +5,7 @@ from ddpm.data.sources import SOURCES
 from ddpm.evaluation.features import open_extractors
 from ddpm.evaluation.reference import make_reference, nearest_pixels
 from ddpm.utils.files import save_arrays
-from ddpm.utils.runtime import choose_runtime
+from ddpm.utils.runtime import choose_runtime, process_count
 from stages.paths import CLASSIFIER, RAW, REFERENCE
 from stages.runner import run
 
@@ -13,8 +13,9 @@ from stages.runner import run
 def reference(config: Config) -> None:
     source = SOURCES[config.data.name]
     train, test = source.load(RAW, "train"), source.load(RAW, "test")
-    device = choose_runtime(config.runtime, 0.0).device
-    networks, skipped = open_extractors(config.fid, train, device, CLASSIFIER)
+    runtime = choose_runtime(config.runtime, 0.0)
+    processes = process_count(config.runtime, runtime, len(train), pays=True)
+    networks, skipped = open_extractors(config.fid, train, runtime.device, CLASSIFIER, processes)
     for network in networks:
         make_reference(network, train, test, config.seed).save(REFERENCE / f"{network.name}.npz")
     save_arrays(REFERENCE / "pixels.npz", test_nearest=nearest_pixels(train, test))

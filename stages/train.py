@@ -4,8 +4,7 @@ from functools import partial
 
 from ddpm.config import Config
 from ddpm.data.image_set import read_image_set
-from ddpm.training.launch import train_together
-from ddpm.training.loop import train
+from ddpm.training.launch import train_on_files, train_together
 from ddpm.training.ranks import LAUNCHED
 from ddpm.training.run_folder import RunFolder
 from ddpm.training.state import Recipe
@@ -15,17 +14,18 @@ from stages.paths import COST, MODEL, SPLIT
 from stages.resume import finished_run, resume_folder
 from stages.runner import run
 
+TRAINING, VALIDATION = SPLIT / "train.npz", SPLIT / "validation.npz"
+
 
 def train_stage(config: Config) -> None:
-    training, validation = read_image_set(SPLIT / "train.npz"), read_image_set(SPLIT / "validation.npz")
-    given = (recipe := Recipe(config.model, config.diffusion, config.train, config.seed)), training, validation
-    runtime = choose_runtime(config.runtime, recipe.flops(training))
+    given = (recipe := Recipe(config.model, config.diffusion, config.train, config.seed)), TRAINING, VALIDATION
+    runtime = choose_runtime(config.runtime, recipe.flops(read_image_set(TRAINING)))
     processes = process_count(config.runtime, runtime, config.train.shards)
     with RunFolder(MODEL, resume_folder("train", config, *runtime.arithmetic()), writes=not LAUNCHED.rank) as folder:
         if found := folder.finished:
             folder.say(f"this very run was finished, but not recorded: it is taken from {folder.folder}")
         else:
-            work = partial(train, *given, save_every_seconds=config.runtime.checkpoint_every_seconds)
+            work = partial(train_on_files, *given, save_every_seconds=config.runtime.checkpoint_every_seconds)
             results, cost = train_together(processes, work, runtime, folder)
             with one_thread(runtime.device):
                 cost |= runtime.describe() | environment()

@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace, features: Path) -> None:
     """Measure, print, and write what is asked for; ``features`` is an existing folder. Raises DdpmError, OSError."""
-    images = load_images(arguments.images, worker_count("auto"))
+    images = load_images(arguments.images, processors := worker_count("auto"))
     refuse_constant(images, lambda i: f"number {i + 1}")
     labels = _labels(arguments, len(images))
     refuse_too_few(len(images), arguments.data, arguments)  # before the features of all real images are computed
@@ -65,7 +65,7 @@ def evaluate(arguments: argparse.Namespace, features: Path) -> None:
     classifier = arguments.classifier or features / "classifier.safetensors"
     if "classifier" in extractor_names(arguments.extractors, train.spec) and not classifier.exists():
         train_classifier(classifier, train, test, arguments.classifier_epochs, device, fast_precision(device))
-    evaluator = open_evaluator(arguments, train, test, arguments.seed, device, features, classifier)
+    evaluator = open_evaluator(arguments, train, test, arguments.seed, device, features, classifier, processors)
     for network, reference in evaluator.networks:
         reference.save(features / f"{network.name}.npz")
     by_pixels = features / "pixels.npz"

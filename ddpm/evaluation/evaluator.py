@@ -16,7 +16,7 @@ from ddpm.data.image_set import ImageSet
 from ddpm.evaluation.classes import AMBIGUOUS, CONFIDENT
 from ddpm.evaluation.features import FeatureExtractor, open_extractors
 from ddpm.evaluation.features.classifier import ClassifierExtractor
-from ddpm.evaluation.frechet import CURVE_ORDERS, CURVE_POINTS
+from ddpm.evaluation.frechet import curves
 from ddpm.evaluation.kernel import SUBSETS, subset_size
 from ddpm.evaluation.measure import alike, in_order, measure_classes, measure_features, measure_patches
 from ddpm.evaluation.neighbours import (
@@ -127,6 +127,7 @@ def _protocol(extractor: FeatureExtractor, shape: Sequence[int], reference: Refe
     """How the numbers of one network came about, for images of this shape (n, c, h, w)."""
     count, _, height, width = shape
     compared = min(count, len(reference.train))
+    orders, points = curves(extractor.dimensions)
     found: dict[str, object] = {
         "features": extractor.dimensions,
         "weights_sha256": extractor.weights_sha256,
@@ -136,7 +137,7 @@ def _protocol(extractor: FeatureExtractor, shape: Sequence[int], reference: Refe
         "kernel": f"cubic, {SUBSETS} pairs of subsets of {subset_size(count, compared)}",
         "precision, recall": f"k = {PRECISION_NEIGHBOURS}, against {compared} random training images",
         "density, coverage": f"k = {COVERAGE_NEIGHBOURS}, against {compared} random training images",
-        "infinity": f"{CURVE_POINTS} sizes from a fifth up, {CURVE_ORDERS} random orders",
+        "infinity": f"{points} sizes from a fifth up, {orders} random orders",
     }
     if reference.test_probabilities.shape[1]:
         found["confident"] = f"one class at {CONFIDENT} or more; ambiguous: none at {AMBIGUOUS}"
@@ -166,14 +167,15 @@ def open_evaluator(
     device: torch.device,
     features: Path,
     classifier: Path,
+    processes: int = 1,
 ) -> Evaluator:
     """What a data set is measured by, as the settings say (`fid` in params.yaml).
 
-    features: folder with the real images' features, measured where they are not there. classifier: see
+    features: folder with the real images' features, measured where they are not there. classifier, processes: see
     `open_extractors`. With ``settings.swd`` "auto", images are compared by patches where no classifier measures.
     Raises DdpmError.
     """
-    networks, skipped = open_extractors(settings, train, device, classifier)
+    networks, skipped = open_extractors(settings, train, device, classifier, processes)
     known = [(x, find_reference(features / f"{x.name}.npz", x, train, test, seed)) for x in networks]
     classified = any(isinstance(network, ClassifierExtractor) for network in networks)
     by_patches = settings.swd == "on" or (settings.swd == "auto" and not classified)

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from tqdm import tqdm
 
 from ddpm.utils.errors import DdpmError
 
-CURVE_POINTS = 10
-CURVE_ORDERS = 50
+_MANY_DIMENSIONS = 1024
 
 Interval = tuple[float, float]  # its lower and its upper end
 
@@ -21,6 +21,13 @@ class Gaussian:
     mean: np.ndarray
     covariance: np.ndarray
     count: int
+
+    @cached_property
+    def factor(self) -> np.ndarray:
+        """F [d, r] with F Fᵀ = Σ, r its rank."""
+        values, vectors = np.linalg.eigh(self.covariance)
+        there = _above_rounding(values)
+        return vectors[:, there] * np.sqrt(values[there])
 
 
 def fit_gaussian(features: np.ndarray, what: str = "the set") -> Gaussian:
@@ -46,7 +53,23 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     The trace of the root is that of the symmetric (Fᵀ Σ_b F)^½ with Σ_a = F Fᵀ, from eigenvalues alone: no complex
     numbers, no regularising offset, exact for singular covariances too.
     """
-    return _distance(a, _factor(a.covariance), b)
+    values = np.linalg.eigvalsh(a.factor.T @ b.covariance @ a.factor)
+    cross = np.sqrt(values[_above_rounding(values)]).sum()
+    shift = a.mean - b.mean
+    return float(shift @ shift + np.trace(a.covariance) + np.trace(b.covariance) - 2 * cross)
+
+
+def costly(dimensions: int) -> bool:
+    """Whether so many features allow few distances: each takes the eigenvalues of a d × d matrix.
+
+    Those of 2048 features half a second, of 128 a millisecond.
+    """
+    return dimensions > _MANY_DIMENSIONS
+
+
+def curves(dimensions: int) -> tuple[int, int]:
+    """How many curves FD∞ is the mean of, and at how many numbers of images each is taken."""
+    return (4, 5) if costly(dimensions) else (50, 10)
 
 
 def curve_sizes(count: int, dimensions: int) -> list[int]:
@@ -54,25 +77,24 @@ def curve_sizes(count: int, dimensions: int) -> list[int]:
 
     Empty where there are too few images for that, less than twice those that the covariance needs.
     """
-    least = max(count // 5, dimensions + 1)
-    return [] if count < 2 * least else np.linspace(least, count, CURVE_POINTS).round().astype(int).tolist()
+    least, points = max(count // 5, dimensions + 1), curves(dimensions)[1]
+    return [] if count < 2 * least else np.linspace(least, count, points).round().astype(int).tolist()
 
 
 def frechet_infinity(features: np.ndarray, reference: Gaussian, generator: np.random.Generator) -> float | None:
     """FD∞: the distance that infinitely many images like features [n, d] would have, without the bias of a finite set.
 
-    The distance falls with the number of images as FD∞ + c/n; a line through it over 1/n, at ten sizes from n/5 up,
-    meets the axis in FD∞ (Chong & Forsyth 2020, "Effectively Unbiased FID"). The mean over random orders of the images;
-    unbiased, so of images like the reference's it may fall below 0. None where n is too small: see `curve_sizes`.
+    The distance falls with the number of images as FD∞ + c/n; a line through it over 1/n, at sizes from n/5 up, meets
+    the axis in FD∞ (Chong & Forsyth 2020, "Effectively Unbiased FID"). The mean over random orders of the images, see
+    `curves`; unbiased, so of images like the reference's it may fall below 0. None where n is too small: see
+    `curve_sizes`.
     """
     sizes = curve_sizes(*features.shape)
     if not sizes:
         return None
-    factor = _factor(reference.covariance)
-    curves = [
-        _curve(features[generator.permutation(len(features))], reference, factor, sizes) for _ in range(CURVE_ORDERS)
-    ]
-    return float(_intercept(sizes, np.mean(curves, 0)))
+    orders = range(curves(features.shape[1])[0])
+    found = [_curve(features[generator.permutation(len(features))], reference, sizes) for _ in orders]
+    return float(_intercept(sizes, np.mean(found, 0)))
 
 
 def bootstrap_intervals(
@@ -91,24 +113,16 @@ def bootstrap_intervals(
     """
     count = len(features)
     estimate = frechet_distance(reference, fit_gaussian(features))
-    factor = _factor(reference.covariance)
     sizes = [count] if infinity is None else curve_sizes(*features.shape)
-    curves = np.array(
+    found = np.array(
         [
-            _curve(features[generator.integers(count, size=count)], reference, factor, sizes)
+            _curve(features[generator.integers(count, size=count)], reference, sizes)
             for _ in tqdm(range(resamples), desc=f"bootstrap, {label}", unit="resample")
         ]
     )
-    low, high = _centred(curves[:, -1], estimate)
-    of_infinity = None if infinity is None else _centred(_intercept(sizes, curves.T), infinity)
+    low, high = _centred(found[:, -1], estimate)
+    of_infinity = None if infinity is None else _centred(_intercept(sizes, found.T), infinity)
     return (max(0.0, low), high), of_infinity
-
-
-def _factor(covariance: np.ndarray) -> np.ndarray:
-    """F [d, r] with F Fᵀ = Σ, r its rank."""
-    values, vectors = np.linalg.eigh(covariance)
-    there = _above_rounding(values)
-    return vectors[:, there] * np.sqrt(values[there])
 
 
 def _above_rounding(values: np.ndarray) -> np.ndarray:
@@ -116,14 +130,7 @@ def _above_rounding(values: np.ndarray) -> np.ndarray:
     return values > values.max(initial=0.0) * len(values) * np.finfo(np.float64).eps
 
 
-def _distance(a: Gaussian, factor_a: np.ndarray, b: Gaussian) -> float:
-    values = np.linalg.eigvalsh(factor_a.T @ b.covariance @ factor_a)
-    cross = np.sqrt(values[_above_rounding(values)]).sum()
-    shift = a.mean - b.mean
-    return float(shift @ shift + np.trace(a.covariance) + np.trace(b.covariance) - 2 * cross)
-
-
-def _curve(features: np.ndarray, reference: Gaussian, factor: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+def _curve(features: np.ndarray, reference: Gaussian, sizes: Sequence[int]) -> np.ndarray:
     """Distances of the first n of features [N, d] for each n of increasing ``sizes``, their moments added up once."""
     centre = features.mean(0, dtype=np.float64)
     total, product = np.zeros_like(centre), np.zeros((len(centre), len(centre)))
@@ -134,7 +141,7 @@ def _curve(features: np.ndarray, reference: Gaussian, factor: np.ndarray, sizes:
         product += part.T @ part
         mean = total / end
         covariance = (product - end * np.outer(mean, mean)) / (end - 1)
-        distances.append(_distance(reference, factor, Gaussian(mean + centre, covariance, end)))
+        distances.append(frechet_distance(reference, Gaussian(mean + centre, covariance, end)))
     return np.array(distances)
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ddpm.data.image_set import ImageSet, ImageSpec
 from ddpm.evaluation.classes import ambiguous, class_distances, class_fractions, class_kl, classifier_score, confident
-from ddpm.evaluation.frechet import bootstrap_intervals, fit_gaussian, frechet_distance, frechet_infinity
+from ddpm.evaluation.frechet import bootstrap_intervals, costly, fit_gaussian, frechet_distance, frechet_infinity
 from ddpm.evaluation.kernel import kernel_distances, kernel_interval
 from ddpm.evaluation.neighbours import manifold
 from ddpm.evaluation.patches import IMAGES, REPEATS, compare_patches, level_sizes
@@ -37,16 +37,17 @@ def measure_features(
     """Fréchet and kernel distance, precision, recall, density and coverage of features [n, d], with intervals.
 
     name: of the feature network. bootstrap: resamples of the intervals, 0 for none. alone: leaves out what real images
-    score, of which there is no Fréchet distance where there are too few. Raises DdpmError for too few images.
+    score, of which there is no Fréchet distance where there are too few. Of `costly` features FD∞ has no interval and,
+    alone, no value. Raises DdpmError for too few images.
     """
     infinity_key, kernel_key = f"{frechet_key}_infinity", f"kd_{name}"
     pick = stream("pick")
     sample, test = (part[pick.permutation(len(part))[: len(features)]] for part in (reference.train, reference.test))
-    real = reference.gaussian
+    real, few_distances = reference.gaussian, costly(features.shape[1])
     numbers: dict[str, float] = {}
     for values, suffix in ((features, ""), (test, "_real"))[: 1 if alone else 2]:
         what = f"{name}, {'real' if suffix else 'generated'}"
-        infinity = frechet_infinity(values, real, stream("orders", suffix))
+        infinity = None if few_distances and alone else frechet_infinity(values, real, stream("orders", suffix))
         kernel = kernel_distances(values, sample, stream("subsets", suffix), what)
         found = manifold(sample, values, what)
         means = {f"{key}_{name}": value.astype(np.float64) for key, value in found.items()}
@@ -63,7 +64,8 @@ def measure_features(
         numbers[f"{frechet_key}_over_floor"] = numbers[frechet_key] / floor
         numbers[f"{kernel_key}_subset_std"] = float(kernel.std(ddof=1))
         if bootstrap:
-            interval, of_infinity = bootstrap_intervals(values, real, bootstrap, stream("bootstrap"), infinity, what)
+            resampled = None if few_distances else infinity
+            interval, of_infinity = bootstrap_intervals(values, real, bootstrap, stream("bootstrap"), resampled, what)
             ends = {frechet_key: interval, kernel_key: kernel_interval(kernel, len(values), len(sample))}
             if of_infinity:
                 ends[infinity_key] = of_infinity

@@ -132,7 +132,7 @@ def restore_network(checkpoint: Checkpoint, name: str, group: str = "ema") -> nn
     Raises DamagedFile when the weights are of another architecture than the settings beside them, DdpmError when they
     are not finite.
     """
-    network = build_network(checkpoint.model, checkpoint.spec)
+    network = build_network(checkpoint.model.model_copy(update={"dropout": 0.0}), checkpoint.spec)
     weights = checkpoint.tensors.get(group, {})
     expected = {key: value.shape for key, value in network.state_dict().items()}
     if expected != {key: value.shape for key, value in weights.items()}:

@@ -17,6 +17,33 @@ def timestep_embedding(t: Tensor, size: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], 1)
 
 
+class Dropout(nn.Module):
+    """Dropout (Srivastava et al. 2014) whose rate is a value on the device, 0 outside of training.
+
+    So training and validation are one compiled network; torch's own layer would compile a second.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.trained_with = rate
+        self.register_buffer("rate", torch.tensor(rate), persistent=False)
+
+    def train(self, mode: bool = True) -> "Dropout":
+        """Switch it on or off."""
+        self.rate.fill_(self.trained_with if mode else 0.0)
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: any shape, which the result has."""
+        kept = torch.rand_like(x, dtype=torch.float32) >= self.rate
+        return x * kept / (1.0 - self.rate)
+
+
+def dropout_layer(rate: float) -> nn.Module:
+    """A layer that drops this fraction of its input in training."""
+    return Dropout(rate) if rate else nn.Identity()
+
+
 def zero_init(module: nn.Conv2d | nn.Linear) -> nn.Module:
     """Zero a layer, so that the branch it ends starts as nothing and its block as the identity."""
     nn.init.zeros_(module.weight)

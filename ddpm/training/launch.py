@@ -5,11 +5,15 @@ from concurrent.futures import Future, wait
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+from ddpm.data.image_set import read_image_set
+from ddpm.training.loop import train
 from ddpm.training.ranks import ALONE, LAUNCHED, LostRank, Ranks
 from ddpm.training.run_folder import RunFolder
+from ddpm.training.state import Recipe
 from ddpm.utils.processes import worker_processes
 from ddpm.utils.resume import stop_signals
 from ddpm.utils.runtime import Runtime
@@ -18,8 +22,18 @@ T = TypeVar("T")
 _stop: Callable[[], bool] | None = None
 
 
+def train_on_files(
+    recipe: Recipe,
+    training: Path,
+    validation: Path,
+    **given: Any,  # noqa: ANN401
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`train` on two stored image sets. To send the images to other processes would hold them several times more."""
+    return train(recipe, read_image_set(training), read_image_set(validation), **given)
+
+
 def train_together(processes: int, run: Callable[..., T], runtime: Runtime, folder: RunFolder) -> T:
-    """What ``run(runtime=…, folder=…, ranks=…)``, as a partial of `train`, returns to the first of so many processes.
+    """What ``run(runtime=…, folder=…, ranks=…)``, a partial of `train_on_files`, returns to the first of so many.
 
     This process starts them, unless torchrun or Slurm has started it among others. ``run`` can be pickled. Raises what
     it does, and DdpmError where a process was killed.

@@ -40,6 +40,7 @@ def train(
     gradients = ShardGradients(state.network, config.shards, ranks)
     objective = build_objective(recipe.diffusion, config, recipe.model).to(device)
     times = state.times = LossAware(objective) if config.time_density == "loss_aware" else None
+    losses = torch.zeros(ranks.each(config.shards), config.batch_size // config.shards, device=device)
     predict = runtime.predictor(state.network)
 
     @runtime.compile
@@ -57,7 +58,6 @@ def train(
         for step in range(state.step, total):
             current = times.current() if times else objective
             batch = batches(step, current)
-            losses = torch.zeros(ranks.each(config.shards), config.batch_size // config.shards, device=device)
             with ranks.first_alone(wanted=runtime.compiled and step == monitor.first_step):
                 for shard in gradients.mine:
                     part = batch.part(shard)

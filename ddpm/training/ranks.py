@@ -15,8 +15,9 @@ from torch import Tensor, distributed
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.resume import stop_signals
 
-# A rank that comes to an exchange so much later than the others hangs. A preview on a CPU may take minutes.
-PATIENCE = timedelta(minutes=10)
+# A rank that comes to an exchange so much later than the others hangs. A preview on a CPU may take minutes, and so may
+# compiling: on a busy one a quarter of an hour.
+PATIENCE = timedelta(minutes=30)
 
 
 class LostRank(DdpmError):
@@ -60,11 +61,8 @@ class Ranks:
         if self.size == 1:
             return mine
         together = mine.new_empty(self.size * len(mine), *mine.shape[1:])
-        try:
+        with _answered():
             distributed.all_gather(list(together.chunk(self.size)), mine)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise LostRank(f"a training process hangs or was lost ({reason}); the next run resumes.") from error
         return together
 
     @contextmanager
@@ -75,9 +73,14 @@ class Ranks:
         """
         wanted = wanted and self.size > 1
         if wanted and self.rank:
-            distributed.barrier()
+            self.meet()
         yield
         if wanted and not self.rank:
+            self.meet()
+
+    def meet(self) -> None:
+        """Wait for all ranks. Raises LostRank."""
+        with _answered():
             distributed.barrier()
 
     @contextmanager
@@ -88,6 +91,15 @@ class Ranks:
             return
         with stop_signals("step") as received:
             yield lambda: bool(received)
+
+
+@contextmanager
+def _answered() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise LostRank(f"a training process hangs or was lost ({reason}); the next run resumes.") from error
 
 
 ALONE = Ranks()

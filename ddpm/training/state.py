@@ -98,10 +98,9 @@ class TrainState:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The network with its averaged weights, inside; without dropout if there is any."""
+        """The network with its averaged weights, inside, and in evaluation mode."""
         self.ema.swap()
-        # Without dropout both modes are one, and switching would compile the network a second time.
-        self.network.train(not self.recipe.model.dropout)
+        self.network.eval()
         yield
         self.network.train()
         self.ema.swap()

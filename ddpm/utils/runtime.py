@@ -100,8 +100,16 @@ class Runtime:
         """
         if not self.compiled:
             return function
-        mode = "reduce-overhead" if self.device.type == "cuda" else None
-        return cast(F, torch.compile(function, dynamic=False, mode=mode))
+        if self.device.type != "cuda":
+            return cast(F, torch.compile(function, dynamic=False))
+        compiled = torch.compile(function, dynamic=False, mode="reduce-overhead")
+
+        def launch(*given: Any) -> Any:  # noqa: ANN401
+            # Validation has no backward pass; unless told, the graphs would wait for one, and be recorded again.
+            torch.compiler.cudagraph_mark_step_begin()
+            return compiled(*given)
+
+        return cast(F, launch)
 
     def synchronize(self) -> None:
         """Wait for the device, so that a clock read next is honest."""
@@ -206,7 +214,7 @@ def peak_memory_bytes(runtime: Runtime, processes: int = 1) -> int:
     """The most memory this process has held: on the device for CUDA, else resident in main memory.
 
     processes: where more than one, so many were started by this one and have ended: each counts as much as the largest,
-    on Windows as much as this one.
+    on Windows as much as this one. On Linux the libraries, which all of them share, count once.
     """
     if runtime.device.type == "cuda":
         return torch.cuda.max_memory_allocated(runtime.device)
@@ -215,8 +223,16 @@ def peak_memory_bytes(runtime: Runtime, processes: int = 1) -> int:
         return int(getattr(held, "peak_wset", held.rss)) * (1 + processes if processes > 1 else 1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if processes > 1:
-        peak += processes * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        peak += processes * (resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss - _shared_kibibytes())
     return peak * 1024 if _LINUX else peak
+
+
+def _shared_kibibytes() -> int:
+    """What of this process's memory are pages of files, all but a little of it libraries; 0 where that is not known."""
+    if not _LINUX:
+        return 0
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith("RssFile:")), 0)
 
 
 def fast_precision(device: torch.device) -> torch.dtype:

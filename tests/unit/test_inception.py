@@ -90,6 +90,13 @@ def test_grey_images_are_rgb_images_of_equal_channels(weights: Path, ours: np.nd
     np.testing.assert_allclose(found, ours[2:4], rtol=1e-3, atol=1e-4 * ours.max())
 
 
+def test_features_have_the_same_bits_for_any_number_of_processes(weights: Path, test_digits: ImageSet):
+    images = test_digits.images[:101]  # three batches
+    alone, shared = (InceptionExtractor(weights, 64, CPU, count).features(images, "test").values for count in (1, 2))
+    assert alone.shape == (101, 64)
+    assert np.array_equal(alone, shared)
+
+
 def test_loading_leaves_torchs_hub_folder_and_its_content_alone(weights: Path, hub: Path):
     network = load_inception(weights, FEATURES, CPU)
     assert torch.hub.get_dir() == str(hub.parent)

@@ -12,6 +12,8 @@ import torch
 from ddpm.commands.evaluate import number_table
 from ddpm.data.image_set import ImageSet, ImageSpec
 from ddpm.data.load import read_labels
+from ddpm.evaluation import frechet
+from ddpm.evaluation import reference as reference_module
 from ddpm.evaluation.evaluator import Evaluator
 from ddpm.evaluation.features import Features
 from ddpm.evaluation.features.classifier import MnistExtractor
@@ -74,6 +76,30 @@ def test_numbers_alone_are_those_beside_what_real_digits_score(
     assert {key: value for key, value in alone.items() if not key.endswith(intervals)}.items() <= together.items()
     assert {key for key in together if f"{key}_real" in together} <= set(alone)
     assert not [key for key in alone if key.endswith(("_real", "_floor"))]
+
+
+@pytest.mark.parametrize(("costly", "most"), [(True, 300), (False, 4100)])
+def test_of_many_features_few_eigenvalue_problems_are_solved(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, costly: bool, most: int
+):
+    """Those of the real images and of three sets at the defaults. 2048 features take half a second for each."""
+    monkeypatch.setattr(frechet, "_MANY_DIMENSIONS", 4 if costly else 8)
+    monkeypatch.setattr(reference_module, "_KEPT_NUMBERS", 500 * 8)  # of so many features not all are kept either
+    solved: list[int] = []
+    for name in ("eigh", "eigvalsh"):
+        solve = getattr(np.linalg, name)
+        monkeypatch.setattr(np.linalg, name, lambda matrix, solve=solve: solved.append(len(matrix)) or solve(matrix))
+    train, test, *sets = (rng.normal(size=(count, 8)).astype(np.float32) for count in (1000, 200, 200, 200, 200))
+    labels = (np.zeros(len(part), np.int64) for part in (train, test))
+    known = reference_of("x", *zip((train, test), labels, strict=True), None, 7)
+    stream = partial(numpy_generator, 7)
+    numbers = measure_features("x", "fd_x", sets[0], known, 200, stream, False)
+    others = [measure_features("x", "fd_x", part, known, 0, stream, True) for part in sets[1:]]
+    assert max(solved) == 8
+    assert 0.9 * most < len(solved) <= most
+    assert numbers["fd_x_low"] < numbers["fd_x"] < numbers["fd_x_high"]
+    assert abs(numbers["fd_x_infinity"]) < numbers["fd_x"]
+    assert ("fd_x_infinity_low" in numbers) == ("fd_x_infinity" in others[0]) == (not costly)
 
 
 def test_few_images_have_no_infinity_and_no_distance_per_class(by_classifier: Features, reference: Reference):

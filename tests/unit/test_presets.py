@@ -1,3 +1,4 @@
+import itertools
 import math
 import re
 import sys
@@ -102,7 +103,8 @@ def test_a_wrong_preset_is_refused_and_nothing_written(
 
 def test_an_unknown_preset_is_refused_with_those_there_are(params: Path):
     with pytest.raises(
-        DdpmError, match="there is no preset huge; there are baseline, fashion_mnist, gpu, icons, long, smoke, unc"
+        DdpmError,
+        match="there is no preset huge; there are baseline, cifar10, fashion_mnist, gpu, icons, long, smoke, unc",
     ):
         presets.apply("huge", params)
 
@@ -125,18 +127,27 @@ def test_the_command_ends_with_one_sentence_where_there_is_no_params_yaml(
         presets.main()
 
 
-@pytest.mark.parametrize("name", ["baseline", "gpu"])
-def test_the_head_comment_states_the_cost(configure: Callable[..., Config], cpu: Runtime, name: str):
+DIGITS, PHOTOGRAPHS = ImageSpec(size=28, channels=1, classes=10), ImageSpec(size=32, channels=3, classes=10)
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "count"),
+    [("baseline", DIGITS, 54_000), ("gpu", DIGITS, 54_000), ("cifar10", PHOTOGRAPHS, 45_000)],
+)
+def test_the_head_comment_states_the_cost(
+    configure: Callable[..., Config], cpu: Runtime, name: str, images: ImageSpec, count: int
+):
     path = presets.FOLDER / f"{name}.yaml"
-    config, images = configure(read(path)), ImageSpec(size=28, channels=1, classes=10)
+    config = configure(read(path))
     network, flops = build_network(config.model, images), flops_per_image(config.model, images)
     shape = (max(1, conditioning_classes(config.model, images)), config.model.clusters)
     conditioning = Conditioning(conditioning_classes(config.model, images), torch.full(shape, 1 / math.prod(shape)))
     weights = {part: network.state_dict() for part in ("ema", "guide")}
     checkpoint = Checkpoint(config.model, config.diffusion, images, conditioning, {}, weights)
     nfe = make_generator(checkpoint, name, config.generate, config.seed, cpu).nfe
-    steps = Recipe(config.model, config.diffusion, config.train, config.seed).steps(54_000)
-    stated = " ".join(line.strip("# ") for line in path.read_text().partition("\nmodel:")[0].splitlines())
+    steps = Recipe(config.model, config.diffusion, config.train, config.seed).steps(count)
+    head = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+    stated = " ".join(line.strip("# ") for line in head)
     parameters, evaluation, training, sampling = re.findall(
         r"([\d,.]+) (?:parameters|GFLOP per|PFLOP to\b train|PFLOP to sample)", stated
     )
@@ -144,7 +155,20 @@ def test_the_head_comment_states_the_cost(configure: Callable[..., Config], cpu:
     assert float(evaluation) == pytest.approx(flops / 1e9, rel=0.01)
     assert float(training) == pytest.approx(3 * flops * steps * config.train.batch_size / 1e15, rel=0.03)
     assert float(sampling) == pytest.approx(flops * nfe * config.generate.num_images / 1e15, rel=0.05)
-    assert name != "gpu" or "it has not been run on a GPU" in stated
+    assert name == "baseline" or "it has not been run on a GPU" in stated
+    if name == "cifar10":
+        (minutes,) = re.findall(r"that takes (\d+) minutes", stated)
+        work = float(training) + float(sampling) * (1 + config.generate.replicates)
+        assert float(minutes) == pytest.approx(work / 0.1 / 60, rel=0.1)
+
+
+def test_a_network_of_the_cifar10_preset_learns_from_a_batch(configure: Callable[..., Config]):
+    model = configure(read(presets.FOLDER / "cifar10.yaml")).model
+    network = build_network(model, PHOTOGRAPHS)
+    prediction = network(torch.randn(2, 3, 32, 32), torch.tensor([0, 999]), torch.tensor([0, 9]))
+    assert prediction.shape == (2, 3, 32, 32)
+    (prediction - 1.0).square().mean().backward()
+    assert network.conv_out.weight.grad.abs().sum() > 0
 
 
 def test_the_baseline_has_the_parameters_of_the_predecessors_network(configure: Callable[..., Config]):

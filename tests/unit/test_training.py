@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from ddpm.config import Config
 from ddpm.data.image_set import ImageSet, normalize
@@ -349,6 +350,18 @@ def test_validation_is_the_loss_of_the_averaged_network_as_it_samples(
     weights = build_objective(checkpoint.diffusion, tiny(changes | weighed).train).grid_weights[grid.t].double()
     assert found["val_mse"] == pytest.approx(errors.mean().item(), rel=1e-5)
     assert found["val_loss"] == pytest.approx((weights * errors).mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("network", ["unet", "dit"])
+def test_training_with_dropout_and_validation_are_one_compiled_network(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str
+):
+    counter = CompileCounterWithBackend("aot_eager")
+    monkeypatch.setattr(Runtime, "compile", lambda _, function: torch.compile(function, backend=counter, dynamic=False))
+    torch._dynamo.reset()
+    run(tmp_path, DROPOUT | {"model.network": network, "train.epochs": 0.375})
+    assert len(rows(tmp_path / "out" / "validation.csv")) == 2
+    assert counter.frame_count == 1
 
 
 def test_the_log_has_a_row_every_so_many_steps_and_one_at_the_end(

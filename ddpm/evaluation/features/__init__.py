@@ -44,8 +44,9 @@ class UnavailableExtractor(Exception):
 
 
 # An entry is called with what its parameters name: ``device``, ``spec`` (of the data set), ``images`` (how many it has
-# for training), ``classifier`` (the file of the stage `classifier`), and settings (`fid` in params.yaml). It returns a
-# FeatureExtractor, or raises UnavailableExtractor, or DdpmError where the network was required.
+# for training), ``classifier`` (the file of the stage `classifier`), ``processes`` (that may share its work on a CPU),
+# and settings (`fid` in params.yaml). It returns a FeatureExtractor, or raises UnavailableExtractor, or DdpmError where
+# the network was required.
 EXTRACTORS: Registry[Any] = Registry("feature extractor", __name__)
 
 
@@ -84,15 +85,18 @@ def open_extractors(
     train: ImageSet,
     device: torch.device,
     classifier: Path,
+    processes: int = 1,
 ) -> tuple[list[FeatureExtractor], dict[str, str]]:
     """The feature networks for a data set, and of those that cannot be had, why. Raises DdpmError for a required one.
 
     settings: ``extractors`` (see `extractor_names`), ``swd`` ("off": there must be a network) and what the networks'
     functions name as parameters (`fid` in params.yaml). classifier: the file that the stage `classifier` writes.
+    processes: that may share the work of a large network.
     """
     networks: list[FeatureExtractor] = []
     skipped = {}
     given = {"device": device, "spec": train.spec, "images": len(train), "classifier": classifier}
+    given["processes"] = processes
     for name in extractor_names(settings.extractors, train.spec):
         try:
             networks.append(EXTRACTORS.build(name, settings, **given))

@@ -16,13 +16,20 @@ from tqdm import tqdm
 from ddpm.evaluation.features import EXTRACTORS, Features, UnavailableExtractor, refuse_few
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.files import sha256
+from ddpm.utils.processes import process_pool
+from ddpm.utils.runtime import Runtime, one_thread
 
 _BATCH = {"cuda": 500, "mps": 100, "cpu": 50}
 
 
 @EXTRACTORS.register("inception")
 def open_inception(
-    device: torch.device, images: int, inception: str, inception_weights: str | None, inception_features: int
+    device: torch.device,
+    images: int,
+    inception: str,
+    inception_weights: str | None,
+    inception_features: int,
+    processes: int = 1,
 ) -> "InceptionExtractor":
     """The network where it can be had.
 
@@ -30,6 +37,7 @@ def open_inception(
     training ``images`` are too few, or the weights cannot be had, raise UnavailableExtractor; "required": raise
     DdpmError where they cannot be had.
     inception_weights: their file, None for torch's hub cache or a download. inception_features: 64, 192, 768 or 2048.
+    processes: see `InceptionExtractor`.
     """
     if inception == "auto" and device.type != "cuda":
         raise UnavailableExtractor("no CUDA device (fid.inception: required measures on a CPU too)")
@@ -41,7 +49,7 @@ def open_inception(
         if inception == "required":
             raise
         raise UnavailableExtractor(str(error)) from error
-    return InceptionExtractor(weights, inception_features, device)
+    return InceptionExtractor(weights, inception_features, device, processes)
 
 
 class InceptionExtractor:
@@ -50,21 +58,41 @@ class InceptionExtractor:
     name, frechet_key = "inception", "fid_inception"
     preprocessing = "8 bit; grey repeated to RGB; resized to 299 × 299 bilinearly by the network"
 
-    def __init__(self, weights: Path, dimensions: int, device: torch.device) -> None:
-        """Raises DdpmError for a file that does not hold the weights."""
-        self.network, self.device = load_inception(weights, dimensions, device), device
-        self.weights_sha256, self.dimensions = sha256(weights), dimensions
+    def __init__(self, weights: Path, dimensions: int, device: torch.device, processes: int = 1) -> None:
+        """processes: that share the images on a CPU, of one thread each; their number does not change a bit.
 
-    @torch.inference_mode()
+        Raises DdpmError for a file that does not hold the weights.
+        """
+        self.network, self.device = load_inception(weights, dimensions, device), device
+        self.weights, self.weights_sha256, self.dimensions = weights, sha256(weights), dimensions
+        self.processes = processes if device.type == "cpu" else 1
+
     def features(self, images: np.ndarray, label: str) -> Features:
         """Features float32 [n, d]; maps are averaged over their pixels, as pytorch-fid does."""
+        parts = np.array_split(images, -(-len(images) // _BATCH[self.device.type]))
         values = []
-        with tqdm(total=len(images), desc=f"Inception, {label}", unit="image") as progress:
-            for part in np.array_split(images, -(-len(images) // _BATCH[self.device.type])):
-                batch = torch.tensor(part, device=self.device).float() / 255
-                values.append(self.network(batch.expand(-1, 3, -1, -1))[0].mean((2, 3)).cpu().numpy())
+        with (
+            process_pool(min(self.processes, len(parts)), _open, self.weights, self.dimensions) as pool,
+            one_thread(self.device),
+            tqdm(total=len(images), desc=f"Inception, {label}", unit="image") as progress,
+        ):
+            shared = [pool.submit(InceptionExtractor.embed, part) for part in parts] if pool else []
+            for number, part in enumerate(parts):
+                values.append(shared[number].result() if shared else self.embed(part))
                 progress.update(len(part))
         return Features(np.concatenate(values))
+
+    @torch.inference_mode()
+    def embed(self, images: np.ndarray) -> np.ndarray:
+        """Features of one batch."""
+        batch = torch.tensor(images, device=self.device).float() / 255
+        return self.network(batch.expand(-1, 3, -1, -1))[0].mean((2, 3)).cpu().numpy()
+
+
+def _open(weights: Path, dimensions: int, number: int) -> InceptionExtractor:
+    """The network in a process of its own."""
+    runtime = Runtime(torch.device("cpu"), torch.float32, compiled=False).of_rank(number)
+    return InceptionExtractor(weights, dimensions, runtime.device)
 
 
 def find_weights(path: Path | None) -> Path:

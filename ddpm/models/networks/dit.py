@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import Tensor, nn
 
-from ddpm.models.layers import timestep_embedding, zero_init
+from ddpm.models.layers import dropout_layer, timestep_embedding, zero_init
 from ddpm.models.networks import NETWORKS, NULL_LABEL
 from ddpm.utils.errors import DdpmError
 
@@ -36,7 +36,7 @@ class Block(nn.Module):
         self.attended = nn.Linear(width, width)
         self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU("tanh"), nn.Dropout(dropout), nn.Linear(4 * width, width)
+            nn.Linear(width, 4 * width), nn.GELU("tanh"), dropout_layer(dropout), nn.Linear(4 * width, width)
         )
         self.modulation = zero_init(nn.Linear(width, 6 * width))
 

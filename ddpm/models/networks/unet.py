@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import Tensor, nn
 
-from ddpm.models.layers import timestep_embedding, zero_init
+from ddpm.models.layers import dropout_layer, timestep_embedding, zero_init
 from ddpm.models.networks import NETWORKS, NULL_LABEL
 from ddpm.utils.errors import DdpmError
 
@@ -27,7 +27,7 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.time = nn.Linear(time_size, channels_out * (2 if self.film else 1))
         self.norm2 = nn.GroupNorm(groups, channels_out)
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.dropout = dropout_layer(dropout)
         self.conv2 = zero_init(nn.Conv2d(channels_out, channels_out, 3, padding=1))
         self.shortcut = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
 
