@@ -4,14 +4,14 @@ from functools import partial
 
 from ddpm.config import Config
 from ddpm.data.image_set import read_image_set
+from ddpm.evaluation.early import EarlyDistance
 from ddpm.training.launch import train_together
-from ddpm.training.loop import train
+from ddpm.training.loop import Recipe, train
 from ddpm.training.ranks import LAUNCHED
 from ddpm.training.run_folder import RunFolder
-from ddpm.training.state import Recipe
 from ddpm.utils.files import write_json
 from ddpm.utils.runtime import choose_runtime, environment, one_thread, peak_memory_bytes, process_count
-from stages.paths import COST, MODEL, SPLIT
+from stages.paths import COST, MODEL, PREVIEWS, SPLIT
 from stages.resume import finished_run, resume_folder
 from stages.runner import run
 
@@ -19,16 +19,16 @@ from stages.runner import run
 def train_stage(config: Config) -> None:
     training, validation = read_image_set(SPLIT / "train.npz"), read_image_set(SPLIT / "validation.npz")
     given = (recipe := Recipe(config.model, config.diffusion, config.train, config.seed)), training, validation
-    runtime = choose_runtime(config.runtime, recipe.flops(training))
+    runtime, distance = choose_runtime(config.runtime, recipe.flops(training)), EarlyDistance(training, config.seed)
     processes = process_count(config.runtime, runtime, config.train.shards)
-    with RunFolder(MODEL, resume_folder("train", config, *runtime.arithmetic()), writes=not LAUNCHED.rank) as folder:
+    kept = resume_folder("train", config, *runtime.arithmetic())
+    with RunFolder(MODEL, kept, PREVIEWS, writes=not LAUNCHED.rank) as folder:
         if found := folder.finished:
             folder.say(f"this very run was finished, but not recorded: it is taken from {folder.folder}")
         else:
-            work = partial(train, *given, save_every_seconds=config.runtime.checkpoint_every_seconds)
+            work = partial(train, *given, save_every_seconds=config.runtime.checkpoint_every_seconds, distance=distance)
             results, cost = train_together(processes, work, runtime, folder)
-            with one_thread(runtime.device):
-                cost |= runtime.describe() | environment()
+            cost |= one_thread(runtime.device)(runtime.describe)() | environment()
             cost["train_peak_memory_mib"] = peak_memory_bytes(runtime, processes) / 2**20
             folder.finish(found := finished_run("train", results=results, cost=cost))
         if folder.writes:

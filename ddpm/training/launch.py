@@ -36,7 +36,7 @@ def train_together(processes: int, run: Callable[..., T], runtime: Runtime, fold
         stop_signals("step") as received,
         worker_processes(processes, "trained", _begin, stop.is_set) as executor,
     ):
-        make_folder = partial(type(folder), folder.output, folder.folder)
+        make_folder = partial(type(folder), folder.output, folder.folder, folder.previews)
         ranks = [
             executor.submit(_train, run, runtime, make_folder, Ranks(rank, processes, rank), f"file://{place}/ranks")
             for rank in range(processes)
