@@ -17,6 +17,8 @@ $(READY): requirements.txt
 	touch $(READY)
 	# The page needs it: fetched now, it is there without a network too. Where it cannot be had, a sentence says so.
 	$(ACTIVATE) && python -m ddpm.export.browser_runtime || true
+	# So do the curves of `dvc plots`.
+	$(ACTIVATE) && python -m tools.offline_plots || true
 
 setup: $(READY)
 

@@ -230,6 +230,8 @@ class TrainConfig(_Section):
     validation_images: Count
     preview_every: CountOrZero
     preview_steps: Count
+    distance_every: CountOrZero
+    distance_images: Annotated[int, Field(ge=256, le=100_000)]
     keep_every_epochs: CountOrZero
 
     @model_validator(mode="after")

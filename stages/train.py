@@ -4,31 +4,31 @@ from functools import partial
 
 from ddpm.config import Config
 from ddpm.data.image_set import read_image_set
+from ddpm.evaluation.early import EarlyDistance
 from ddpm.training.launch import train_on_files, train_together
 from ddpm.training.ranks import LAUNCHED
 from ddpm.training.run_folder import RunFolder
 from ddpm.training.state import Recipe
 from ddpm.utils.files import write_json
 from ddpm.utils.runtime import choose_runtime, environment, one_thread, peak_memory_bytes, process_count
-from stages.paths import COST, MODEL, SPLIT
+from stages.paths import COST, MODEL, PREVIEWS, SPLIT
 from stages.resume import finished_run, resume_folder
 from stages.runner import run
 
-TRAINING, VALIDATION = SPLIT / "train.npz", SPLIT / "validation.npz"
-
 
 def train_stage(config: Config) -> None:
-    given = (recipe := Recipe(config.model, config.diffusion, config.train, config.seed)), TRAINING, VALIDATION
-    runtime = choose_runtime(config.runtime, recipe.flops(read_image_set(TRAINING)))
+    recipe, training = Recipe(config.model, config.diffusion, config.train, config.seed), SPLIT / "train.npz"
+    runtime = choose_runtime(config.runtime, recipe.flops(read_image_set(training)))
     processes = process_count(config.runtime, runtime, config.train.shards)
-    with RunFolder(MODEL, resume_folder("train", config, *runtime.arithmetic()), writes=not LAUNCHED.rank) as folder:
+    kept = resume_folder("train", config, *runtime.arithmetic())
+    with RunFolder(MODEL, kept, PREVIEWS, writes=not LAUNCHED.rank) as folder:
         if found := folder.finished:
             folder.say(f"this very run was finished, but not recorded: it is taken from {folder.folder}")
         else:
-            work = partial(train_on_files, *given, save_every_seconds=config.runtime.checkpoint_every_seconds)
-            results, cost = train_together(processes, work, runtime, folder)
-            with one_thread(runtime.device):
-                cost |= runtime.describe() | environment()
+            work = partial(train_on_files, recipe, training, SPLIT / "validation.npz", distance=EarlyDistance)
+            often = config.runtime.checkpoint_every_seconds
+            results, cost = train_together(processes, partial(work, save_every_seconds=often), runtime, folder)
+            cost |= one_thread(runtime.device)(runtime.describe)() | environment()
             cost["train_peak_memory_mib"] = peak_memory_bytes(runtime, processes) / 2**20
             folder.finish(found := finished_run("train", results=results, cost=cost))
         if folder.writes:

@@ -41,6 +41,7 @@ TINY = {
     "train.validation_images": 48,
     "train.preview_every": 0,
     "train.preview_steps": 2,
+    "train.distance_images": 256,
 }
 
 # The whole graph with as little work as its stages take.

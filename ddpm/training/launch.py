@@ -9,7 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-from ddpm.data.image_set import read_image_set
+import numpy as np
+
+from ddpm.data.image_set import ImageSet, read_image_set
 from ddpm.training.loop import train
 from ddpm.training.ranks import ALONE, LAUNCHED, LostRank, Ranks
 from ddpm.training.run_folder import RunFolder
@@ -26,10 +28,16 @@ def train_on_files(
     recipe: Recipe,
     training: Path,
     validation: Path,
+    distance: Callable[[ImageSet, int], Callable[[np.ndarray], float]] | None = None,
     **given: Any,  # noqa: ANN401
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """`train` on two stored image sets. To send the images to other processes would hold them several times more."""
-    return train(recipe, read_image_set(training), read_image_set(validation), **given)
+    """`train` on two stored image sets. To send the images to other processes would hold them several times more.
+
+    distance: what makes the distance of samples that it takes, of training images and seed.
+    """
+    images = read_image_set(training)
+    measure = distance(images, recipe.seed) if distance else None
+    return train(recipe, images, read_image_set(validation), distance=measure, **given)
 
 
 def train_together(processes: int, run: Callable[..., T], runtime: Runtime, folder: RunFolder) -> T:
@@ -50,7 +58,7 @@ def train_together(processes: int, run: Callable[..., T], runtime: Runtime, fold
         stop_signals("step") as received,
         worker_processes(processes, "trained", _begin, stop.is_set) as executor,
     ):
-        make_folder = partial(type(folder), folder.output, folder.folder)
+        make_folder = partial(type(folder), folder.output, folder.folder, folder.previews)
         ranks = [
             executor.submit(_train, run, runtime, make_folder, Ranks(rank, processes, rank), f"file://{place}/ranks")
             for rank in range(processes)

@@ -1,7 +1,9 @@
 """The training loop, top to bottom."""
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,13 +28,13 @@ def train(
     folder: RunFolder,
     save_every_seconds: float,
     ranks: Ranks = ALONE,
+    distance: Callable[[np.ndarray], float] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train from the start, or from the state a killed run left in ``folder``, to the end.
 
-    Writes checkpoints, curves and previews into the folder as it goes, see `Monitor`. Returns (results, cost): plain
-    values that do not depend on, and that do depend on, the clock and the machine. Raises DdpmError when settings and
-    images do not fit or the loss is no longer finite, SystemExit after saving on SIGINT and SIGTERM. Every one of
-    ``ranks`` calls it, and returns the same but for times; `ddpm.training.launch` starts them.
+    Writes checkpoints, curves and previews as it goes, see `Monitor`. Returns (results, cost): plain values that do not
+    and that do depend on clock and machine. Raises DdpmError when settings and images do not fit or the loss is not
+    finite, SystemExit after saving on SIGINT and SIGTERM. Each of ``ranks`` calls it: see `ddpm.training.launch`.
     """
     config, device = recipe.train, runtime.device
     total, guide_step = recipe.steps(len(training)), recipe.guide_step(len(training))
@@ -53,7 +55,7 @@ def train(
         folder.say(f"resuming from step {state.step} of {total}, saved in {folder.folder}")
     labels = state.conditioning.labels(training, device)
     batches = Batches(state.recipe, image_tensor(training, device), labels)
-    monitor = Monitor(state, objective, squared_errors, len(training), validation, runtime, folder, ranks)
+    monitor = Monitor(state, objective, squared_errors, len(training), validation, runtime, folder, ranks, distance)
     with ranks.stopping() as asked, monitor.progress, one_thread(device):
         for step in range(state.step, total):
             current = times.current() if times else objective

@@ -2,11 +2,12 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -26,6 +27,7 @@ from ddpm.training.validation import FixedGrid
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.images import enlarge, tile, write_png
 from ddpm.utils.runtime import Runtime
+from ddpm.utils.seeds import torch_generator
 
 PREVIEW_COLUMNS = 8
 
@@ -34,6 +36,7 @@ class Monitor:
     """Watches a `TrainState` and writes best.safetensors, last.safetensors, log.csv, validation.csv and previews.
 
     squared_errors: the compiled (images, t, eps, labels) -> errors of the network in training, see `Objective`.
+    distance: of samples, uint8 [n, c, h, w], from the training images, for previews/distance.csv; None: not measured.
     """
 
     def __init__(
@@ -46,8 +49,10 @@ class Monitor:
         runtime: Runtime,
         folder: RunFolder,
         ranks: Ranks,
+        distance: Callable[[np.ndarray], float] | None = None,
     ) -> None:
         config = state.recipe.train
+        self.distance, self.distance_every = distance, config.distance_every if distance else 0
         self.state, self.objective, self.squared_errors = state, objective, squared_errors
         self.config, self.runtime, self.folder, self.ranks = config, runtime, folder, ranks
         self.total = state.recipe.steps(training_images)
@@ -86,7 +91,8 @@ class Monitor:
         config, pause = self.config, time.perf_counter()
         saves = not last and (stop or pause - self.saved_at > save_every_seconds)
         keeps = self.keep_every > 0 and step % self.keep_every == 0
-        if saves or keeps or any(map(due, (config.log_every, config.validate_every, config.preview_every))):
+        shown = config.log_every, config.validate_every, config.preview_every, self.distance_every
+        if saves or keeps or any(map(due, shown)):
             # The device's work up to here is the network's; what follows is not.
             self.runtime.synchronize()
             pause = time.perf_counter()
@@ -97,6 +103,8 @@ class Monitor:
             self.validate()
         if due(config.preview_every) and not self.ranks.rank:
             self.preview()
+        if due(self.distance_every):
+            self.measure()
         if keeps:
             self.save(f"epoch_{step // self.per_epoch:04d}", {})
         if saves:
@@ -148,24 +156,52 @@ class Monitor:
             self.save("best", {"val_loss": row["val_loss"]})
 
     def preview(self) -> None:
-        """A grid of samples by the averaged weights, the same noise and labels each time."""
-        state, recipe, count = self.state, self.state.recipe, PREVIEW_COLUMNS**2
-        noise = ImageNoise(recipe.seed, 0, range(1, count + 1), state.spec.shape, state.device)
+        """A grid of samples by the averaged weights, the same noise and labels each time; its file is named by step."""
+        state, count = self.state, PREVIEW_COLUMNS**2
         in_turn = state.conditioning.in_turn(count)
         labels = None if in_turn is None else torch.from_numpy(in_turn).to(state.device)
-        predict = self.runtime.predictor(state.network)
+        with state.averaged():
+            grid = tile(self.sample(range(1, count + 1), labels, state.recipe.seed), PREVIEW_COLUMNS)
+        self.folder.write(f"previews/{state.step}.png", lambda path: write_png(path, enlarge(grid, 2)))
+
+    def measure(self) -> None:
+        """A row of previews/distance.csv: of samples by the averaged weights, the same noise and labels each time.
+
+        Labels are as frequent as in the training set, and noise is of a random stream of its own.
+        """
+        state, count, size = self.state, self.config.distance_images, self.config.batch_size // self.config.shards
+        seed = torch_generator(state.recipe.seed, "early distance").initial_seed()
+        places = (np.arange(count) + 0.5) / count
+        labels = torch.from_numpy(np.searchsorted(np.cumsum(state.conditioning.weights(None)), places)).to(state.device)
+        # Batches of the size of a shard, so that any number of ranks computes the same bits.
+        batches = range(0, count, size)
+        found = torch.zeros(
+            self.ranks.each(len(batches)), size, *state.spec.shape, dtype=torch.uint8, device=state.device
+        )
+        with state.averaged():
+            for place, number in enumerate(self.ranks.part(len(batches))):
+                numbers = [(batches[number] + i) % count for i in range(size)]
+                images = self.sample(numbers, labels[numbers] if state.conditioning.count else None, seed)
+                found[place] = torch.from_numpy(images)
+        together = self.ranks.gather(found).flatten(0, 1)[:count]
+        if self.distance and not self.ranks.rank:
+            row = {"step": state.step, "epoch": state.step / self.per_epoch}
+            state.history["distance"].append(row | {"early_distance": self.distance(together.cpu().numpy())})
+            self.folder.write_csv("previews/distance.csv", state.history["distance"])
+
+    def sample(self, numbers: Sequence[int], labels: Tensor | None, seed: int) -> np.ndarray:
+        """Images by the weights that the network has now, ancestrally and without guidance: uint8 [n, c, h, w]."""
+        noise = ImageNoise(seed, 0, numbers, self.state.spec.shape, self.state.device)
         denoiser = Denoiser(
-            predict,
+            self.runtime.predictor(self.state.network),
             self.objective.target,
             self.schedule,
             clip=True,
             labels=labels,
-            self_conditioning=recipe.model.self_conditioning,
+            self_conditioning=self.state.recipe.model.self_conditioning,
         ).remembering()
         steps = respace(self.schedule, even_times(self.schedule, self.config.preview_steps))
-        with state.averaged():
-            grid = tile(denormalize(ddpm()(denoiser, noise(), steps, noise)), PREVIEW_COLUMNS)
-        self.folder.write(f"previews/step_{state.step:06d}.png", lambda path: write_png(path, enlarge(grid, 2)))
+        return denormalize(ddpm()(denoiser, noise(), steps, noise))
 
     def save(self, name: str, metadata: dict[str, Any]) -> None:
         """Keep a checkpoint of this moment for good."""

@@ -10,16 +10,19 @@ from tqdm import tqdm
 from ddpm.utils.files import atomic_path, write_csv
 from ddpm.utils.resume import KeptRun
 
+PREVIEWS = "previews"
+
 
 class RunFolder(KeptRun):
     """Each file is kept in the folder of the run, and shown in the output folder as soon as it is written.
 
-    writes: false for one of many processes that leaves it to another to write and to speak.
+    previews: the output folder of those files that are named previews/…; None for one in ``output``. writes: false for
+    one of many processes that leaves it to another to write and to speak.
     """
 
-    def __init__(self, output: Path, kept: Path, *, writes: bool = True) -> None:
+    def __init__(self, output: Path, kept: Path, previews: Path | None = None, *, writes: bool = True) -> None:
         super().__init__(kept)
-        self.output, self.writes = output, writes
+        self.output, self.previews, self.writes = output, previews, writes
         self.state = kept / "state.safetensors"
         self._kept = kept / "files"
 
@@ -27,7 +30,8 @@ class RunFolder(KeptRun):
         if not self.writes:
             return self
         super().__enter__()
-        self.output.mkdir(parents=True, exist_ok=True)
+        for output in filter(None, (self.output, self.previews)):
+            output.mkdir(parents=True, exist_ok=True)
         for kept in self._kept.rglob("*"):
             if kept.is_file() and kept.suffix != ".tmp":
                 self._show(kept)
@@ -64,5 +68,9 @@ class RunFolder(KeptRun):
         self.write(name, lambda path: write_csv(path, *table, durable=False), durable=False)
 
     def _show(self, kept: Path, *, durable: bool = True) -> None:
-        with atomic_path(self.output / kept.relative_to(self._kept), durable=durable) as temporary:
+        name = kept.relative_to(self._kept)
+        shown = self.output / name
+        if self.previews and name.parts[0] == PREVIEWS:
+            shown = self.previews / name.relative_to(PREVIEWS)
+        with atomic_path(shown, durable=durable) as temporary:
             shutil.copyfile(kept, temporary)

@@ -60,7 +60,7 @@ class Recipe:
 class TrainState:
     """network, ema, optimizer: at work. conditioning: on what labels.
 
-    history: plain JSON values: step, best_step, best_val_loss, seconds, and the rows of the curves, log and val.
+    history: plain JSON values: step, best_step, best_val_loss, seconds, and the rows of the curves, log, val, distance.
     sums: float32 [2], loss and gradient norm added up since the last row. guide: the average as it was at the guide's
     step, by parameter name; empty before. times: the losses by time, for a density that follows them; None for another.
     """
@@ -79,7 +79,7 @@ class TrainState:
         self.times: LossAware | None = None
         self.sums = torch.zeros(2, device=self.device)
         self.history: dict[str, Any] = {
-            "step": 0, "best_step": 0, "best_val_loss": math.inf, "seconds": 0.0, "log": [], "val": []
+            "step": 0, "best_step": 0, "best_val_loss": math.inf, "seconds": 0.0, "log": [], "val": [], "distance": []
         }  # fmt: skip
 
     @property

@@ -5,10 +5,26 @@ The tests of this file share one clone and run in order, as a user would go on i
 
 import base64
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
-from clones import STAGES, commit, copy_working_tree, ended, outputs, run_in, stages_run, start_history
+from browser import chromium
+from clones import (
+    STAGES,
+    change,
+    commit,
+    copy_working_tree,
+    ended,
+    outputs,
+    run_in,
+    stages_run,
+    start_history,
+    surroundings,
+)
 from PIL import Image
 
 from ddpm.report.page import number
@@ -184,6 +200,47 @@ def test_the_last_experiment_is_compared_with_the_commit(reproduced: str, clone:
     table = run_in(clone, "dvc", "exp", "show", "--csv")
     assert table.count("workspace") == 1
     assert "model.base_channels" in table
+
+
+def test_plots_of_two_revisions_are_drawn_without_a_network(reproduced: str, clone: Path):
+    made = ended(clone, sys.executable, "-m", "tools.offline_plots")
+    if made.returncode:
+        pytest.skip(made.stderr)
+    assert run_in(clone, "git", "status", "--porcelain", ".dvc") == ""
+    run_in(clone, "dvc", "plots", "diff", "HEAD", "workspace")
+    asked: list[str] = []
+    with chromium() as browser:
+        page = browser.new_context(offline=True).new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto((clone / "dvc_plots/index.html").as_uri())
+        page.wait_for_function("document.querySelectorAll('.vega-embed canvas').length == 4")
+        widths = page.eval_on_selector_all("img", "all => all.map(image => [image.src, image.naturalWidth])")
+        beside = page.eval_on_selector_all("#data_figures_samples_png img", "all => all.map(image => image.offsetTop)")
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert min(width for _, width in widths) > 100
+    assert {Path(source).name for source, _ in widths} > {"HEAD_samples.png", "workspace_samples.png"}
+    assert len(beside) == 2
+    assert beside[0] == beside[1]
+
+
+def test_plots_show_a_training_while_it_runs(reproduced: str, clone: Path):
+    change(clone, {"train.epochs": 50, "train.distance_every": 40, "train.distance_images": 256})
+    log = clone / "data/model/log.csv"
+    before = log.stat().st_mtime
+    repro = subprocess.Popen(
+        ["dvc", "repro", "train"], cwd=clone, env=surroundings(), stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    with repro:
+        while not (clone / "data/previews/distance.csv").exists() or log.stat().st_mtime == before:
+            assert repro.poll() is None
+            time.sleep(0.1)
+        shown = json.loads(run_in(clone, "dvc", "plots", "show", "--json"))["data"]
+        assert repro.poll() is None
+        repro.send_signal(signal.SIGINT)
+    names = {Path(name).name for name in shown}
+    assert {"Training loss", "40.png", "distance.csv"} <= names
+    run_in(clone, "git", "checkout", "--quiet", "--force", "HEAD")
+    run_in(clone, "dvc", "checkout", "--force")
 
 
 def test_an_unknown_parameter_is_refused(reproduced: str, clone: Path):

@@ -52,8 +52,9 @@ HERE = {
     "fid": FETCHING | {"ddpm/data/split.py": "only for fetching"},
     "visualize": FETCHING | {"ddpm/data/split.py": "only for fetching"},
     "train": {
-        "ddpm/diffusion/denoiser.py": "only for previews",
-        "ddpm/diffusion/samplers.py": "only for previews",
+        "ddpm/diffusion/denoiser.py": "only for previews and the early distance",
+        "ddpm/diffusion/samplers.py": "only for previews and the early distance",
+        "ddpm/evaluation/early.py": "only for the early distance, which decides nothing of the network",
         "ddpm/training/run_folder.py": "where the files of the run are kept",
         "ddpm/utils/images.py": "only for previews",
     },

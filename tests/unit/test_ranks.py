@@ -20,6 +20,7 @@ import torch
 
 from ddpm.config import Config
 from ddpm.data.image_set import ImageSet
+from ddpm.evaluation.early import EarlyDistance
 from ddpm.models.build import build_network
 from ddpm.training.gradients import ShardGradients
 from ddpm.training.launch import train_together
@@ -30,8 +31,22 @@ from ddpm.training.state import Recipe
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.runtime import Runtime
 
-OUTPUTS = ("last.safetensors", "best.safetensors", "log.csv", "validation.csv", "previews/step_000020.png")
-SETTINGS = {"train.shards": 4, "model.dropout": 0.2, "train.preview_every": 10, "train.preview_steps": 2}
+OUTPUTS = (
+    "last.safetensors",
+    "best.safetensors",
+    "log.csv",
+    "validation.csv",
+    "previews/distance.csv",
+    "previews/20.png",
+)
+SETTINGS = {
+    "train.shards": 4,
+    "model.dropout": 0.2,
+    "train.preview_every": 10,
+    "train.preview_steps": 2,
+    "train.distance_every": 10,
+    "train.distance_images": 300,
+}
 
 Run = Callable[..., dict[str, Any]]
 
@@ -69,7 +84,8 @@ def run(digits: ImageSet, tiny: Callable[..., Config], cpu: Runtime) -> Run:
         config = tiny(SETTINGS, changes or {})
         recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
         with kind(folder, folder / "kept") as place:
-            work = partial(train, recipe, training, validation, save_every_seconds=every)
+            distance = EarlyDistance(training, config.seed)
+            work = partial(train, recipe, training, validation, save_every_seconds=every, distance=distance)
             return train_together(processes, work, cpu, place)[0]
 
     return start

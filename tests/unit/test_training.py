@@ -18,6 +18,7 @@ from ddpm.data.image_set import ImageSet, normalize
 from ddpm.diffusion.objective import Objective, build_objective
 from ddpm.diffusion.process import q_sample, v_from
 from ddpm.diffusion.schedule import build_schedule
+from ddpm.evaluation.early import EarlyDistance
 from ddpm.models.build import build_network
 from ddpm.models.checkpoint import load_checkpoint, restore_network
 from ddpm.training.batch import Batches
@@ -50,6 +51,7 @@ TOOLBOX = {
     "diffusion.target": "velocity",
     "train.preview_every": 10,
 }
+MEASURED = {"train.distance_every": 6}
 NEVER_LOGGED = {"train.log_every": 5000, "train.validate_every": 5000}
 
 Run = Callable[..., dict[str, Any]]
@@ -94,7 +96,9 @@ def run(digits: ImageSet, tiny: Callable[..., Config], cpu: Runtime) -> Run:
         config = tiny(changes or {})
         recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
         with kind(folder / "out", folder / "kept") as place:
-            return train(recipe, training, validation, cpu, place, every)[0]
+            return train(
+                recipe, training, validation, cpu, place, every, distance=EarlyDistance(training, config.seed)
+            )[0]
 
     return start
 
@@ -258,6 +262,8 @@ def test_handlers_of_signals_are_given_back(run: Run, tmp_path: Path):
         ("train.preview_every", DROPOUT),
         ("train.validate_every", DROPOUT),
         ("train.log_every", {}),
+        ("train.distance_every", {}),
+        ("train.distance_every", DROPOUT),
     ],
 )
 def test_watching_a_run_does_not_change_it(
@@ -405,8 +411,47 @@ def test_results_describe_the_run(run: Run, tmp_path: Path, tiny: Callable[..., 
 def test_previews_are_grids_of_64_images(run: Run, tmp_path: Path):
     run(tmp_path, {"train.preview_every": 10})
     folder = tmp_path / "out" / "previews"
-    assert sorted(path.name for path in folder.iterdir()) == ["step_000010.png", "step_000020.png"]
+    assert sorted(path.name for path in folder.iterdir()) == ["10.png", "20.png"]
     assert read_pngs(folder, 1).shape == (2, 1, *(2 * (8 * 30 - 2),) * 2)
+
+
+def test_early_distances_have_a_row_every_so_many_steps_and_one_at_the_end(undisturbed: Undisturbed):
+    found = rows(undisturbed(MEASURED) / "out" / "previews/distance.csv")
+    assert [row["step"] for row in found] == [6, 12, 18, 20]
+    assert all(row["early_distance"] > 0 for row in found)
+    assert not (undisturbed({}) / "out" / "previews/distance.csv").exists()
+
+
+@pytest.mark.parametrize("step", [5, 14])
+def test_early_distances_of_a_resumed_run_are_those_of_one_never_stopped(
+    run: Run, undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+):
+    expected = undisturbed(MEASURED)
+    signal_at(monkeypatch, step)
+    with pytest.raises(SystemExit):
+        run(tmp_path, MEASURED)
+    run(tmp_path, MEASURED)
+    assert (tmp_path / "out/previews/distance.csv").read_bytes() == (
+        expected / "out/previews/distance.csv"
+    ).read_bytes()
+    assert_same_outputs(expected, tmp_path)
+
+
+def test_samples_of_the_early_distance_have_labels_as_frequent_as_in_training(
+    run: Run, tmp_path: Path, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+):
+    given: list[torch.Tensor] = []
+    sample = Monitor.sample
+
+    def watched(monitor: Monitor, numbers: Any, labels: torch.Tensor, seed: int) -> np.ndarray:  # noqa: ANN401
+        given.append(labels)
+        return sample(monitor, numbers, labels, seed)
+
+    monkeypatch.setattr(Monitor, "sample", watched)
+    run(tmp_path, MEASURED | {"train.distance_every": 20})
+    found = torch.cat(given).bincount(minlength=10).numpy()
+    expected = np.bincount(digits.labels[:512], minlength=10) / 512
+    assert np.abs(found - 256 * expected).max() <= 1
 
 
 def test_checkpoints_are_kept_every_so_many_epochs(run: Run, tmp_path: Path):

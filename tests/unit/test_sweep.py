@@ -1,0 +1,115 @@
+"""What a sweep searches, what it refuses, and what its table says; real trials run in tests/stress."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clones import SETTINGS
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from ddpm.utils.errors import DdpmError
+from tools.sweep import check_space, distribution, override, present, read_space, table
+
+
+def test_a_space_is_read_from_the_command_line_and_from_files(tmp_path: Path):
+    (tmp_path / "space.yaml").write_text("train.lr: [0.003, 0.03, log]\ntrain.optimizer: [adamw, muon]\n")
+    found = read_space([str(tmp_path / "space.yaml"), "model.channel_multipliers=[[1, 2], auto]", "seed=1"])
+    assert found == {
+        "train.lr": [0.003, 0.03, "log"],
+        "train.optimizer": ["adamw", "muon"],
+        "model.channel_multipliers": [[1, 2], "auto"],
+        "seed": 1,
+    }
+
+
+def test_lists_are_ranges_or_choices_and_other_values_are_fixed():
+    assert distribution("a", [0.003, 0.03, "log"]) == FloatDistribution(0.003, 0.03, log=True)
+    assert distribution("a", [1, 8, "linear"]) == IntDistribution(1, 8)
+    assert distribution("a", [0, 0.5, "linear"]) == FloatDistribution(0, 0.5)
+    assert distribution("a", [[1, 2], "auto", 3, True]) == CategoricalDistribution(["[1, 2]", "auto", "3", "true"])
+    assert distribution("a", 0.01) is distribution("a", "auto") is None
+
+
+@pytest.mark.parametrize(
+    "value", [[1, "log"], [0.0, 1.0, "log"], [2, 1, "linear"], ["a", "b", "log"], [1, 2, 3, "log"]]
+)
+def test_a_range_that_is_none_is_refused(value: list[Any]):
+    with pytest.raises(DdpmError, match=r"^train\.lr=.*: a range is \[low, high, log\] or \[low, high, linear\]"):
+        distribution("train.lr", value)
+
+
+@pytest.mark.parametrize("text", ["train.lr", "nowhere.yaml", "train.lr=[0.1,"])
+def test_what_is_no_setting_is_refused(text: str):
+    with pytest.raises(DdpmError, match="neither KEY=VALUE nor a YAML file"):
+        read_space([text])
+
+
+def test_values_that_no_run_can_have_are_refused_before_any_trial():
+    check_space({"train.lr": [0.003, 0.03, "log"], "train.optimizer": ["adamw", "muon"]}, SETTINGS)
+    with pytest.raises(DdpmError, match=r"unknown key train\.rate"):
+        check_space({"train.rate": [1, 2]}, SETTINGS)
+    with pytest.raises(DdpmError, match=r"^train\.optimizer=adam: .*should be one of"):
+        check_space({"train.optimizer": ["muon", "adam"]}, SETTINGS)
+    with pytest.raises(DdpmError, match=r"^train\.lr=-1: "):
+        check_space({"train.lr": [-1, 0.03, "linear"]}, SETTINGS)
+
+
+def test_values_are_checked_beside_the_fixed_ones():
+    space = {"train.label_dropout": [0.0, 0.1]}
+    with pytest.raises(DdpmError, match="needs a network trained with the null label"):
+        check_space(space, SETTINGS)
+    check_space(space | {"generate.guidance": 1.0}, SETTINGS)
+
+
+def test_the_present_settings_are_a_point_of_a_space_that_holds_them(tmp_path: Path):
+    shutil.copy(SETTINGS, tmp_path / "params.yaml")
+    space = {
+        "train.lr": FloatDistribution(0.001, 0.1, log=True),
+        "train.optimizer": CategoricalDistribution(["adamw", "muon"]),
+        "generate.guidance_interval": CategoricalDistribution([override([1.0, 5.0])]),
+    }
+    assert present(space, tmp_path / "params.yaml") == {
+        "train.lr": 0.01,
+        "train.optimizer": "muon",
+        "generate.guidance_interval": "[1.0, 5.0]",
+    }
+    assert present({"train.lr": FloatDistribution(0.02, 0.1)}, SETTINGS) is None
+    assert present({"train.optimizer": CategoricalDistribution(["adamw"])}, SETTINGS) is None
+
+
+def trial(
+    number: int, value: float | None, half: float | None = None, state: TrialState = TrialState.COMPLETE
+) -> FrozenTrial:
+    ends = {} if half is None or value is None else {"low": value - half, "high": value + half}
+    steps = {} if state == TrialState.COMPLETE else {250: 3.0, 500: 2.5}
+    made = create_trial(
+        state=state,
+        value=value,
+        params={"train.lr": 0.01},
+        distributions={"train.lr": FloatDistribution(0.001, 0.1)},
+        user_attrs=ends,
+        intermediate_values=steps,
+    )
+    made.number = number
+    return made
+
+
+def test_a_trial_is_worse_only_where_the_interval_of_the_difference_says_so():
+    # Of two intervals ± 0.1 the difference has ± 0.141.
+    trials = [trial(0, 1.0, 0.1), trial(1, 1.15, 0.1), trial(2, 1.13, 0.1), trial(3, None, state=TrialState.PRUNED)]
+    trials.append(trial(4, None, state=TrialState.FAIL))
+    found = table(trials, "fd_mnist", lower=True)
+    assert list(found.index) == [0, 2, 1, 3, 4]
+    assert list(found["verdict"]) == ["best", "equal within chance", "worse", "stopped early at step 500", "fail"]
+
+
+def test_of_a_fraction_the_largest_is_the_best():
+    found = table([trial(0, 0.8, 0.01), trial(1, 0.9, 0.01)], "recall_mnist", lower=False)
+    assert list(found.index) == [1, 0]
+    assert list(found["verdict"]) == ["best", "worse"]
+
+
+def test_without_intervals_nothing_is_said_to_be_worse():
+    assert list(table([trial(0, 1.0), trial(1, 2.0)], "val_loss", lower=True)["verdict"]) == ["best", "no interval"]
