@@ -32,7 +32,7 @@ from ddpm.training.posthoc import averaged
 from ddpm.utils.files import atomic_path
 from ddpm.utils.runtime import choose_runtime
 
-LENGTHS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25)
+LENGTHS = (0.02, 0.04, 0.07, 0.1, 0.14, 0.2, 0.25)
 SAMPLINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "no guidance": {"generate.guidance": 1.0, "generate.autoguidance": 1.0},
@@ -67,9 +67,9 @@ def _length(row: dict[str, Any]) -> float:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--epochs", type=float, default=2.0, help="of the training (default 2)")
+    parser.add_argument("--epochs", type=float, default=1.5, help="of the training (default 1.5)")
     parser.add_argument("--snapshots", type=int, default=32, help="of the training (default 32)")
-    parser.add_argument("--images", type=int, default=2000, help="per row (default 2000)")
+    parser.add_argument("--images", type=int, default=1000, help="per row (default 1000)")
     parser.add_argument("--work", type=Path, default=Path(".ckpt/posthoc"), help="where the training lies")
     parser.add_argument("--plot", type=Path, metavar="PNG")
     given = parser.parse_args()
