@@ -43,8 +43,8 @@ AXES = {
     "train.weighting": ("simple", "min_snr"),
 }
 SEEDS = (0, 1, 2)
-# A small network, and a run of some 30 seconds of one core; no guidance, and as many times of each noise as the schedule
-# has: with the default's density of times a schedule would decide nothing in training.
+# A small network, and a run of some 30 seconds of one core; no guidance, and times of the schedule's own density: with
+# the default's a schedule would decide nothing in training.
 BUDGET: dict[str, Any] = {
     "model.base_channels": 16,
     "model.blocks_per_level": 1,
@@ -143,7 +143,7 @@ def key_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def complete(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> pd.DataFrame:
     """The rows of the cells that have all of these seeds, and of those seeds alone."""
-    table = pd.DataFrame(rows, columns=None if rows else [*NAMES, "seed"])
+    table = pd.DataFrame(rows, columns=None if rows else [*NAMES, "seed", "sampler", "fd_mnist"])
     table = table[table.seed.isin(seeds)]
     return table[table.groupby(list(NAMES)).seed.transform("nunique") == len(seeds)]
 
@@ -152,7 +152,7 @@ def cells(table: pd.DataFrame) -> list[dict[str, Any]]:
     """A row for each cell: the Fréchet distance by sampler, mean ± standard deviation over the seeds."""
     spread = table.groupby([*NAMES, "sampler"], sort=False).fd_mnist.agg(["mean", "std"])
     text = spread.apply(lambda row: f"{row['mean']:.3g} ± {row['std']:.2g}", axis=1)
-    return text.unstack(sort=False).reset_index().to_dict("records") if len(text) else []
+    return text.unstack(sort=False).reset_index().to_dict("records") if len(table) else []
 
 
 def effects(table: pd.DataFrame) -> list[dict[str, Any]]:
