@@ -34,7 +34,7 @@ from ddpm.utils.runtime import choose_runtime
 
 LENGTHS = (0.02, 0.04, 0.07, 0.1, 0.14, 0.2, 0.25)
 SAMPLINGS: dict[str, dict[str, Any]] = {
-    "default": {},
+    "with guidance": {},
     "no guidance": {"generate.guidance": 1.0, "generate.autoguidance": 1.0},
 }
 
@@ -43,18 +43,16 @@ def plot(rows: list[dict[str, Any]], images: int, path: Path) -> None:
     """A line for each sampling, dotted: the exponential average of the training; dashed: as many real images."""
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     for number, name in enumerate(SAMPLINGS):
-        line = sorted((row for row in rows if row["sampling"] == name and row["length"] != "ema"), key=_length)
-        of_ema = [row["fd_mnist"] for row in rows if row["sampling"] == name and row["length"] == "ema"]
-        axes.plot([row["length"] for row in line], [row["fd_mnist"] for row in line], "o-", label=f"guidance: {name}")
-        for value in of_ema:
-            axes.axhline(value, color=f"C{number}", linestyle=":", label=f"{name}, exponential average: {value:.2f}")
+        ema, *line = sorted((row for row in rows if row["sampling"] == name), key=_length)
+        axes.plot([row["length"] for row in line], [row["fd_mnist"] for row in line], "o-", label=name)
+        label = f"{name}, exponential average: {ema['fd_mnist']:.2f}"
+        axes.axhline(ema["fd_mnist"], color=f"C{number}", linestyle=":", label=label)
     real = floor(images)
     axes.axhline(real, color="grey", linestyle="--", linewidth=1, label=f"{images:,} real images: {real:.2f}")
-    axes.set(xscale="log", yscale="log", xlabel="length of the average, as a fraction of the training")
+    axes.set(xscale="log", xlabel="length of the average, as a fraction of the training")
     axes.set_ylabel("Fréchet distance (fd_mnist)")
-    axes.set_xticks(LENGTHS, [f"{length:g}" for length in LENGTHS], minor=False)
-    axes.yaxis.set_major_formatter("{x:.3g}")
-    axes.yaxis.set_minor_formatter("{x:.3g}")
+    axes.set_xticks(lengths := [row["length"] for row in line], [f"{length:g}" for length in lengths])
+    axes.minorticks_off()
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
     with atomic_path(path) as temporary:
@@ -62,7 +60,7 @@ def plot(rows: list[dict[str, Any]], images: int, path: Path) -> None:
 
 
 def _length(row: dict[str, Any]) -> float:
-    return float(row["length"])
+    return 0.0 if row["length"] == "ema" else float(row["length"])
 
 
 def main() -> None:
@@ -70,6 +68,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=1.5, help="of the training (default 1.5)")
     parser.add_argument("--snapshots", type=int, default=32, help="of the training (default 32)")
     parser.add_argument("--images", type=int, default=1000, help="per row (default 1000)")
+    parser.add_argument(
+        "--lengths", type=float, nargs="+", default=LENGTHS, help=f"default {' '.join(map(str, LENGTHS))}"
+    )
     parser.add_argument("--work", type=Path, default=Path(".ckpt/posthoc"), help="where the training lies")
     parser.add_argument("--plot", type=Path, metavar="PNG")
     given = parser.parse_args()
@@ -81,7 +82,7 @@ def main() -> None:
     known = {(row["length"], row["sampling"]) for row in rows}
     runtime, folder = choose_runtime(config.runtime, float("inf")), given.work / f"{given.epochs:g}"
     last, _, _ = fit(config, runtime, folder)
-    for length in ("ema", *LENGTHS):
+    for length in ("ema", *given.lengths):
         wanted = [name for name in SAMPLINGS if (length, name) not in known]
         if not wanted:
             continue
