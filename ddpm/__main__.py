@@ -15,6 +15,7 @@ COMMANDS = {
     "sample": "draw images",
     "edit": "complete a part of an image, vary it, go from one to another",
     "info": "what a checkpoint holds",
+    "average": "average the weights of a training over another length",
     "page": "sample, draw and blend in a browser",
     "export": "write a model for other programs: ONNX, torch.export, a page that samples in a browser",
     "evaluate": "measure a folder of images as the stage `fid` does",

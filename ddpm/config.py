@@ -215,6 +215,7 @@ class TrainConfig(_Section):
     lr_decay: Annotated[str, _name_in(LR_DECAYS)]
     grad_clip: Positive
     ema_decay: BelowOne
+    posthoc_snapshots: CountOrZero
     weighting: Annotated[str, _name_in(WEIGHTINGS)]
     min_snr_gamma: Positive
     vlb_weight: NotNegative

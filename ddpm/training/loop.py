@@ -73,7 +73,7 @@ def train(
             norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), config.grad_clip)
             factor = lr_factor(step, total, config.warmup_steps, config.lr_decay)
             state.optimizer.step(factor)
-            state.ema.update()
+            state.average()
             state.advance(loss, norm)
             if state.step == guide_step:
                 state.keep_guide()

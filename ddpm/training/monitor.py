@@ -33,7 +33,7 @@ PREVIEW_COLUMNS = 8
 
 
 class Monitor:
-    """Watches a `TrainState` and writes best.safetensors, last.safetensors, log.csv, validation.csv and previews.
+    """Watches a `TrainState`; writes best.safetensors, last.safetensors, log.csv, validation.csv, previews, posthoc.
 
     squared_errors: the compiled (images, t, eps, labels) -> errors of the network in training, see `Objective`.
     distance: of samples, uint8 [n, c, h, w], from the training images, for previews/distance.csv; None: not measured.
@@ -56,6 +56,7 @@ class Monitor:
         self.state, self.objective, self.squared_errors = state, objective, squared_errors
         self.config, self.runtime, self.folder, self.ranks = config, runtime, folder, ranks
         self.total = state.recipe.steps(training_images)
+        self.keeps_snapshot = partial(state.recipe.keeps_snapshot, images=training_images)
         self.per_epoch = state.recipe.steps_per_epoch(training_images)
         labels = state.conditioning.labels(validation, runtime.device)
         self.schedule = build_schedule(state.recipe.diffusion)
@@ -91,8 +92,9 @@ class Monitor:
         config, pause = self.config, time.perf_counter()
         saves = not last and (stop or pause - self.saved_at > save_every_seconds)
         keeps = self.keep_every > 0 and step % self.keep_every == 0
+        snapshot = self.keeps_snapshot(step)
         shown = config.log_every, config.validate_every, config.preview_every, self.distance_every
-        if saves or keeps or any(map(due, shown)):
+        if saves or keeps or snapshot or any(map(due, shown)):
             # The device's work up to here is the network's; what follows is not.
             self.runtime.synchronize()
             pause = time.perf_counter()
@@ -107,6 +109,9 @@ class Monitor:
             self.measure()
         if keeps:
             self.save(f"epoch_{step // self.per_epoch:04d}", {})
+        if snapshot:
+            writer = partial(save_checkpoint, checkpoint=self.state.snapshot())
+            self.folder.write(f"posthoc/step_{step:06d}.safetensors", writer)
         if saves:
             self.state.history["seconds"] = time.perf_counter() - self.started
             self.folder.save_state(partial(self.write_checkpoint, self.state.history, resumable=True))

@@ -15,7 +15,7 @@ from ddpm.data.image_set import ImageSet
 from ddpm.models.build import build_network, conditioning_classes, fit_to_images, flops_per_image
 from ddpm.models.checkpoint import Checkpoint, load_checkpoint
 from ddpm.models.conditioning import fit_conditioning
-from ddpm.training.ema import Ema
+from ddpm.training.ema import LENGTHS, Ema, PowerEma
 from ddpm.training.loss_aware import LossAware
 from ddpm.training.optimizers import Optimizer
 from ddpm.training.run_folder import RunFolder
@@ -56,9 +56,14 @@ class Recipe:
         """The step after which the average is kept as the guide of autoguidance; 0 for never."""
         return math.ceil(self.train.guide_fraction * self.steps(images))
 
+    def keeps_snapshot(self, step: int, images: int) -> bool:
+        """Whether the averages of `LENGTHS` are kept after that step: at the ends of so many equal parts of the run."""
+        parts, total = self.train.posthoc_snapshots, self.steps(images)
+        return step * parts // total > (step - 1) * parts // total
+
 
 class TrainState:
-    """network, ema, optimizer: at work. conditioning: on what labels.
+    """network, ema, optimizer: at work. conditioning: on what labels. powers: the averages of `LENGTHS`, where wanted.
 
     history: plain JSON values: step, best_step, best_val_loss, seconds, and the rows of the curves, log, val, distance.
     sums: float32 [2], loss and gradient norm added up since the last row. guide: the average as it was at the guide's
@@ -75,6 +80,8 @@ class TrainState:
         self.network = runtime.prepare(build_network(recipe.model, self.spec), trains=True).train()
         self.optimizer = Optimizer(recipe.train.optimizer, self.network, recipe.train)
         self.ema = Ema(self.network, recipe.train.ema_decay)
+        lengths = LENGTHS if recipe.train.posthoc_snapshots else ()
+        self.powers = {f"power_{length}": PowerEma(self.network, length) for length in lengths}
         self.guide: dict[str, Tensor] = {}
         self.times: LossAware | None = None
         self.sums = torch.zeros(2, device=self.device)
@@ -86,6 +93,11 @@ class TrainState:
     def step(self) -> int:
         """Optimizer steps taken."""
         return int(self.history["step"])
+
+    def average(self) -> None:
+        """Move every average towards the network's weights."""
+        for average in (self.ema, *self.powers.values()):
+            average.update()
 
     def advance(self, loss: Tensor, grad_norm: Tensor) -> None:
         """Count a step with its loss and gradient norm."""
@@ -109,7 +121,7 @@ class TrainState:
         """A checkpoint of this moment: what sampling needs, and where ``resumable`` all that training does to go on."""
         tensors: dict[str, dict[str, Tensor]] = {"ema": _copies(self.ema.state_dict()), "guide": self.guide}
         if resumable:
-            tensors |= {
+            tensors |= self._powers() | {
                 "weights": dict(self.network.named_parameters()),
                 "optimizer": self.optimizer.state_dict(),
                 "sums": {"sums": self.sums},
@@ -119,6 +131,14 @@ class TrainState:
         recipe = self.recipe
         return Checkpoint(recipe.model, recipe.diffusion, self.spec, self.conditioning, metadata, tensors)
 
+    def snapshot(self) -> Checkpoint:
+        """The averages of `LENGTHS` at this moment: what `ddpm.training.posthoc` needs."""
+        recipe, metadata = self.recipe, {"step": self.step, "seed": self.recipe.seed}
+        return Checkpoint(recipe.model, recipe.diffusion, self.spec, self.conditioning, metadata, self._powers())
+
+    def _powers(self) -> dict[str, dict[str, Tensor]]:
+        return {name: average.state_dict() for name, average in self.powers.items()}
+
     def restore(self, folder: RunFolder) -> bool:
         """Continue from the state that a killed run left in ``folder``, if there is one. Raises DdpmError, damaged."""
         if not folder.state.exists():
@@ -127,7 +147,8 @@ class TrainState:
             saved = load_checkpoint(folder.state, self.device)
         self.history = saved.metadata
         self.network.load_state_dict(saved.tensors["weights"])
-        self.ema.load_state_dict(saved.tensors["ema"], self.step)
+        for name, average in {"ema": self.ema, **self.powers}.items():
+            average.load_state_dict(saved.tensors[name], self.step)
         self.guide = saved.tensors.get("guide", {})
         self.optimizer.load_state_dict(saved.tensors["optimizer"])
         if self.times:

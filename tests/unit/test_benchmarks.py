@@ -1,18 +1,22 @@
 import time
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks import cuda
+from benchmarks.cell import SAMPLERS as CELL_SAMPLERS
 from benchmarks.choices import HALF, SAMPLINGS, TRAININGS
 from benchmarks.common import QUIET, SPEC, earlier, fit, save, settings
 from benchmarks.contention import busy
 from benchmarks.frontier import RECIPES
+from benchmarks.grid import AXES, BUDGET, cells, complete, effects, plot, rows_of
 from benchmarks.judge import load_judge
 from benchmarks.page import RESULTS, cell, table
 from benchmarks.samplers import COMMON, SAMPLERS
@@ -133,6 +137,58 @@ def test_every_recipe_fits_the_parameters(name: str):
 
 def test_samplers_differ_from_one_another():
     assert len({settings(COMMON, changes).generate for changes in SAMPLERS.values()}) == len(SAMPLERS)
+
+
+def grid_rows(seeds: tuple[int, ...] = (0, 1)) -> list[dict[str, Any]]:
+    """A grid in which the distance is a product of a factor for each choice; seed 1 doubles it."""
+    rows = []
+    for schedule, target, seed in product(("linear", "cosine"), ("eps", "v"), seeds):
+        factor = {"linear": 3.0, "cosine": 1.0}[schedule] * {"eps": 1.0, "v": 5.0}[target] * 2.0**seed
+        numbers = {"ddpm": {"fd_mnist": 10 * factor}, "ddim": {"fd_mnist": 20 * factor}}
+        rows += rows_of((schedule, target, "simple"), seed, numbers)
+    return rows
+
+
+def test_the_effects_of_a_grid_are_the_factors_of_its_choices():
+    rows = effects(complete(grid_rows(), (0, 1)))
+    found = {row["value"]: row["fd_mnist"] for row in rows}
+    assert found["linear"] / found["cosine"] == pytest.approx(3)
+    assert found["v"] / found["eps"] == pytest.approx(5)
+    assert found["ddim"] / found["ddpm"] == pytest.approx(2)
+    # The geometric mean of 30 · 10 · 2 of each, once for each seed, which doubles it.
+    assert found["simple"] == pytest.approx(10 * (3 * 5 * 2) ** 0.5 * 1.5)
+    assert {row["value"]: row["best"] for row in rows} == {
+        "linear": 0, "cosine": 1, "eps": 1, "v": 0, "simple": 1, "ddpm": 1, "ddim": 0
+    }  # fmt: skip
+    assert all(row["std"] == pytest.approx(row["fd_mnist"] / 1.5 * 0.5**0.5) for row in rows)
+
+
+def test_a_cell_of_a_grid_counts_once_it_has_all_seeds():
+    rows = grid_rows() + [row for row in grid_rows((2,)) if row["target"] == "v"]
+    assert [(row["schedule"], row["target"]) for row in cells(complete(rows, (0, 1)))] == [
+        ("linear", "eps"),
+        ("linear", "v"),
+        ("cosine", "eps"),
+        ("cosine", "v"),
+    ]
+    lacking = [row for row in rows if (row["schedule"], row["seed"]) != ("linear", 1)]
+    assert cells(complete(lacking, (0, 1)))[0] == {
+        "schedule": "cosine", "target": "eps", "weighting": "simple", "ddpm": "15 ± 7.1", "ddim": "30 ± 14"
+    }  # fmt: skip
+    assert cells(complete([], (0, 1))) == effects(complete([], (0, 1))) == []
+
+
+def test_a_grid_is_drawn_whole_or_in_part(tmp_path: Path):
+    for rows in (grid_rows(), [row for row in grid_rows() if (row["schedule"], row["target"]) != ("linear", "v")]):
+        plot(complete(rows, (0, 1)), 1.5, tmp_path / "grid.png")
+        assert Image.open(tmp_path / "grid.png").width > 1000
+
+
+@pytest.mark.parametrize("cell", [*product(*AXES.values())])
+def test_every_cell_of_the_grid_fits_the_parameters(cell: tuple[str, ...]):
+    of_cell = settings(BUDGET, dict(zip(AXES, cell, strict=True)))
+    assert len({settings(BUDGET, changes).generate for changes in CELL_SAMPLERS.values()}) == len(CELL_SAMPLERS)
+    assert of_cell.generate.steps == 20
 
 
 def test_rows_of_the_same_run_are_taken_up_and_others_not(tmp_path: Path):

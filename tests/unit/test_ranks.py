@@ -118,6 +118,7 @@ def test_times_by_their_losses_and_self_conditioning_have_the_same_bits_for_any_
     # Of so few times each has its ten losses, of images of both processes, before the run ends.
     ideas = {"train.time_density": "loss_aware", "diffusion.timesteps": 24, "generate.steps": 10}
     ideas |= {"model.self_conditioning": True, "model.learned_variance": True, "train.offset_noise": 0.1}
+    ideas |= {"train.posthoc_snapshots": 2}
     alone, together = tmp_path / "alone", tmp_path / "together"
     expected = run(alone, 1, changes=ideas)
     assert_same((alone, expected), together, run(together, 2, changes=ideas))

@@ -17,6 +17,7 @@ from ddpm.diffusion.process import TARGETS
 from ddpm.diffusion.samplers import SAMPLERS, VARIANCES
 from ddpm.diffusion.schedule import SCHEDULES, SPACINGS
 from ddpm.models.networks import NETWORKS
+from ddpm.training.optimizers import LR_DECAYS, OPTIMIZERS
 from ddpm.utils.registry import Registry
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +33,8 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "train.weighting": WEIGHTINGS,
     "train.time_density": TIME_DENSITIES,
     "train.time_sampling": TIME_SAMPLINGS,
+    "train.optimizer": OPTIMIZERS,
+    "train.lr_decay": LR_DECAYS,
     "model.network": NETWORKS,
     "generate.sampler": SAMPLERS,
     "generate.spacing": SPACINGS,

@@ -50,6 +50,7 @@ TOOLBOX = {
     "diffusion.schedule": "flow",
     "diffusion.target": "velocity",
     "train.preview_every": 10,
+    "train.posthoc_snapshots": 3,
 }
 MEASURED = {"train.distance_every": 6}
 NEVER_LOGGED = {"train.log_every": 5000, "train.validate_every": 5000}
@@ -134,7 +135,8 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def assert_same_outputs(a: Path, b: Path) -> None:
-    for name in OUTPUTS:
+    snapshots = [path.relative_to(a / "out") for path in (a / "out" / "posthoc").glob("*")]
+    for name in (*OUTPUTS, *snapshots):
         assert (a / "out" / name).read_bytes() == (b / "out" / name).read_bytes(), name
 
 

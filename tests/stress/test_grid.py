@@ -1,0 +1,59 @@
+"""`python -m benchmarks.grid` queues real experiments, goes on where it was killed, and leaves the repository alone."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from clones import ended, run_in, small_run, surroundings
+from test_concurrency import end_workers
+
+GRID = [
+    *(sys.executable, "-m", "benchmarks.grid", "--schedules", "cosine", "flow", "--targets", "v"),
+    *("--weightings", "simple", "--seeds", "1", "2", "--epochs", "0.02", "--images", "160", "--json", "found.json"),
+]
+
+
+@pytest.fixture
+def repository(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, raw: Path) -> Iterator[Path]:
+    folder = tmp_path / "repository"
+    shutil.copytree(small_run(tmp_path_factory.getbasetemp(), raw).folder, folder, symlinks=True)
+    yield folder
+    for clone in (folder / ".ckpt/grid").glob("*"):
+        ended(clone, "dvc", "queue", "stop", "--kill")
+    end_workers(folder)
+
+
+def test_a_killed_grid_goes_on_and_what_it_has_is_not_repeated(repository: Path):
+    before = run_in(repository, "git", "show-ref")
+    killed = subprocess.Popen(GRID, cwd=repository, env=surroundings(), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list(repository.glob(".ckpt/grid/*/.dvc/tmp/exps/*/data/model/log.csv")):
+        assert killed.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    run_in(repository, *GRID, "--plot", "found.png")
+    found = json.loads((repository / "found.json").read_text())
+    assert {(row["schedule"], row["seed"]) for row in found["rows"]} == {
+        (a, b) for a in ("cosine", "flow") for b in (1, 2)
+    }
+    assert len(found["rows"]) == 4 * 4
+    assert all(0 < row["fd_mnist"] < 10_000 and row["nfe"] in (19, 20) for row in found["rows"])
+    assert [(row["schedule"], row["target"]) for row in found["cells"]] == [("cosine", "v"), ("flow", "v")]
+    assert (repository / "found.png").stat().st_size > 10_000
+    (clone,) = (repository / ".ckpt/grid").iterdir()
+    assert run_in(clone, "dvc", "exp", "list", "--name-only").split() != []
+    # Nothing is left to do, and nothing of it happened in the repository itself.
+    started = time.monotonic()
+    run_in(repository, *GRID)
+    assert time.monotonic() - started < 120
+    assert json.loads((repository / "found.json").read_text())["rows"] == found["rows"]
+    assert run_in(repository, "git", "show-ref") == before
+    assert run_in(repository, "git", "status", "--porcelain").split() == ["??", "found.json", "??", "found.png"]
