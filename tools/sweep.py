@@ -43,7 +43,7 @@ from presets.__main__ import merge
 from stages.paths import METRICS, PARAMS
 from stages.resume import resume_root
 from tools import run
-from tools.compare import LOWER_IS_BETTER, difference_interval
+from tools.compare import difference_interval
 
 SCALES = ("log", "linear")
 TARGET = "summary"  # the stage that a trial ends with; the figures come when the best is applied and reproduced
