@@ -29,7 +29,7 @@ _INPAINT = """Make a part of an image anew, so that it fits what is left (RePain
   python -m ddpm edit inpaint digit.png --erase right --count 8
   python -m ddpm edit inpaint digit.png --mask mask.png --label 8
 
-Without --label the model finds out which digit it may be."""
+Without --label the class is the one by which the model predicts best what is left."""
 
 _VARY = """Images like this one: noised up to a time, and sampled back from there (SDEdit, Meng et al. 2022).
 

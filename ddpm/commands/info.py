@@ -42,9 +42,11 @@ def described(path: Path) -> dict[str, dict[str, object]]:
         for group in ("ema", "guide")
         if checkpoint.tensors.get(group)
     }
+    names = checkpoint.spec.class_names
+    named = {} if names == tuple(map(str, range(len(names)))) else {"class_names": ", ".join(names)}
     return {
         "file": {"path": str(path), "bytes": path.stat().st_size, "sha256": sha256(path)},
-        "images": {"size": checkpoint.spec.size, "channels": checkpoint.spec.channels},
+        "images": {"size": checkpoint.spec.size, "channels": checkpoint.spec.channels, **named},
         "conditioning": {"classes": conditioning.classes, "clusters": conditioning.clusters},
         "network": {
             "parameters": parameters["ema"],
