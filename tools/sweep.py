@@ -36,6 +36,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ruamel.yaml import YAML, YAMLError
 
 from ddpm.config import load_config, parse_config
+from ddpm.report.metrics import LOWER_IS_BETTER
 from ddpm.utils.errors import DdpmError, one_sentence
 from ddpm.utils.files import read_json, write_json
 from ddpm.utils.resume import KeptRun
