@@ -13,6 +13,7 @@ Its state lies in .ckpt/sweeps/NAME. In the end a table says which trials differ
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import re
@@ -21,14 +22,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import dvc.api
 import optuna
 import pandas as pd
 import psutil
+from dvc.exceptions import DvcException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -40,11 +43,12 @@ from ddpm.utils.errors import DdpmError, one_sentence
 from ddpm.utils.files import read_json, write_json
 from ddpm.utils.resume import KeptRun
 from presets.__main__ import merge
-from stages.paths import METRICS, PARAMS
+from stages.paths import METRICS, PARAMS, PREVIEWS
 from stages.resume import resume_root
 from tools import run
 from tools.compare import LOWER_IS_BETTER, difference_interval
 
+DISTANCES = PREVIEWS / "distance.csv"
 SCALES = ("log", "linear")
 TARGET = "summary"  # the stage that a trial ends with; the figures come when the best is applied and reproduced
 POLL_SECONDS = 0.5
@@ -222,12 +226,14 @@ class Sweep(KeptRun):
             with self.process(trial, folder) as process:
                 while _runs(process):
                     time.sleep(POLL_SECONDS)
-                    self.report(trial, folder)
+                    self.report(trial, (folder / "ckpt").glob(f"train-*/files/{DISTANCES.relative_to('data')}"))
                     if trial.should_prune():
                         raise Pruned
-        found = self.headline(trial.number)
-        if found and self.metric not in found:
-            raise DdpmError(f"{METRICS}/headline.json has no {self.metric}: choose one of {', '.join(found)}.")
+        if found := self.headline(trial.number):
+            if self.metric not in found:
+                raise DdpmError(f"{METRICS}/headline.json has no {self.metric}: choose one of {', '.join(found)}.")
+            # Also of steps that nobody watched, as a killed sweep leaves its trial running: others are judged by them.
+            self.report(trial, self.recorded(trial.number))
         return found
 
     @contextmanager
@@ -256,14 +262,20 @@ class Sweep(KeptRun):
             _stop(process)
             raise
 
-    def report(self, trial: Trial, folder: Path) -> None:
-        """Tell Optuna the early distances that are new."""
+    def report(self, trial: Trial, files: Iterable[Path | io.StringIO]) -> None:
+        """Tell Optuna the early distances in tables of `Monitor` that are new."""
         known = trial.study.trials[trial.number].intermediate_values
-        for path in (folder / "ckpt").glob("train-*/files/previews/distance.csv"):
-            for step, distance in pd.read_csv(path)[["step", "early_distance"]].itertuples(index=False):
+        for file in files:
+            for step, distance in pd.read_csv(file)[["step", "early_distance"]].itertuples(index=False):
                 if int(step) not in known:
                     # The study may seek the largest of its metric; of distances the smallest is best.
                     trial.report(distance if self.lower else -distance, int(step))
+
+    def recorded(self, number: int) -> Iterator[io.StringIO]:
+        """The table of early distances of a trial's experiment, if there is one."""
+        with suppress(DvcException, OSError):
+            commit = run("git", "rev-parse", f"{self.experiments}/{self.name}-{number}").strip()
+            yield io.StringIO(dvc.api.read(str(DISTANCES), rev=commit))
 
     @property
     def experiments(self) -> str:
