@@ -253,6 +253,7 @@ class Sweep(KeptRun):
                     stdout=log,
                     stderr=log,
                     start_new_session=True,  # Ctrl-C at the sweep reaches it once, from here
+                    preexec_fn=_heed_interrupts,
                 )
             write_json(folder / "process.json", {"pid": process.pid, "began": process.create_time()})
         try:
@@ -335,6 +336,11 @@ def _still_running(note: Path) -> psutil.Process | None:
     return None
 
 
+def _heed_interrupts() -> None:
+    """Let SIGINT end this process: one that a shell started in the background ignores it, and so would what it starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _runs(process: psutil.Process) -> bool:
     """Whether a process has not ended, be it a child of this one or what a killed sweep left."""
     try:
@@ -368,6 +374,7 @@ def main() -> None:
     parser.add_argument("--prune-after", type=int, default=4, help="finished trials before one stops early (default 4)")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("error: stopped."))
+    _heed_interrupts()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with one_sentence():
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", given.name):
