@@ -337,7 +337,7 @@ def _still_running(note: Path) -> psutil.Process | None:
 
 
 def _heed_interrupts() -> None:
-    """Let SIGINT end this process: one that a shell started in the background ignores it, and so would what it starts."""
+    """Let SIGINT end this process: what a shell starts in the background ignores it, and so would what that starts."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
