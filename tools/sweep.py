@@ -13,6 +13,7 @@ Its state lies in .ckpt/sweeps/NAME. In the end a table says which trials differ
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import re
@@ -21,14 +22,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import dvc.api
 import optuna
 import pandas as pd
 import psutil
+from dvc.exceptions import DvcException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -41,11 +44,12 @@ from ddpm.utils.errors import DdpmError, one_sentence
 from ddpm.utils.files import read_json, write_json
 from ddpm.utils.resume import KeptRun
 from presets.__main__ import merge
-from stages.paths import METRICS, PARAMS
+from stages.paths import METRICS, PARAMS, PREVIEWS
 from stages.resume import resume_root
 from tools import run
 from tools.compare import difference_interval
 
+DISTANCES = PREVIEWS / "distance.csv"
 SCALES = ("log", "linear")
 TARGET = "summary"  # the stage that a trial ends with; the figures come when the best is applied and reproduced
 POLL_SECONDS = 0.5
@@ -223,12 +227,14 @@ class Sweep(KeptRun):
             with self.process(trial, folder) as process:
                 while _runs(process):
                     time.sleep(POLL_SECONDS)
-                    self.report(trial, folder)
+                    self.report(trial, (folder / "ckpt").glob(f"train-*/files/{DISTANCES.relative_to('data')}"))
                     if trial.should_prune():
                         raise Pruned
-        found = self.headline(trial.number)
-        if found and self.metric not in found:
-            raise DdpmError(f"{METRICS}/headline.json has no {self.metric}: choose one of {', '.join(found)}.")
+        if found := self.headline(trial.number):
+            if self.metric not in found:
+                raise DdpmError(f"{METRICS}/headline.json has no {self.metric}: choose one of {', '.join(found)}.")
+            # Also of steps that nobody watched, as a killed sweep leaves its trial running: others are judged by them.
+            self.report(trial, self.recorded(trial.number))
         return found
 
     @contextmanager
@@ -248,6 +254,7 @@ class Sweep(KeptRun):
                     stdout=log,
                     stderr=log,
                     start_new_session=True,  # Ctrl-C at the sweep reaches it once, from here
+                    preexec_fn=_heed_interrupts,
                 )
             write_json(folder / "process.json", {"pid": process.pid, "began": process.create_time()})
         try:
@@ -257,14 +264,20 @@ class Sweep(KeptRun):
             _stop(process)
             raise
 
-    def report(self, trial: Trial, folder: Path) -> None:
-        """Tell Optuna the early distances that are new."""
+    def report(self, trial: Trial, files: Iterable[Path | io.StringIO]) -> None:
+        """Tell Optuna the early distances in tables of `Monitor` that are new."""
         known = trial.study.trials[trial.number].intermediate_values
-        for path in (folder / "ckpt").glob("train-*/files/previews/distance.csv"):
-            for step, distance in pd.read_csv(path)[["step", "early_distance"]].itertuples(index=False):
+        for file in files:
+            for step, distance in pd.read_csv(file)[["step", "early_distance"]].itertuples(index=False):
                 if int(step) not in known:
                     # The study may seek the largest of its metric; of distances the smallest is best.
                     trial.report(distance if self.lower else -distance, int(step))
+
+    def recorded(self, number: int) -> Iterator[io.StringIO]:
+        """The table of early distances of a trial's experiment, if there is one."""
+        with suppress(DvcException, OSError):
+            commit = run("git", "rev-parse", f"{self.experiments}/{self.name}-{number}").strip()
+            yield io.StringIO(dvc.api.read(str(DISTANCES), rev=commit))
 
     @property
     def experiments(self) -> str:
@@ -324,6 +337,11 @@ def _still_running(note: Path) -> psutil.Process | None:
     return None
 
 
+def _heed_interrupts() -> None:
+    """Let SIGINT end this process: what a shell starts in the background ignores it, and so would what that starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _runs(process: psutil.Process) -> bool:
     """Whether a process has not ended, be it a child of this one or what a killed sweep left."""
     try:
@@ -357,6 +375,7 @@ def main() -> None:
     parser.add_argument("--prune-after", type=int, default=4, help="finished trials before one stops early (default 4)")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("error: stopped."))
+    _heed_interrupts()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with one_sentence():
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", given.name):

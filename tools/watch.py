@@ -61,10 +61,8 @@ def section(folder: Path, changed: float, now: float) -> str:
     if len(distances):
         row = distances.iloc[-1]
         numbers += f", early distance {row['early_distance']:.4g} at step {row['step']:.0f}"
-    previews = sorted(
-        (folder / "previews").glob("*.png"), key=lambda path: int(path.stem) if path.stem.isdigit() else 0
-    )
-    images = [curves, *(path.read_bytes() for path in previews[-1:])]
+    newest = sorted(previews.glob("*.png"), key=_changed)[-1:]
+    images = [curves, *(path.read_bytes() for path in newest)]
     tags = "\n".join(f'<img src="data:image/png;base64,{base64.b64encode(image).decode()}">' for image in images)
     return f"<h2>{html.escape(str(folder))}: {numbers}, {now - changed:.0f} s ago</h2>\n{tags}"
 

@@ -20,9 +20,11 @@ from tools.watch import page, trainings
 
 LONG = TINY | {
     "train.epochs": 2000,
-    "train.preview_every": 10,
-    "train.distance_every": 20,
-    "train.distance_images": 256,
+    "train.batch_size": 16,
+    "train.log_every": 1,
+    "train.validate_every": 20,
+    "train.preview_every": 5,
+    "train.distance_every": 5,
     "runtime.device": "cpu",
     "runtime.compile": "off",
 }
@@ -55,7 +57,7 @@ def test_a_running_training_is_watched_from_another_process(root: Path, workspac
         assert watcher.stdout
         address = watcher.stdout.readline().split()[0]
         seen: list[int] = []
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while len(set(seen)) < 3 and time.monotonic() < deadline:
             assert training.poll() is None
             with urlopen(address, timeout=60) as answer:
