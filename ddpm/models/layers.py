@@ -23,6 +23,8 @@ class Dropout(nn.Module):
     So training and validation are one compiled network; torch's own layer would compile a second.
     """
 
+    rate: Tensor
+
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.trained_with = rate
