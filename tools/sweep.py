@@ -294,17 +294,17 @@ class Sweep(KeptRun):
 def table(trials: Sequence[FrozenTrial], metric: str, *, lower: bool) -> pd.DataFrame:
     """One row for each trial, the best first: settings, the metric, its 95 % interval, and what that says."""
     done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    best = (min if lower else max)(done, key=lambda trial: trial.value or 0.0, default=None)
+    done.sort(key=lambda trial: trial.value or 0.0, reverse=not lower)
     rows = []
-    for trial in sorted(trials, key=lambda trial: (trial.state, (trial.value or 0.0) * (1 if lower else -1))):
-        ends = {key: trial.user_attrs.get(key) for key in ("low", "high")}
-        rows.append(
-            {"trial": trial.number, **trial.params, metric: trial.value, **ends, "verdict": verdict(trial, best)}
-        )
+    for trial in [*done, *(trial for trial in trials if trial.state != TrialState.COMPLETE)]:
+        # Optuna gives one that was stopped the value of its last early distance, which is another number.
+        found = {metric: trial.value if trial.state == TrialState.COMPLETE else None}
+        found |= {key: trial.user_attrs.get(key) for key in ("low", "high")}
+        rows.append({"trial": trial.number, **trial.params, **found, "verdict": verdict(trial, *done[:1])})
     return pd.DataFrame(rows).set_index("trial")
 
 
-def verdict(trial: FrozenTrial, best: FrozenTrial | None) -> str:
+def verdict(trial: FrozenTrial, best: FrozenTrial | None = None) -> str:
     """What is known of a trial beside the ``best``."""
     if trial.state == TrialState.PRUNED:
         return f"stopped early at step {trial.last_step}"
