@@ -191,15 +191,15 @@ class Sweep(KeptRun):
                 log = self.folder / f"{len(study.trials) - 1}/log.txt"
                 raise DdpmError(f"{FAILURES} trials in a row failed, the last as {log} says: fix that, and call again.")
             if unfinished:
-                self.finish(study, Trial(study, unfinished.pop(0)._trial_id))
+                self.complete(study, Trial(study, unfinished.pop(0)._trial_id))
             elif len(ended) < trials:
                 # What is proposed depends on the trials before it alone, not on where a sweep was interrupted.
                 study.sampler = optuna.samplers.TPESampler(seed=self.seed + len(study.trials))
-                self.finish(study, study.ask(self.drawn))
+                self.complete(study, study.ask(self.drawn))
             else:
                 return
 
-    def finish(self, study: optuna.Study, trial: Trial) -> None:
+    def complete(self, study: optuna.Study, trial: Trial) -> None:
         """Run a trial, or what is left of it, and tell the study."""
         said = ", ".join(f"{key}={_text(value)}" for key, value in trial.params.items())
         print(f"{self.name}-{trial.number}: {said}", flush=True)
