@@ -192,15 +192,15 @@ class Sweep(KeptRun):
                 log = self.folder / f"{len(study.trials) - 1}/log.txt"
                 raise DdpmError(f"{FAILURES} trials in a row failed, the last as {log} says: fix that, and call again.")
             if unfinished:
-                self.finish(study, Trial(study, unfinished.pop(0)._trial_id))
+                self.complete(study, Trial(study, unfinished.pop(0)._trial_id))
             elif len(ended) < trials:
                 # What is proposed depends on the trials before it alone, not on where a sweep was interrupted.
                 study.sampler = optuna.samplers.TPESampler(seed=self.seed + len(study.trials))
-                self.finish(study, study.ask(self.drawn))
+                self.complete(study, study.ask(self.drawn))
             else:
                 return
 
-    def finish(self, study: optuna.Study, trial: Trial) -> None:
+    def complete(self, study: optuna.Study, trial: Trial) -> None:
         """Run a trial, or what is left of it, and tell the study."""
         said = ", ".join(f"{key}={_text(value)}" for key, value in trial.params.items())
         print(f"{self.name}-{trial.number}: {said}", flush=True)
@@ -295,17 +295,17 @@ class Sweep(KeptRun):
 def table(trials: Sequence[FrozenTrial], metric: str, *, lower: bool) -> pd.DataFrame:
     """One row for each trial, the best first: settings, the metric, its 95 % interval, and what that says."""
     done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    best = (min if lower else max)(done, key=lambda trial: trial.value or 0.0, default=None)
+    done.sort(key=lambda trial: trial.value or 0.0, reverse=not lower)
     rows = []
-    for trial in sorted(trials, key=lambda trial: (trial.state, (trial.value or 0.0) * (1 if lower else -1))):
-        ends = {key: trial.user_attrs.get(key) for key in ("low", "high")}
-        rows.append(
-            {"trial": trial.number, **trial.params, metric: trial.value, **ends, "verdict": verdict(trial, best)}
-        )
+    for trial in [*done, *(trial for trial in trials if trial.state != TrialState.COMPLETE)]:
+        # Optuna gives one that was stopped the value of its last early distance, which is another number.
+        found = {metric: trial.value if trial.state == TrialState.COMPLETE else None}
+        found |= {key: trial.user_attrs.get(key) for key in ("low", "high")}
+        rows.append({"trial": trial.number, **trial.params, **found, "verdict": verdict(trial, *done[:1])})
     return pd.DataFrame(rows).set_index("trial")
 
 
-def verdict(trial: FrozenTrial, best: FrozenTrial | None) -> str:
+def verdict(trial: FrozenTrial, best: FrozenTrial | None = None) -> str:
     """What is known of a trial beside the ``best``."""
     if trial.state == TrialState.PRUNED:
         return f"stopped early at step {trial.last_step}"
