@@ -10,7 +10,9 @@ rows are left out, and it is brought up to date every minute. `dvc exp show` in 
 """
 
 import json
+import os
 import shutil
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -118,6 +120,14 @@ def enqueue(folder: Path, cell: Cell, seeds: Sequence[int]) -> None:
     dvc(folder, "exp", "run", "--queue", *(word for change in given for word in ("--set-param", change)), "cell")
 
 
+def start(folder: Path, jobs: int) -> None:
+    """See to it that so many workers are at the queue; they end with it."""
+    command = ("dvc", "--cd", str(folder), "queue", "start", "--jobs", str(jobs))
+    # Workers keep what their starter writes to open: reading it, one would wait for their end.
+    nowhere, one_thread = subprocess.DEVNULL, os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(command, stdout=nowhere, stderr=nowhere, env=one_thread, check=False)
+
+
 def experiments(folder: Path) -> Iterator[tuple[Cell, int, str, dict[str, dict[str, float]]]]:
     """Of each: its cell, seed, state (queued, running, failed or success) and numbers by sampler, {} before its end."""
     shown = json.loads(dvc(folder, "exp", "show", "--json"))
@@ -222,7 +232,7 @@ def main() -> None:
     with tqdm(total=len(wanted) * len(given.seeds), desc="grid", unit="experiment") as progress:
         going = True
         while going:
-            dvc(folder, "queue", "start", "--jobs", str(given.jobs))
+            start(folder, given.jobs)
             time.sleep(POLL_SECONDS)
             states = Counter[str]()
             for cell, seed, state, numbers in experiments(folder):
