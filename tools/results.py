@@ -49,7 +49,8 @@ def refreshed(page: str) -> str:
     """The page docs/results/README.md with its table of the committed run and of every preset kept there."""
     runs = {"default": read_json(Path("metrics/headline.json"))}
     runs |= {path.parent.name: read_json(path) for path in sorted(FOLDER.glob("*/headline.json"))}
-    rows = [{"metric": key} | {name: run.get(key, "–") for name, run in runs.items()} for key in runs["default"]]
+    keys = dict.fromkeys(key for run in runs.values() for key in run)
+    rows = [{"metric": key} | {name: run.get(key, "–") for name, run in runs.items()} for key in keys]
     before, rest = page.split(_START)
     after = rest.split(_END)[1]
     return f"{before}{_START}\n\n{table(rows)}\n\n{_END}{after}"

@@ -48,12 +48,17 @@ class Comparison:
 
 
 def run_page(
-    metrics: Path, model: Path, figures: Path, parameters: Mapping[str, Any], comparison: Comparison | None = None
+    metrics: Path,
+    model: Path,
+    previews: Path,
+    figures: Path,
+    parameters: Mapping[str, Any],
+    comparison: Comparison | None = None,
 ) -> str:
     """One HTML page, a function of the files and parameters alone: what is not there has no section.
 
-    metrics, model, figures: the folders that the stages `summary`, `train` and `visualize` write. parameters: nested,
-    as in params.yaml. Raises MissingFile or DamagedFile for numbers, OSError for pictures.
+    metrics, model, previews, figures: the folders that the stages `summary`, `train` and `visualize` write. parameters:
+    nested, as in params.yaml. Raises MissingFile or DamagedFile for numbers, OSError for pictures.
     """
     headline = read_json(metrics / "headline.json")
     parts = {name: read_json(path) if (path := metrics / f"{name}.json").is_file() else {} for name in _PARTS}
@@ -69,7 +74,7 @@ def run_page(
         metrics=[(metric, whisker(metric)) for metric in found],
         cost=_cost(parts["cost"]),
         charts=_charts(model),
-        previews=_previews(model),
+        previews=_previews(previews),
         samples=_samples(figures),
         trajectory=read_picture(
             figures / "reverse_process.png",
@@ -132,13 +137,13 @@ def _curve(name: str, table: pd.DataFrame, column: str, *, marked: bool = True) 
     return [Curve(name, there["step"].tolist(), there[column].tolist(), marked)] if len(there) else []
 
 
-def _previews(model: Path) -> list[Picture]:
+def _previews(previews: Path) -> list[Picture]:
     """The grids that the training left as it went, at most six of them, the first and the last included."""
-    paths = sorted(model.glob("previews/step_*.png"))
+    paths = sorted(previews.glob("*.png"), key=lambda path: int(path.stem))
     count = min(6, len(paths))
     chosen = [paths[round(place * (len(paths) - 1) / max(1, count - 1))] for place in range(count)]
-    steps = [(path, int(path.stem.removeprefix("step_"))) for path in chosen]
-    pictures = (read_picture(path, f"Grid of samples after step {step:,}", f"step {step:,}") for path, step in steps)
+    steps = [(path, f"{int(path.stem):,}") for path in chosen]
+    pictures = (read_picture(path, f"Grid of samples after step {step}", f"step {step}") for path, step in steps)
     return [picture for picture in pictures if picture]
 
 

@@ -126,7 +126,7 @@ def test_the_report_holds_the_headline_numbers_and_the_pictures(reproduced: str,
     for name in ("closest_pairs", "real_and_generated", "reverse_process", "samples"):
         picture = base64.b64encode((clone / f"data/figures/{name}.png").read_bytes()).decode()
         assert page.count(picture) == 1, name
-    assert page.count("Grid of samples after step") == len(list((clone / "data/model/previews").glob("*.png"))) > 0
+    assert page.count("Grid of samples after step") == len(list((clone / "data/previews").glob("*.png"))) > 0
 
 
 def test_git_holds_the_metrics_and_none_of_the_data(reproduced: str, clone: Path):

@@ -78,17 +78,18 @@ class Folder:
     """The files that a report is made of."""
 
     def __init__(self, folder: Path) -> None:
-        self.metrics, self.model, self.figures = (folder / name for name in ("metrics", "model", "figures"))
+        self.metrics, self.model, self.previews, self.figures = (
+            folder / name for name in ("metrics", "model", "previews", "figures")
+        )
 
     def page(self, parameters: dict[str, Any] = PARAMETERS, comparison: Comparison | None = None) -> str:
-        return run_page(self.metrics, self.model, self.figures, parameters, comparison)
+        return run_page(self.metrics, self.model, self.previews, self.figures, parameters, comparison)
 
 
 def write_results(folder: Path) -> Folder:
     found = Folder(folder)
-    (found.model / "previews").mkdir(parents=True)
-    for place in (found.metrics, found.figures):
-        place.mkdir()
+    for place in (found.metrics, found.model, found.previews, found.figures):
+        place.mkdir(parents=True)
     for name, values in METRICS.items():
         (found.metrics / f"{name}.json").write_text(json.dumps(values))
     rows = [f"{label},{which},0.{9 - label},{label}.5" for label in range(3) for which in ("generated", "real")]
@@ -96,7 +97,7 @@ def write_results(folder: Path) -> Folder:
     (found.model / "log.csv").write_text("step,epoch,loss\n20,0.1,0.8\n40,0.2,0.4\n60,0.3,0.2\n")
     validation = "step,val_loss,val_mse,val_mse_t1of2,val_mse_t2of2\n30,0.4,0.3,0.2,0.4\n60,0.1,0.2,0.1,0.3\n"
     (found.model / "validation.csv").write_text(validation)
-    pictures = {f"model/previews/step_{step:06}": 476 for step in range(500, 4500, 500)}
+    pictures = {f"previews/{step}": 476 for step in range(500, 4500, 500)}
     pictures |= {"figures/samples": 958, "figures/real_and_generated": 980, "figures/reverse_process": 980}
     for name, width in (pictures | {"figures/closest_pairs": 643}).items():
         noise = np.random.default_rng(width).integers(256, size=(40, width), dtype=np.uint8)
@@ -194,7 +195,7 @@ def test_what_is_not_there_has_no_section(results: Folder, tmp_path: Path, lost:
 def test_data_without_labels_and_a_training_without_previews_have_a_report(results: Folder):
     (results.metrics / "classes.csv").write_text("label,set,fraction\n")
     (results.metrics / "likelihood.json").unlink()
-    for path in results.model.rglob("*.*"):
+    for path in (*results.model.iterdir(), *results.previews.iterdir()):
         path.unlink()
     page = ReadPage(results.page())
     assert {"Classes", "Training"}.isdisjoint(page.headings)
