@@ -5,12 +5,14 @@ The tests of this file share one clone and run in order, as a user would go on i
 
 import base64
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from browser import chromium
 from clones import (
@@ -236,7 +238,10 @@ def test_plots_show_a_training_while_it_runs(reproduced: str, clone: Path):
             time.sleep(0.1)
         shown = json.loads(run_in(clone, "dvc", "plots", "show", "--json"))["data"]
         assert repro.poll() is None
-        repro.send_signal(signal.SIGINT)
+        started = psutil.Process(repro.pid).children(recursive=True)
+        # Not SIGINT: where a shell started the tests in the background, they and all they start ignore it.
+        os.killpg(repro.pid, signal.SIGTERM)
+    psutil.wait_procs(started)
     names = {Path(name).name for name in shown}
     assert {"Training loss", "40.png", "distance.csv"} <= names
     run_in(clone, "git", "checkout", "--quiet", "--force", "HEAD")
