@@ -220,7 +220,8 @@ def test_plots_of_two_revisions_are_drawn_without_a_network(reproduced: str, clo
         beside = page.eval_on_selector_all("#data_figures_samples_png img", "all => all.map(image => image.offsetTop)")
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
     assert min(width for _, width in widths) > 100
-    assert {Path(source).name for source, _ in widths} > {"HEAD_samples.png", "workspace_samples.png"}
+    names = {Path(source).name for source, _ in widths}
+    assert names > {"HEAD_data_figures_samples.png", "workspace_data_figures_samples.png"}
     assert len(beside) == 2
     assert beside[0] == beside[1]
 

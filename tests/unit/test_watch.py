@@ -37,7 +37,6 @@ def process(root: Path, folder: Path, *arguments: str) -> Iterator[subprocess.Po
         cwd=folder,
         env=surroundings(PYTHONPATH=str(root), DDPM_CKPT_DIR=""),
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
         text=True,
     )
     with started:

@@ -10,7 +10,8 @@ SCRIPT = """
 import importlib, multiprocessing.sharedctypes, os, pkgutil, platform, signal, stat, sys, tempfile
 from pathlib import Path
 
-import dvc.api, filelock, matplotlib.pyplot, pandas, psutil, scipy.linalg, torch, torch._dynamo, torchvision.datasets
+import click, dvc.api, filelock, matplotlib.pyplot, mkdocs.config.defaults, optuna, pandas, psutil, scipy.linalg
+import torch, torch._dynamo, torchvision.datasets
 
 for module in ("fcntl", "grp", "pwd", "resource", "termios"):
     sys.modules[module] = None
