@@ -238,6 +238,7 @@ def main() -> None:
             for cell, seed, state, numbers in experiments(folder):
                 states[state] += 1
                 rows |= {key_of(row): row for row in rows_of(cell, seed, numbers)}
+            rows = dict(sorted(rows.items()))  # experiments end in any order
             table = complete(list(rows.values()), given.seeds)
             save(list(rows.values()), given.json, metadata | {"cells": cells(table), "effects": effects(table)})
             progress.update(len({key[:-1] for key in rows}) - progress.n)

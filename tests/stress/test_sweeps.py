@@ -89,7 +89,7 @@ def test_a_finished_sweep_runs_nothing_and_other_terms_are_refused(swept: list[s
     again = ended(repository, *COMMAND)
     assert again.returncode == 0
     assert "lr-" not in again.stdout
-    other = ended(repository, *COMMAND, "train.weight_decay=0")
+    other = ended(repository, *COMMAND[:3], "train.weight_decay=0", *COMMAND[3:])
     assert other.returncode == 1
     assert "the sweep lr was begun with other terms (space)" in other.stderr
 
