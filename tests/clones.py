@@ -4,7 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -221,3 +222,12 @@ def small_run(place: Path, raw: Path) -> SmallRun:
             commit(folder, "results")
             log.write_text(done.stdout)
     return SmallRun(folder, log.read_text(), Offline(hook).refused)
+
+
+def wait_for(happened: Callable[[], object], process: subprocess.Popen[Any] | None = None, seconds: int = 300) -> None:
+    """Until it has happened. Fails after so many seconds, and where the process has ended before."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline
+        assert process is None or process.poll() is None, "it ended before what was waited for"
+        time.sleep(0.05)

@@ -5,42 +5,28 @@ npm packages in the versions that DVC names, and sets it in .dvc/config.local. T
 its curves anywhere.
 """
 
-import hashlib
-import tempfile
 from pathlib import Path
 
-from ddpm.data.fetching import npm_file
+from ddpm.data.fetching import npm_files
 from ddpm.utils.errors import DamagedFile, DdpmError, one_sentence
 from ddpm.utils.files import atomic_path
 from tools import run
 
-SCRIPTS = {  # build/NAME.min.js and its SHA-256, by package
-    "vega@5.20.2": ("vega", "4794d0169cb1f3ebad8117fe98ba5bd652dd725905ec0384e832391dbccb03be"),
-    "vega-lite@5.2.0": ("vega-lite", "d73157451b3978015ab31dacd55ff90d986ab8663fc0abed50f97b3cd90002cb"),
-    "vega-embed@6.18.2": (
-        "vega-embed",
-        "1ba9826431ddc9805e815ad92acc811c819f2bfd32bda2a128b8c4b5070fab5e",
-    ),
+SCRIPTS = {  # SHA-256 by place in the package, by package
+    "vega@5.20.2": {"build/vega.min.js": "4794d0169cb1f3ebad8117fe98ba5bd652dd725905ec0384e832391dbccb03be"},
+    "vega-lite@5.2.0": {"build/vega-lite.min.js": "d73157451b3978015ab31dacd55ff90d986ab8663fc0abed50f97b3cd90002cb"},
+    "vega-embed@6.18.2": {
+        "build/vega-embed.min.js": "1ba9826431ddc9805e815ad92acc811c819f2bfd32bda2a128b8c4b5070fab5e"
+    },
 }
 PAGE = Path(__file__).with_name("plots.html")
 TEMPLATE = Path(".dvc/plots.html")
 
 
-def fetch_script(package: str) -> str:
-    """The verified script of an npm package. Raises DdpmError where it cannot be had, DamagedFile for another one."""
-    name, digest = SCRIPTS[package]
-    file = f"build/{name}.min.js"
-    with tempfile.TemporaryDirectory(prefix="plots-") as scratch:
-        content = npm_file(package, file, Path(scratch))
-    if (found := hashlib.sha256(content).hexdigest()) != digest:
-        raise DamagedFile(f"{file} of the npm package {package} has SHA-256 {found[:12]}…, not {digest[:12]}…")
-    return content.decode()
-
-
 def write_template() -> None:
     """Write `TEMPLATE` and tell DVC. Raises DdpmError where a script cannot be had: DVC's page then is as before."""
     try:
-        scripts = "".join(f"<script>{fetch_script(package)}</script>\n" for package in SCRIPTS)
+        found = [npm_files(package, digests) for package, digests in SCRIPTS.items()]
     except DamagedFile:
         raise
     except DdpmError as error:
@@ -49,6 +35,7 @@ def write_template() -> None:
             f"`dvc plots` draws curves with a network only, as Vega is not on this machine ({reason}): install npm, "
             "connect once and call `python -m tools.offline_plots`."
         ) from error
+    scripts = "".join(f"<script>{script.decode()}</script>\n" for files in found for script in files.values())
     with atomic_path(TEMPLATE) as temporary:
         temporary.write_text(PAGE.read_text(encoding="utf-8").replace("{vega}", scripts), encoding="utf-8")
     run("dvc", "config", "--local", "plots.html_template", TEMPLATE.name)

@@ -10,17 +10,16 @@ import base64
 import html
 import io
 import time
-import webbrowser
 from collections.abc import Iterable
 from functools import lru_cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pandas as pd
 
-from ddpm.export.serve import HOST
+from ddpm.export.serve import add_server_options, local_server, serve_until_interrupted
 from ddpm.figures.curves import loss_curves
-from ddpm.utils.errors import DdpmError, one_sentence
+from ddpm.utils.errors import one_sentence
 from stages.paths import MODEL, PREVIEWS
 
 # Where DVC copies the repository to: for `--temp`, and for the queue.
@@ -109,26 +108,11 @@ def main() -> None:
     """Serve until interrupted."""
     parser = argparse.ArgumentParser(prog="python -m tools.watch", description=__doc__)
     parser.add_argument("folder", nargs="*", type=Path, help="such as data/model; none: what trains here")
-    parser.add_argument("--port", type=int, default=8001, help="0: one that is free (default 8001)")
-    parser.add_argument("--no-browser", action="store_true", help="open no window")
+    add_server_options(parser, 8001)
     given = parser.parse_args()
     handler = type("Handler", (_Handler,), {"named": tuple(given.folder)})
     with one_sentence():
-        try:
-            server = ThreadingHTTPServer((HOST, given.port), handler)
-        except OSError as error:
-            raise DdpmError(
-                f"port {given.port} cannot be used ({error.strerror}): choose another with --port."
-            ) from error
-        with server:
-            address = f"http://{HOST}:{server.server_port}/"
-            print(f"{address}  (Ctrl+C ends it)", flush=True)
-            if not given.no_browser:
-                webbrowser.open(address)
-            try:
-                server.serve_forever()
-            except KeyboardInterrupt:
-                print()
+        serve_until_interrupted(local_server(handler, given.port), browser=not given.no_browser)
 
 
 if __name__ == "__main__":

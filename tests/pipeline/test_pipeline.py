@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -26,6 +25,7 @@ from clones import (
     stages_run,
     start_history,
     surroundings,
+    wait_for,
 )
 from PIL import Image
 
@@ -234,9 +234,7 @@ def test_plots_show_a_training_while_it_runs(reproduced: str, clone: Path):
         ["dvc", "repro", "train"], cwd=clone, env=surroundings(), stdout=subprocess.DEVNULL, start_new_session=True
     )
     with repro:
-        while not (clone / "data/previews/distance.csv").exists() or log.stat().st_mtime == before:
-            assert repro.poll() is None
-            time.sleep(0.1)
+        wait_for(lambda: (clone / "data/previews/distance.csv").exists() and log.stat().st_mtime != before, repro)
         shown = json.loads(run_in(clone, "dvc", "plots", "show", "--json"))["data"]
         assert repro.poll() is None
         started = psutil.Process(repro.pid).children(recursive=True)

@@ -4,12 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from clones import SETTINGS, commit, empty_repository, ended, run_in, surroundings
+from clones import SETTINGS, commit, empty_repository, ended, run_in, surroundings, wait_for
 
 GRAPH = """
 stages:
@@ -83,14 +81,6 @@ def swept(repository: Path, root: Path) -> list[str]:
         said.append(process.communicate(timeout=300)[0])
     said.append(run_in(repository, *SWEEP, "--trials", "3", PYTHONPATH=str(root), DDPM_CKPT_DIR=""))
     return said
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_no_trial_is_lost_and_each_ends_once(swept: list[str], repository: Path):

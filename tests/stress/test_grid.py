@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clones import ended, run_in, small_run, surroundings
+from clones import ended, run_in, small_run, surroundings, wait_for
 from test_concurrency import end_workers
 
 GRID = [
@@ -32,11 +32,7 @@ def repository(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, raw: Pa
 def test_a_killed_grid_goes_on_and_what_it_has_is_not_repeated(repository: Path):
     before = run_in(repository, "git", "show-ref")
     killed = subprocess.Popen(GRID, cwd=repository, env=surroundings(), stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not list(repository.glob(".ckpt/grid/*/.dvc/tmp/exps/*/data/model/log.csv")):
-        assert killed.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_for(lambda: list(repository.glob(".ckpt/grid/*/.dvc/tmp/exps/*/data/model/log.csv")), killed)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     run_in(repository, *GRID, "--plot", "found.png")

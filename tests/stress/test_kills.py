@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +25,7 @@ from clones import (
     stages_run,
     start_history,
     surroundings,
+    wait_for,
 )
 from ruamel.yaml import YAML
 
@@ -168,19 +168,11 @@ def start_and_kill(clone: Path, number: int, everything: bool, *command: str, **
             command, cwd=clone, env=surroundings(**variables), stdout=file, stderr=file, start_new_session=True
         ) as process,
     ):
-        wait_for(lambda: bool(list(clone.glob(".ckpt/train-*/state.safetensors"))), process)
+        wait_for(lambda: bool(list(clone.glob(".ckpt/train-*/state.safetensors"))), process, seconds=120)
         (os.killpg if everything else os.kill)(process.pid, number)
         process.wait(60)
-    wait_for(lambda: not at_work(clone))
+    wait_for(lambda: not at_work(clone), seconds=120)
     assert everything or "stopped at step" in log.read_text(), "a stage whose dvc is gone ends by itself"
-
-
-def wait_for(happened: Callable[[], bool], process: subprocess.Popen[Any] | None = None) -> None:
-    deadline = time.monotonic() + 120
-    while not happened():
-        assert time.monotonic() < deadline
-        assert process is None or process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.05)
 
 
 def at_work(clone: Path) -> bool:

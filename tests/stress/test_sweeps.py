@@ -4,12 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from clones import SmallRun, change, commit, ended, run_in, small_run, surroundings
+from clones import SmallRun, change, commit, ended, run_in, small_run, surroundings, wait_for
 
 from tools import sweep as tool
 
@@ -29,14 +27,6 @@ def repository(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     change(folder, changes | {"runtime.checkpoint_every_seconds": 0.5})
     commit(folder, "for a sweep")
     return folder
-
-
-def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def start(folder: Path) -> subprocess.Popen[str]:

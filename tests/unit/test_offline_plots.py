@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from clones import empty_repository, run_in
 
+from ddpm.data import fetching
 from ddpm.utils.errors import DamagedFile, DdpmError
 from tools import offline_plots
 
@@ -28,7 +29,7 @@ def test_without_npm_one_sentence_says_what_to_do_and_nothing_is_set(
 
 
 def test_a_package_of_another_content_is_refused(repository: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(offline_plots, "npm_file", lambda *_: b"alert(1)")
+    monkeypatch.setattr(fetching, "npm_file", lambda *_: b"alert(1)")
     with pytest.raises(DamagedFile, match=r"vega\.min\.js of the npm package vega@\S+ has SHA-256 \w+…, not \w+…"):
         offline_plots.write_template()
     assert not offline_plots.TEMPLATE.exists()
