@@ -10,8 +10,8 @@ images. The digits of MNIST are white on black. Images that come out are, by ``a
 
 ``labels`` is one class label for all images or a sequence with one each, by number or by name (`Model.class_names`).
 ``seed`` decides the noise: image number i of a call depends on seed, settings and i alone, not on how many are sampled
-beside it. Settings are keys of the section
-`generate` of params.yaml (`Settings`); what is not given is the model's own. Mistakes raise DdpmError with a sentence.
+beside it. Settings are keys of the section `generate` of params.yaml (`Settings`); what is not given is the model's
+own. Mistakes raise DdpmError with a sentence.
 """
 
 import operator
@@ -219,15 +219,15 @@ class Model:
         as_: As = "numpy",
         **settings: Unpack[Settings],
     ) -> Images:
-        """Images whose masked part is made anew, to fit what is left of them (RePaint, Lugmayr et al. 2022).
+        """Images whose masked part is sampled again, to fit what is left of them (RePaint, Lugmayr et al. 2022).
 
         mask: True, or bright, where the model paints: bool, or numbers, [h, w] or one for each image, [n, h, w] or
         [n, 1, h, w]. Every other pixel of the result is that of the image, to the bit. labels: what the images are to
         be; "auto" for the class by which the network predicts best what is left of each (`classify`), as the noise has
-        it where several would do; None for no class label at all.
-        count: so many completions of a single image. jump_length and resamplings: see `repaint`; more of either fits
-        better and takes longer, 1 resampling is the plain method. Steps are ancestral, whatever the sampler of the
-        settings, and without autoguidance unless it is given: away from the guide is away from what is left, too.
+        it where several would do; None for no class label at all. count: so many completions of a single image.
+        jump_length and resamplings: see `repaint`; more of either fits better and takes longer, 1 resampling is the
+        plain method. Steps are ancestral, whatever the sampler of the settings, and without autoguidance unless it is
+        given: away from the guide is away from what is left, too.
         """
         originals = self._images(image, count)
         painted = self._mask(mask, len(originals))

@@ -79,7 +79,7 @@ def read_space(given: Sequence[str]) -> dict[str, Any]:
 
 
 def distribution(key: str, value: Any) -> BaseDistribution | None:  # noqa: ANN401
-    """What Optuna draws a setting from; None for a fixed one. Raises DdpmError for a range that is none.
+    """What Optuna proposes a setting from; None for a fixed one. Raises DdpmError for a range that is none.
 
     Choices are the values as text, which may be lists: see `override`.
     """
@@ -123,17 +123,17 @@ def present(space: Mapping[str, BaseDistribution], params: Path) -> dict[str, An
     """The settings of ``params`` as a point of the space; None where one lies outside."""
     values = YAML(typ="safe", pure=True).load(params)
     point: dict[str, Any] = {}
-    for key, drawn_from in space.items():
+    for key, proposed_from in space.items():
         value: Any = values
         for part in key.split("."):
             value = value[part]
-        if isinstance(drawn_from, CategoricalDistribution):
+        if isinstance(proposed_from, CategoricalDistribution):
             point[key] = override(value)
-            inside = point[key] in drawn_from.choices
+            inside = point[key] in proposed_from.choices
         else:
-            assert isinstance(drawn_from, IntDistribution | FloatDistribution)
+            assert isinstance(proposed_from, IntDistribution | FloatDistribution)
             point[key] = value
-            inside = isinstance(value, int | float) and drawn_from.low <= value <= drawn_from.high
+            inside = isinstance(value, int | float) and proposed_from.low <= value <= proposed_from.high
         if not inside:
             return None
     return point
@@ -145,9 +145,9 @@ class Sweep(KeptRun):
     def __init__(self, name: str, space: Mapping[str, Any], metric: str, prune_after: int) -> None:
         super().__init__(resume_root().absolute() / "sweeps" / name)
         self.name, self.metric = name, metric
-        drawn = {key: distribution(key, value) for key, value in space.items()}
-        self.drawn = {key: found for key, found in drawn.items() if found}
-        self.fixed = {key: override(value) for key, value in space.items() if not drawn[key]}
+        found = {key: distribution(key, value) for key, value in space.items()}
+        self.distributions = {key: proposed_from for key, proposed_from in found.items() if proposed_from}
+        self.fixed = {key: override(value) for key, value in space.items() if not found[key]}
         self.lower = metric.startswith((*LOWER_IS_BETTER, "val_", "bpd", "memorized_"))
         self.seed, self.head = load_config(PARAMS).seed, run("git", "rev-parse", "HEAD").strip()
         changed = hashlib.sha256(run("git", "diff", "HEAD").encode()).hexdigest()
@@ -178,7 +178,7 @@ class Sweep(KeptRun):
             load_if_exists=True,
         )
         if not begun.exists():
-            if point := present(self.drawn, PARAMS):
+            if point := present(self.distributions, PARAMS):
                 study.enqueue_trial(point)
             write_json(begun, self.terms)
         return study
@@ -196,7 +196,7 @@ class Sweep(KeptRun):
             elif len(ended) < trials:
                 # What is proposed depends on the trials before it alone, not on where a sweep was interrupted.
                 study.sampler = optuna.samplers.TPESampler(seed=self.seed + len(study.trials))
-                self.complete(study, study.ask(self.drawn))
+                self.complete(study, study.ask(self.distributions))
             else:
                 return
 

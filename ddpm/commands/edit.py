@@ -24,7 +24,7 @@ from ddpm.utils.images import to_grey
 
 _SIDES = ("left", "right", "top", "bottom")
 
-_INPAINT = """Make a part of an image anew, so that it fits what is left (RePaint, Lugmayr et al. 2022).
+_INPAINT = """Sample a part of an image again, so that it fits what is left (RePaint, Lugmayr et al. 2022).
 
   python -m ddpm edit inpaint digit.png --erase right --count 8
   python -m ddpm edit inpaint digit.png --mask mask.png --label 8

@@ -174,9 +174,9 @@ def test_without_a_label_the_class_is_that_of_the_visible_pixels(
 ):
     few = np.zeros((28, 28), bool)
     few[:2] = True  # nothing of a digit is missing
-    told = model.inpaint(some.images, few, labels=some.labels, resamplings=1, **FAST)
-    assert np.array_equal(model.inpaint(some.images, few, resamplings=1, **FAST), told)
-    assert not np.array_equal(model.inpaint(some.images, right, labels=None, resamplings=1, **FAST), told)
+    labelled = model.inpaint(some.images, few, labels=some.labels, resamplings=1, **FAST)
+    assert np.array_equal(model.inpaint(some.images, few, resamplings=1, **FAST), labelled)
+    assert not np.array_equal(model.inpaint(some.images, right, labels=None, resamplings=1, **FAST), labelled)
     assert np.array_equal(model.classify(some.images), some.labels)
     assert np.array_equal(model.classify(some.images, few), some.labels)
     plain, auto = (unconditional.inpaint(some.images, right, labels=x, resamplings=1, **FAST) for x in (None, "auto"))
