@@ -128,10 +128,22 @@ def start(folder: Path, jobs: int) -> None:
     subprocess.run(command, stdout=nowhere, stderr=nowhere, env=one_thread, check=False)
 
 
+def shown(folder: Path) -> list[dict[str, Any]]:
+    """What DVC says of the commits and their experiments, asked up to three times.
+
+    It lists the files of the running experiments first and reads them after: one that ends in between fails it.
+    """
+    for seconds in (2, 10):
+        try:
+            return json.loads(dvc(folder, "exp", "show", "--json"))
+        except DdpmError:
+            time.sleep(seconds)
+    return json.loads(dvc(folder, "exp", "show", "--json"))
+
+
 def experiments(folder: Path) -> Iterator[tuple[Cell, int, str, dict[str, dict[str, float]]]]:
     """Of each: its cell, seed, state (queued, running, failed or success) and numbers by sampler, {} before its end."""
-    shown = json.loads(dvc(folder, "exp", "show", "--json"))
-    for experiment in [found for commit in shown for found in commit.get("experiments") or ()]:
+    for experiment in [found for commit in shown(folder) for found in commit.get("experiments") or ()]:
         data, executor = experiment["revs"][0]["data"], experiment["executor"]
         params = data["params"]["params.yaml"]["data"]
         cell = tuple(params[section][name] for section, name in (key.split(".") for key in AXES))

@@ -88,7 +88,14 @@ def kill(root: Path, folder: Path, stage: str, after: float, number: int) -> boo
 
 def contents(folder: Path) -> dict[str, str]:
     """SHA-256 of every output of training and sampling that does not depend on the clock."""
-    kept = ("data/model", "data/generated", "data/labels.csv", "data/trajectory.npz", "data/replicates.npz")
+    kept = (
+        "data/model",
+        "data/previews",
+        "data/generated",
+        "data/labels.csv",
+        "data/trajectory.npz",
+        "data/replicates.npz",
+    )
     paths = [path for name in kept for path in (folder / name, *(folder / name).rglob("*"))]
     return {str(path.relative_to(folder)): sha256(path) for path in paths if path.is_file()}
 
