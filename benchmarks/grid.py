@@ -129,21 +129,27 @@ def start(folder: Path, jobs: int) -> None:
 
 
 def shown(folder: Path) -> list[dict[str, Any]]:
-    """What DVC says of the commits and their experiments, asked up to three times.
+    """The experiments by `dvc exp show`, asked up to five times. Raises DdpmError.
 
-    It lists the files of the running experiments first and reads them after: one that ends in between fails it.
+    It lists the running ones first and reads them after: one that begins or ends in between fails it, or comes without
+    its parameters.
     """
-    for seconds in (2, 10):
+    for seconds in (2, 5, 10, 20, 0):
         try:
-            return json.loads(dvc(folder, "exp", "show", "--json"))
-        except DdpmError:
-            time.sleep(seconds)
-    return json.loads(dvc(folder, "exp", "show", "--json"))
+            commits = json.loads(dvc(folder, "exp", "show", "--json"))
+            found = [each for commit in commits for each in commit.get("experiments") or ()]
+            if all(each["revs"][0]["data"] and each["revs"][0]["data"]["params"] for each in found):
+                return found
+            error = DdpmError(f"`dvc --cd {folder} exp show` lists experiments without parameters.")
+        except DdpmError as failure:
+            error = failure
+        time.sleep(seconds)
+    raise error
 
 
 def experiments(folder: Path) -> Iterator[tuple[Cell, int, str, dict[str, dict[str, float]]]]:
     """Of each: its cell, seed, state (queued, running, failed or success) and numbers by sampler, {} before its end."""
-    for experiment in [found for commit in shown(folder) for found in commit.get("experiments") or ()]:
+    for experiment in shown(folder):
         data, executor = experiment["revs"][0]["data"], experiment["executor"]
         params = data["params"]["params.yaml"]["data"]
         cell = tuple(params[section][name] for section, name in (key.split(".") for key in AXES))
