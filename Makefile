@@ -53,6 +53,7 @@ docs-serve: $(READY)
 # The README shows the outputs of the committed run: call this after committing a new one.
 pictures:
 	mkdir -p docs/images && cp data/figures/*.png data/figures/*.gif docs/images/
+	cp data/report.html docs/results/default/
 
 # After a change of requirements.in: versions that still fit stay. Then the licences of what is now installed.
 lock:

@@ -31,16 +31,15 @@ from ddpm.utils.runtime import choose_runtime
 
 HALF: dict[str, Any] = QUIET | {"train.epochs": 2.75, "generate.replicate": 100}
 UNCONDITIONAL = {"model.classes": 0}
-X_0 = {"diffusion.target": "x_0"}
+SIMPLE = {"train.weighting": "simple"}
 TRAININGS: dict[str, dict[str, Any]] = {
     "default": {},
     "10 clusters a class": {"model.clusters": 10},
     "30 clusters a class": {"model.clusters": 30},
     "no labels": UNCONDITIONAL,
-    "x_0": X_0,
-    "x_0, log_sigma_mean -0.3": X_0 | {"train.log_sigma_mean": -0.3},
-    "x_0, log_sigma_mean -1": X_0 | {"train.log_sigma_mean": -1.0},
-    "x_0, weights of EDM": X_0 | {"train.weighting": "edm"},
+    "simple weights": SIMPLE,
+    "simple weights, log_sigma_mean -0.3": SIMPLE | {"train.log_sigma_mean": -0.3},
+    "v, simple weights": SIMPLE | {"diffusion.target": "v"},
     "100 clusters, no class labels": UNCONDITIONAL | {"model.clusters": 100},
 }
 SAMPLINGS: dict[str, dict[str, Any]] = {

@@ -1,7 +1,7 @@
 """The results of a preset, kept under docs/results/: `python -m tools.results long`.
 
 It clones HEAD below .ckpt/, writes the preset into the clone's params.yaml, copies the images that it names, runs
-`dvc repro` there with this repository's cache, and copies metrics and pictures to docs/results/NAME. A run that was
+`dvc repro` there with this repository's cache, and copies metrics, pictures and report to docs/results/NAME. A run that was
 killed resumes where it stood.
 """
 
@@ -27,6 +27,7 @@ KEPT = (
     "metrics/cost.json",
     "data/figures/samples.png",
     "data/figures/closest_pairs.png",
+    "data/report.html",
 )
 _START, _END = "<!-- table -->", "<!-- end -->"
 

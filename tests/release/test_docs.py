@@ -101,12 +101,13 @@ def test_metrics_have_six_significant_digits():
         assert not isinstance(value, float) or value == float(f"{value:.6g}"), key
 
 
-def test_the_pictures_are_outputs_of_the_committed_run():
-    outputs = {Path(out["path"]).name: out["md5"] for out in lock()["visualize"]["outs"]}
-    shown = {name for page in DOCUMENTS for name in re.findall(r"\]\((?:docs/)?images/([\w.]+)\)", page.read_text())}
+def test_the_pictures_and_the_report_are_outputs_of_the_committed_run():
+    outputs = {f"images/{Path(out['path']).name}": out["md5"] for out in lock()["visualize"]["outs"]}
+    outputs["results/default/report.html"] = lock()["report"]["outs"][0]["md5"]
+    shown = {name for page in DOCUMENTS for name in re.findall(r"\]\((?:docs/)?([\w./]+)\)", page.read_text())}
     assert set(outputs) <= shown
     for name, md5 in outputs.items():
-        content = (REPOSITORY / "docs/images" / name).read_bytes()
+        content = (REPOSITORY / "docs" / name).read_bytes()
         assert hashlib.md5(content).hexdigest() == md5, f"run `make pictures`: {name} is of another run"
 
 
