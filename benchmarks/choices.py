@@ -30,7 +30,7 @@ from ddpm.sampling.batches import fitting_batch
 from ddpm.sampling.generator import make_generator
 from ddpm.utils.runtime import choose_runtime
 
-COMMON: dict[str, Any] = QUIET | {"generate.replicate": 100}
+EVERY: dict[str, Any] = QUIET | {"generate.replicate": 100}
 UNCONDITIONAL = {"model.classes": 0}
 X_0 = {"diffusion.target": "x_0"}
 TRAININGS: dict[str, dict[str, Any]] = {
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".ckpt/choices"), help="where the trainings lie")
     given = parser.parse_args()
     check(given.images)
-    common = COMMON | {"train.epochs": given.epochs}
+    common = EVERY | {"train.epochs": given.epochs}
     metadata = {"images": given.images} | defaults()
     rows = earlier(given.json, metadata)
     known = {(row["training"], row["epochs"], row["sampling"], row["seed"]) for row in rows}

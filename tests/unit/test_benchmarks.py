@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmarks import cuda
 from benchmarks.cell import SAMPLERS as CELL_SAMPLERS
-from benchmarks.choices import HALF, SAMPLINGS, TRAININGS
+from benchmarks.choices import EVERY, SAMPLINGS, TRAININGS
 from benchmarks.common import QUIET, SPEC, earlier, fit, save, settings
 from benchmarks.contention import busy
 from benchmarks.frontier import RECIPES
@@ -79,7 +79,7 @@ def test_throughput_is_of_the_loss_that_training_uses(cpu: Runtime):
 
 @pytest.mark.parametrize("name", [*TRAININGS, *SAMPLINGS])
 def test_every_choice_fits_the_parameters(name: str):
-    assert settings(HALF, (TRAININGS | SAMPLINGS)[name]).train.epochs == HALF["train.epochs"]
+    assert settings(EVERY, (TRAININGS | SAMPLINGS)[name]).generate.replicate == EVERY["generate.replicate"]
 
 
 def test_the_spread_is_over_seeds_and_over_sets_of_one_seed():
