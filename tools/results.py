@@ -1,8 +1,8 @@
 """The results of a preset, kept under docs/results/: `python -m tools.results long`.
 
 It clones HEAD below .ckpt/, writes the preset into the clone's params.yaml, copies the images that it names, runs
-`dvc repro` there with this repository's cache, and copies metrics, pictures and report to docs/results/NAME. A run that was
-killed resumes where it stood.
+`dvc repro` there with this repository's cache, and copies metrics, pictures and report to docs/results/NAME. A run that
+was killed resumes where it stood.
 """
 
 import argparse
@@ -29,6 +29,7 @@ KEPT = (
     "data/figures/closest_pairs.png",
     "data/report.html",
 )
+LARGEST = 3_000_000  # bytes of a file in Git; the report of large colour images has more
 _START, _END = "<!-- table -->", "<!-- end -->"
 
 
@@ -74,7 +75,10 @@ def main() -> None:
                 raise DdpmError(f"the run in {folder} did not end well: fix what it says and call this again.")
             (FOLDER / preset).mkdir(parents=True, exist_ok=True)
             for path in KEPT:
-                shutil.copyfile(folder / path, FOLDER / preset / Path(path).name)
+                if (folder / path).stat().st_size > LARGEST:
+                    print(f"{folder / path} stays there: it is too large for Git.")
+                else:
+                    shutil.copyfile(folder / path, FOLDER / preset / Path(path).name)
         page = FOLDER / "README.md"
         with atomic_path(page) as temporary:
             temporary.write_text(refreshed(page.read_text(encoding="utf-8")), encoding="utf-8")
