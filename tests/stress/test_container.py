@@ -121,4 +121,5 @@ def test_without_a_gpu_the_service_for_one_says_so_and_the_other_runs(container:
         pytest.skip("there is an NVIDIA device")
     done = ended(container.folder, *container.command, "run", "--rm", "-T", "repro", "true", **container.variables)
     assert done.returncode != 0
+    assert "nvidia" in done.stderr
     container.compose("run", "--rm", "-T", "repro-cpu", "true")
