@@ -59,7 +59,9 @@ class Container:
         began, until = time.time(), time.monotonic() + 600
         self.compose("run", "--detach", "--name", name, "repro-cpu")
         while not any(path.stat().st_mtime > began for path in self.folder.glob(".ckpt/train-*/files/log.csv")):
-            assert time.monotonic() < until, run_in(self.folder, "docker", "logs", name)
+            running = run_in(self.folder, "docker", "inspect", "--format", "{{.State.Running}}", name).strip() == "true"
+            if not running or time.monotonic() > until:
+                pytest.fail(run_in(self.folder, "docker", "logs", name))
             time.sleep(0.2)
 
     def ended(self, name: str) -> str:
