@@ -35,7 +35,6 @@ UNCONDITIONAL = {"model.classes": 0}
 X_0 = {"diffusion.target": "x_0"}
 TRAININGS: dict[str, dict[str, Any]] = {
     "default": {},
-    "v, simple weights": {},
     "x_0, simple weights": X_0,
     "x_0, simple weights, log_sigma_mean -0.3": X_0 | {"train.log_sigma_mean": -0.3},
     "x_0, weights of EDM": X_0 | {"train.weighting": "edm"},
@@ -44,21 +43,21 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "no labels": UNCONDITIONAL,
     "100 clusters, no class labels": UNCONDITIONAL | {"model.clusters": 100},
 }
-
-
-def _steps(guidance: float, steps: int, variance: float) -> dict[str, Any]:
-    return {"generate.guidance": guidance, "generate.steps": steps, "generate.variance": variance}
-
-
+# Guidance, steps and variance by which targets are compared.
+_COMPARED = (
+    *((guidance, 24, 0.4) for guidance in (1.3, 1.4, 1.5)),
+    *((1.5, steps, 0.4) for steps in (20, 18, 16)),
+    *((1.6, steps, 0.4) for steps in (18, 14)),
+    *((guidance, 16, 0.5) for guidance in (1.4, 1.5, 1.6)),
+)
 SAMPLINGS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "guidance 1.4, 24 steps, variance 0.4": _steps(1.4, 24, 0.4),
-    "guidance 1.5, 24 steps, variance 0.4": _steps(1.5, 24, 0.4),
-    "guidance 1.5, 20 steps, variance 0.4": _steps(1.5, 20, 0.4),
-    "guidance 1.5, 16 steps, variance 0.4": _steps(1.5, 16, 0.4),
-    "guidance 1.6, 14 steps, variance 0.4": _steps(1.6, 14, 0.4),
-    "guidance 1.6, 18 steps, variance 0.4": _steps(1.6, 18, 0.4),
-    "guidance 1.6, 16 steps, variance 0.5": _steps(1.6, 16, 0.5),
+    f"guidance {guidance}, {steps} steps, variance {variance}": {
+        "generate.guidance": guidance,
+        "generate.steps": steps,
+        "generate.variance": variance,
+    }
+    for guidance, steps, variance in _COMPARED
+} | {
     "no guidance": {"generate.guidance": 1.0, "generate.autoguidance": 1.0},
     "guidance 1.2": {"generate.guidance": 1.2, "generate.autoguidance": 1.0},
     "guidance 1.3": {"generate.guidance": 1.3, "generate.autoguidance": 1.0},

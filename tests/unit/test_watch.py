@@ -58,6 +58,7 @@ def test_a_running_training_is_watched_from_another_process(root: Path, workspac
         seen: list[int] = []
         deadline = time.monotonic() + 300
         while len(set(seen)) < 3 and time.monotonic() < deadline:
+            time.sleep(0.2)
             assert training.poll() is None
             assert watcher.poll() is None
             try:
@@ -68,7 +69,6 @@ def test_a_running_training_is_watched_from_another_process(root: Path, workspac
             steps = re.findall(r"data/model: step (\d+),", text)
             whole = text.count("<img") == 2 and "early distance" in text
             seen += [int(step) for step in steps if whole]
-            time.sleep(0.2)
         assert training.poll() is None
     assert len(set(seen)) >= 3
     assert seen == sorted(seen)
