@@ -4,6 +4,7 @@ import copy
 import os
 import shutil
 import tempfile
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,13 @@ def parameters() -> Callable[..., dict[str, Any]]:
         return values
 
     return change
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers on this machine are asked directly; urllib would keep the proxies of its first use in a process."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(urllib.request, "_opener", None)
 
 
 @pytest.fixture

@@ -164,7 +164,6 @@ class QuietHandler(SimpleHTTPRequestHandler):
 @pytest.fixture
 def served(archives: Archives, monkeypatch: pytest.MonkeyPatch) -> Iterator[Archives]:
     """The same, served on this machine, where torchvision's loader looks for it."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=archives.folder)) as httpd:
         thread = threading.Thread(target=httpd.serve_forever, daemon=True)
         thread.start()

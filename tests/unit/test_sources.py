@@ -45,7 +45,6 @@ class QuietHandler(SimpleHTTPRequestHandler):
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path]]:
     """A web server's address and the folder it serves."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
     folder = tmp_path / "served"
     folder.mkdir()
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=folder)) as httpd:
@@ -233,7 +232,6 @@ def test_a_mirror_that_breaks_off_never_answers_or_talks_nonsense_leaves_nothing
         "turns in a circle": lambda it: it.sendall(head(0, "302 Found").replace(b"\r\n", b"\r\nLocation: /\r\n", 1)),
         "an endless head": lambda it: it.sendall(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 1000),
     }
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(idx_source, "TIMEOUT_SECONDS", 0.3)
     for name, answer in answers.items():
         started = time.perf_counter()
@@ -317,7 +315,6 @@ def test_auto_begins_with_the_folder_of_the_environment(packed: Path, tmp_path: 
 
 
 def test_auto_names_every_place_it_tried(destination: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("PATH", str(tmp_path))
     set_mirrors(monkeypatch, CLOSED)
     with pytest.raises(DdpmError, match=rf"mirror: {CLOSED}: .*; npm: the command npm is not installed") as caught:

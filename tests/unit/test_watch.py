@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import URLError
 from urllib.request import urlopen
 
 import numpy as np
@@ -60,12 +59,8 @@ def test_a_running_training_is_watched_from_another_process(root: Path, workspac
         while len(set(seen)) < 3 and time.monotonic() < deadline:
             time.sleep(0.2)
             assert training.poll() is None
-            assert watcher.poll() is None
-            try:
-                with urlopen(address, timeout=60) as answer:
-                    text = answer.read().decode()
-            except URLError:
-                continue  # seen twice on a loaded machine; a watcher that has ended fails the test
+            with urlopen(address, timeout=60) as answer:
+                text = answer.read().decode()
             steps = re.findall(r"data/model: step (\d+),", text)
             whole = text.count("<img") == 2 and "early distance" in text
             seen += [int(step) for step in steps if whole]
