@@ -40,6 +40,8 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "x_0, weights of EDM": X_0 | {"train.weighting": "edm"},
     "10 clusters a class": {"model.clusters": 10},
     "30 clusters a class": {"model.clusters": 30},
+    "60 clusters a class": {"model.clusters": 60},
+    "100 clusters a class": {"model.clusters": 100},
     "no labels": UNCONDITIONAL,
     "100 clusters, no class labels": UNCONDITIONAL | {"model.clusters": 100},
 }

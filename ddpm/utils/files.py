@@ -143,9 +143,17 @@ def sha256(*paths: Path) -> str:
 
 
 def save_arrays(path: Path, **arrays: np.ndarray | float) -> None:
-    """Store named arrays as an uncompressed npz, atomically: equal arrays give equal bytes. Raises OSError."""
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # a name may shadow an option of savez; none here does
+    """Store named arrays as an uncompressed npz, atomically: equal arrays give equal bytes. Raises OSError.
+
+    By any release of Python: np.savez asks for headers of 64 bits, which Python 3.11.4 began to write differently.
+    """
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, values in arrays.items():
+            array = np.asanyarray(values)
+            member = zipfile.ZipInfo(f"{name}.npy")
+            member.file_size = array.nbytes  # by which zipfile chooses the headers
+            with archive.open(member, "w") as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
 
 
 def load_arrays(path: Path, map_above: float = math.inf) -> dict[str, np.ndarray]:
