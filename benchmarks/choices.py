@@ -42,6 +42,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "30 clusters a class": {"model.clusters": 30},
     "60 clusters a class": {"model.clusters": 60},
     "100 clusters a class": {"model.clusters": 100},
+    "200 clusters a class": {"model.clusters": 200},
     "no labels": UNCONDITIONAL,
     "100 clusters, no class labels": UNCONDITIONAL | {"model.clusters": 100},
 }
@@ -51,6 +52,8 @@ _COMPARED = (
     *((1.5, steps, 0.4) for steps in (20, 18, 16)),
     *((1.6, steps, 0.4) for steps in (18, 14)),
     *((guidance, 16, 0.5) for guidance in (1.4, 1.5, 1.6)),
+    *((guidance, 24, 0.4) for guidance in (1.6, 1.8, 2.0)),
+    *((1.8, 20, 0.4), (1.6, 16, 0.4), (1.8, 16, 0.5)),
 )
 SAMPLINGS: dict[str, dict[str, Any]] = {
     f"guidance {guidance}, {steps} steps, variance {variance}": {

@@ -14,18 +14,19 @@ from ddpm.models.conditioning import count
 from ddpm.models.networks import NETWORKS
 from ddpm.utils.errors import DdpmError
 
-# What `auto` aims at: resolutions that the U-Net works at, and clusters of as many images as tell them apart.
+# The resolutions that `auto` aims at.
 _PATCH_SIZES, _FIRST_SIDE, _LAST_SIDE, _WIDEST = (1, 2, 4), 16, 8, 4
-_CLUSTERS, _CLUSTERS_WITHOUT_CLASSES, _IMAGES_PER_CLUSTER = 30, 200, 100
+# At most so many clusters, of at least so many images on average: in each class, and where there are no classes.
+_CLUSTERS, _CLUSTERS_WITHOUT_CLASSES = (100, 40), (200, 100)
 
 
 def fit_to_images(model: ModelConfig, spec: ImageSpec, fewest: int | None = None) -> ModelConfig:
     """The settings with a value in place of every `auto` that the U-Net and its conditioning have.
 
     patch_size: the smallest of 1, 2 and 4 that leaves at most 16 pixels a side, or 4. channel_multipliers: 1, 2, 4,
-    4, …, one for each resolution from there down to at most 8 pixels, and two at least unless that is odd. clusters: 30
-    in each class, 200 in a data set without classes, but no more than one for every hundred images of the smallest
-    class, which has ``fewest`` (None: enough).
+    4, …, one for each resolution from there down to at most 8 pixels, and two at least unless that is odd. clusters:
+    100 in each class, but no more than one for every 40 images of the smallest, which has ``fewest`` (None: enough);
+    200 in a data set without classes, and no more than one for every 100 images.
 
     Raises DdpmError, with the nearest sizes that fit, where one of the first two is `auto` and a resolution is not a
     whole number of pixels. Where both are given, the network aligns such resolutions itself.
@@ -41,8 +42,8 @@ def fit_to_images(model: ModelConfig, spec: ImageSpec, fewest: int | None = None
         )
     chosen: dict[str, Any] = {"patch_size": patch, "channel_multipliers": multipliers}
     if model.clusters == "auto":
-        most = _CLUSTERS if conditioning_classes(model, spec) else _CLUSTERS_WITHOUT_CLASSES
-        chosen["clusters"] = most if fewest is None else max(1, min(most, fewest // _IMAGES_PER_CLUSTER))
+        most, images = _CLUSTERS if conditioning_classes(model, spec) else _CLUSTERS_WITHOUT_CLASSES
+        chosen["clusters"] = most if fewest is None else max(1, min(most, fewest // images))
     return model.model_copy(update=chosen)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from clones import change
 from PIL import Image
 
 import ddpm
@@ -118,7 +119,7 @@ def test_a_trajectory_ends_at_the_sample(model: ddpm.Model):
 def test_the_settings_are_those_of_the_checkpoint_or_of_a_file(model: ddpm.Model, tmp_path: Path, root: Path):
     assert model.settings["autoguidance"] == 1.5
     assert model.settings["steps"] == 30
-    assert ddpm.load(settings=root / "tests/params.yaml").settings["guidance"] == 1.4
+    assert ddpm.load(settings=root / "tests/params.yaml").settings["guidance"] == 1.6
 
 
 @pytest.fixture
@@ -133,14 +134,15 @@ def own(tiny: Callable[..., Config], tmp_path: Path) -> Path:
     return path
 
 
-def test_a_checkpoint_of_a_run_samples_without_settings(own: Path, root: Path):
+def test_a_checkpoint_of_a_run_samples_without_settings(own: Path, workspace: Path):
     model = ddpm.load(own)
     assert (model.settings["autoguidance"], model.settings["steps"]) == (1.0, 20)
     assert model.sample(2).shape == (2, 1, 28, 28)
     with pytest.raises(DdpmError, match="needs a guide"):
         model.sample(1, autoguidance=2.0)
+    change(workspace, {"generate.steps": 21})
     with pytest.raises(DdpmError, match="exceeds the 20 timesteps"):
-        ddpm.load(str(own), settings=root / "tests/params.yaml").sample(1)
+        ddpm.load(str(own), settings=workspace / "params.yaml").sample(1)
 
 
 def test_the_log_likelihood_is_the_bound_of_the_pipeline(own: Path, some: ImageSet):
