@@ -31,6 +31,8 @@ def one_sentence(restore: str = "") -> Iterator[None]:
     except DdpmError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # what a library failed to clean up after Ctrl-C
+            sys.exit("error: interrupted.")
         path, reason = error.filename or "a file", error.strerror or str(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             reason = f"the disk is full ({reason}): free some space and run the command again"

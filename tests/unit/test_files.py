@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddpm.utils.errors import DamagedFile, MissingFile
+from ddpm.utils.errors import DamagedFile, MissingFile, one_sentence
 from ddpm.utils.files import (
     atomic_folder,
     atomic_path,
@@ -198,3 +198,14 @@ def test_arrays_that_would_execute_code_are_refused(tmp_path: Path):
     np.savez(path, values=np.array([object()], dtype=object))
     with pytest.raises(DamagedFile, match=r"x\.npz"):
         load_arrays(path)
+
+
+def test_a_library_that_fails_to_clean_up_after_an_interrupt_does_not_hide_it(tmp_path: Path):
+    def work() -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            (tmp_path / "journal.lock.rename").unlink()  # as Optuna's lock does
+
+    with pytest.raises(SystemExit, match=r"^error: interrupted\.$"), one_sentence():
+        work()
