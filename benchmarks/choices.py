@@ -40,13 +40,12 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "x_0, weights of EDM": X_0 | {"train.weighting": "edm"},
     "10 clusters a class": {"model.clusters": 10},
     "30 clusters a class": {"model.clusters": 30},
-    "60 clusters a class": {"model.clusters": 60},
     "100 clusters a class": {"model.clusters": 100},
     "200 clusters a class": {"model.clusters": 200},
     "no labels": UNCONDITIONAL,
     "100 clusters, no class labels": UNCONDITIONAL | {"model.clusters": 100},
 }
-# Guidance, steps and variance by which targets are compared.
+# Guidance, steps and variance by which targets and numbers of clusters are compared.
 _COMPARED = (
     *((guidance, 24, 0.4) for guidance in (1.3, 1.4, 1.5)),
     *((1.5, steps, 0.4) for steps in (20, 18, 16)),

@@ -74,6 +74,7 @@ def test_metrics_hold_quality_cost_and_counts(reproduced: str, clone: Path):
     assert fid["reference_images"] == 60_000
     assert fid["fd_mnist_low"] < fid["fd_mnist"] < fid["fd_mnist_high"]
     assert fid["fd_mnist"] > fid["fd_mnist_floor"] > 0
+    # All three are rounded to six digits.
     assert fid["fd_mnist_over_floor"] == pytest.approx(fid["fd_mnist"] / fid["fd_mnist_floor"], rel=1e-5)
     assert train["steps"] * 128 == train["images_seen"]
     assert 0 < train["val_loss"] < 1.1

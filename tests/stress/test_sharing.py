@@ -119,7 +119,7 @@ def key_file(path: Path, key: asyncssh.SSHKey) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_proxy_no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in LOCAL.items():
         monkeypatch.setenv(name, value)
 
