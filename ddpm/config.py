@@ -352,6 +352,12 @@ class Config(_Section):
             raise ValueError(
                 "fid.extractors is empty and fid.swd is off, so nothing is measured: set one of them to auto"
             )
+        for name in self.fid.extractors if self.fid.extractors != "auto" else ():
+            if name in SOURCES and name != self.data.name:  # a shipped network has the name of its data set
+                raise ValueError(
+                    f"fid.extractors ({name}) knows {name} alone, but data.name is {self.data.name}: name classifier "
+                    "instead, or set fid.extractors to auto"
+                )
         for key, steps in (("generate.steps", self.generate.steps), ("train.preview_steps", self.train.preview_steps)):
             if steps > self.diffusion.timesteps:
                 raise ValueError(f"{key} ({steps}) must not exceed diffusion.timesteps ({self.diffusion.timesteps})")

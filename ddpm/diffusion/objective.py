@@ -145,8 +145,9 @@ class Objective:
     on the CPU, so that times are the same on every device, unless it is made of losses.
     alpha_bar_prev: float32 [T], ᾱ before each time. self_conditioning: whether the network is given x̂_0 too.
     log_variances: float32 [2, T], log β̃_t and log β_t, for a network that predicts a variance between them, and
-    vlb_weight: λ of L_hybrid = L_simple + λ L_vlb, which then is minimized (Nichol & Dhariwal 2021, eq. 16); a density
-    other than the uniform one weighs both parts. The validation loss is of the first part alone.
+    bound_weights: float32 [T], λT of L_hybrid = L_simple + λ L_vlb, which then is minimized (Nichol & Dhariwal 2021,
+    eq. 16). A density other than the uniform one weighs both parts, unless it is made of losses. The validation loss is
+    of the first part alone.
     """
 
     target: Target
@@ -157,14 +158,13 @@ class Objective:
     alpha_bar_prev: Tensor
     self_conditioning: bool = False
     log_variances: Tensor | None = None
-    vlb_weight: float = 0.0
+    bound_weights: Tensor | None = None
 
     def to(self, device: torch.device) -> "Objective":
         """The same on another device."""
-        names = ("alpha_bar", "weights", "alpha_bar_prev")
-        moved = {name: getattr(self, name).to(device) for name in names}
-        log_variances = None if self.log_variances is None else self.log_variances.to(device)
-        return replace(self, **moved, log_variances=log_variances)
+        names = ("alpha_bar", "weights", "alpha_bar_prev", "log_variances", "bound_weights")
+        held = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: tensor.to(device) for name, tensor in held.items() if tensor is not None})
 
     def sample_times(self, count: int, generator: torch.Generator) -> Tensor:
         """The training times of one batch: int64 [count] in 0 … T−1, on the objective's device."""
@@ -214,9 +214,9 @@ class Objective:
 
     def losses(self, squared_errors: Tensor, t: Tensor) -> Tensor:
         """The weighted loss of every image, float32 [n], from its `squared_errors` at times ``t``."""
-        if self.log_variances is None:
+        if self.bound_weights is None:
             return self.weights[t] * squared_errors
-        return self.weights[t] * squared_errors[:, 0] + self.vlb_weight * len(self.weights) * squared_errors[:, 1]
+        return self.weights[t] * squared_errors[:, 0] + self.bound_weights[t] * squared_errors[:, 1]
 
     def loss(self, squared_errors: Tensor, t: Tensor) -> Tensor:
         """The mean of `losses` at times ``t`` of the density: a scalar."""
@@ -241,6 +241,7 @@ def build_objective(diffusion: object, train: object, model: object = None) -> O
     density = TIME_DENSITIES.build(names["time_density"], train, alpha_bar=alpha_bar)
     quantiles = TIME_SAMPLINGS[names["time_sampling"]]
     learned = getattr(model, "learned_variance", False)
+    bound_weights = torch.full_like(weights, getattr(train, "vlb_weight", 0.0) * len(weights)) if learned else None
     return Objective(
         TARGETS[target],
         alpha_bar.float(),
@@ -250,5 +251,5 @@ def build_objective(diffusion: object, train: object, model: object = None) -> O
         schedule.alpha_bar_prev.float(),
         self_conditioning=getattr(model, "self_conditioning", False),
         log_variances=torch.stack(schedule.log_variance_range).float() if learned else None,
-        vlb_weight=getattr(train, "vlb_weight", 0.0),
+        bound_weights=None if bound_weights is None else bound_weights.float(),
     )

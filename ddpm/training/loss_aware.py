@@ -34,9 +34,10 @@ class LossAware:
 
     def current(self) -> Objective:
         """The objective with times of that density, and weights that keep its expectation."""
-        density = self.density()
-        weights = (self.objective.weights / (len(density) * density)).float()
-        return replace(self.objective, density=density, weights=weights)
+        density, held = self.density(), self.objective
+        weights = (held.weights / (len(density) * density)).float()
+        bound = None if held.bound_weights is None else (held.bound_weights / (len(density) * density)).float()
+        return replace(held, density=density, weights=weights, bound_weights=bound)
 
     def update(self, t: Tensor, losses: Tensor) -> None:
         """Take in the losses [n], not weighted by the density, of images at times ``t`` [n], in their order."""

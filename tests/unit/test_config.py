@@ -167,6 +167,10 @@ def test_a_missing_key_is_named(parameters: Callable[..., dict[str, Any]], key: 
             {"fid.extractors": [], "fid.swd": "off"},
             r"fid\.extractors is empty and fid\.swd is off, so nothing is measured",
         ),
+        (
+            {"fid.extractors": ["mnist"], "data.name": "fashion_mnist"},
+            r"fid\.extractors \(mnist\) knows mnist alone, but data\.name is fashion_mnist.*extractors to auto",
+        ),
     ],
 )
 def test_values_that_do_not_fit_together_are_named(

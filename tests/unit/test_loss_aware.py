@@ -8,12 +8,12 @@ from ddpm.diffusion.objective import build_objective
 from ddpm.training.loss_aware import LossAware
 
 
-def loss_aware(timesteps: int = 4) -> LossAware:
+def loss_aware(timesteps: int = 4, *, learned_variance: bool = False) -> LossAware:
     settings = SimpleNamespace(
         schedule="cosine", timesteps=timesteps, target="eps", weighting="simple", time_density="loss_aware",
-        time_sampling="uniform",
+        time_sampling="uniform", learned_variance=learned_variance, self_conditioning=False, vlb_weight=0.25,
     )  # fmt: skip
-    return LossAware(build_objective(settings, settings))
+    return LossAware(build_objective(settings, settings, settings))
 
 
 def test_all_times_are_alike_until_each_has_ten_losses():
@@ -56,6 +56,16 @@ def test_the_expected_loss_is_that_of_times_alike():
     # Of losses as large as they are thought to be, every image's weighted loss is nearly the mean: no variance is left.
     each = [current.loss(errors[t : t + 1], torch.tensor([t])).item() for t in range(4)]
     assert max(each) < 1.02 * min(each)
+
+
+def test_the_expected_loss_with_a_learned_variance_is_that_of_times_alike():
+    times = loss_aware(learned_variance=True)
+    for _ in range(10):
+        times.update(torch.arange(4), torch.tensor([1.0, 2.0, 4.0, 9.0]))
+    current, errors = times.current(), torch.tensor([[1.0, 8.0], [2.0, 6.0], [4.0, 4.0], [9.0, 2.0]])
+    expected = sum(float(current.density[t] * current.loss(errors[t : t + 1], torch.tensor([t]))) for t in range(4))
+    # L_simple, the mean 4, and λ times the bound, the sum 20 over times (Nichol & Dhariwal 2021, eq. 16).
+    assert expected == pytest.approx(4.0 + 0.25 * 20.0, rel=1e-6)
 
 
 def test_it_continues_from_its_state():
