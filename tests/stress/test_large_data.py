@@ -42,7 +42,10 @@ def test_more_images_than_memory_go_through_the_stages(workspace: Path, classes:
             images[start : start + 1000] = coarse.repeat(8, 2).repeat(8, 3)
         labels = np.arange(count) % max(1, classes)
         write_image_set(raw / f"{part}.npz", ImageSet(images, labels, np.arange(count), classes, "folder"))
-    change(workspace, SMALL | {"data.name": "folder", "fid.extractors": "auto", "model.clusters": 20, "train.epochs": 0.005})
+    change(
+        workspace,
+        SMALL | {"data.name": "folder", "fid.extractors": "auto", "model.clusters": 20, "train.epochs": 0.005},
+    )
     change(workspace, {"runtime.processes": 1, "runtime.compile": "off", "likelihood.images": 50})
     assert (raw / "train.npz").stat().st_size > GIB
     peaks = {stage: peak_memory(workspace, stage) for stage in ("split", "train", "likelihood")}
