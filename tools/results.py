@@ -21,6 +21,7 @@ from tools import clone, commit_of, leave_surroundings, run
 
 FOLDER = Path("docs/results")
 KEPT = (
+    "params.yaml",
     "metrics/headline.json",
     "metrics/fid.json",
     "metrics/likelihood.json",

@@ -177,8 +177,8 @@ def ddim(eta: float = 0.0) -> Sampler:
 def dpmpp_2m(eta: float = 0.0) -> Sampler:
     """DPM-Solver++(2M): second order from one evaluation a step, by looking back at the step before.
 
-    ``eta`` 0 is the solver of the ODE (Lu et al. 2022, "DPM-Solver++", algorithm 2), 1 that of the SDE (§5, whose first
-    order is ancestral sampling), values between are k-diffusion's interpolation.
+    ``eta`` 0 is the solver of the ODE (Lu et al. 2022, "DPM-Solver++", algorithm 2), 1 that of the SDE (in the same
+    paper, whose first order is ancestral sampling), values between are k-diffusion's interpolation.
     """
 
     def sample(

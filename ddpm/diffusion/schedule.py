@@ -93,7 +93,7 @@ def cosine(timesteps: int, offset: float = 0.008) -> Tensor:
 def quadratic(timesteps: int, beta_start: float, beta_end: float) -> Tensor:
     """β_t whose square root rises linearly from √``beta_start`` to √``beta_end``: float64 [timesteps].
 
-    Song et al. 2021, "Denoising Diffusion Implicit Models", appendix D.3; Rombach et al. 2022 call it scaled linear.
+    The reference code of DDPM and that of Rombach et al. 2022 have it; diffusers calls it scaled linear.
     """
     return torch.linspace(beta_start**0.5, beta_end**0.5, timesteps, dtype=torch.float64) ** 2
 
@@ -211,7 +211,7 @@ def trailing_times(schedule: Schedule, steps: int) -> Tensor:
 def log_snr_times(schedule: Schedule, steps: int) -> Tensor:
     """``steps`` different times of ``schedule`` spread evenly in log-SNR as far as its times allow, both ends included.
 
-    Lu et al. 2022, "DPM-Solver", §4. Returns int64 [steps], increasing. Requires 1 ≤ steps ≤ the schedule's steps.
+    Lu et al. 2022, "DPM-Solver", uniform λ. Returns int64 [steps], increasing. Requires 1 ≤ steps ≤ the schedule's.
     """
     total = len(schedule)
     if steps == 1:

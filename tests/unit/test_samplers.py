@@ -227,6 +227,23 @@ def test_a_pair_of_dpmpp_2s_is_algorithm_1_of_its_paper():
     torch.testing.assert_close(seen[2], x, rtol=1e-10, atol=1e-10)
 
 
+def test_dpmpp_2m_is_algorithm_2_of_its_paper():
+    schedule = respace(cosine(100), torch.tensor([20, 50, 60, 80]))
+    x_T, seen = CountedNoise((8, 1, 2, 2))(), []
+    dpmpp_2m(0.0)(curved, x_T, schedule, CountedNoise((8, 1, 2, 2)), lambda _, x_t, __: seen.append(x_t))
+    alpha, sigma = schedule.alpha_bar.sqrt(), (1 - schedule.alpha_bar).sqrt()
+    log_snr, times = (alpha / sigma).log(), schedule.times.tolist()
+    x = sigma[2] / sigma[3] * x_T - alpha[2] * ((log_snr[3] - log_snr[2]).exp() - 1) * curved(x_T, 80)
+    torch.testing.assert_close(seen[1], x, rtol=1e-10, atol=1e-10)
+    for step in (1, 0):
+        h, h_before = log_snr[step] - log_snr[step + 1], log_snr[step + 1] - log_snr[step + 2]
+        r = h_before / h
+        now, before = curved(seen[2 - step], times[step + 1]), curved(seen[1 - step], times[step + 2])
+        estimate = (1 + 1 / (2 * r)) * now - 1 / (2 * r) * before
+        x = sigma[step] / sigma[step + 1] * x - alpha[step] * ((-h).exp() - 1) * estimate
+        torch.testing.assert_close(seen[3 - step], x, rtol=1e-10, atol=1e-10)
+
+
 def test_eulers_method_on_the_straight_path_is_ddim():
     schedule = Schedule(schedules.flow(1000), torch.arange(1000))
     steps, noise = spaced(schedule, 9), CountedNoise((8, 1, 2, 2))

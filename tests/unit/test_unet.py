@@ -135,6 +135,26 @@ def test_film_scales_and_shifts_what_the_second_norm_gives():
     torch.testing.assert_close(branch[0, :, 3, 3], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_shift_adds_to_what_the_first_convolution_gives():
+    torch.manual_seed(0)
+    block = ResidualBlock(8, 8, 4, 2, "shift", 0.0)
+    torch.nn.init.normal_(block.conv2.weight)
+    x, time = torch.randn(2, 8, 6, 6), torch.randn(2, 4)
+    silu = torch.nn.functional.silu
+    h = block.conv1(silu(block.norm1(x))) + (time @ block.time.weight.T + block.time.bias)[:, :, None, None]
+    torch.testing.assert_close(block(x, time), x + block.conv2(silu(block.norm2(h))), rtol=1e-5, atol=1e-5)
+
+
+def test_patches_enter_and_leave_the_network_as_channels(build: Callable[..., UNet]):
+    network, met = build(patch_size=2), []
+    network.conv_in.register_forward_hook(lambda _, given, __: met.append(given[0]))
+    network.conv_out.register_forward_hook(lambda *_: met[0])  # the folded image comes out as it went in
+    x_t = torch.randn(2, 1, 28, 28)
+    torch.testing.assert_close(network(x_t, torch.tensor([3, 700])), x_t, rtol=0, atol=0)
+    patches = x_t.reshape(2, 14, 2, 14, 2).permute(0, 2, 4, 1, 3).reshape(2, 4, 14, 14)
+    assert torch.equal(met[0], patches)
+
+
 def test_attention_is_the_textbook_formula():
     torch.manual_seed(0)
     attention = SelfAttention(64, 8)
