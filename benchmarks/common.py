@@ -159,9 +159,9 @@ def earlier(path: Path | None, metadata: Mapping[str, Any]) -> list[dict[str, An
     return rows
 
 
-def defaults() -> dict[str, Any]:
-    """params.yaml but for `runtime`, as part of the metadata that a run's rows go by."""
-    return {"defaults": settings().model_dump(mode="json", exclude={"runtime"})}
+def defaults(*changes: Mapping[str, Any]) -> dict[str, Any]:
+    """params.yaml but for `runtime`, with what all rows of a run change: part of the metadata that its rows go by."""
+    return {"defaults": settings(*changes).model_dump(mode="json", exclude={"runtime"})}
 
 
 def check(images: int) -> None:

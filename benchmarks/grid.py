@@ -231,7 +231,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, metavar="PNG")
     given = parser.parse_args()
     budget = BUDGET | {"train.epochs": given.epochs, "generate.num_images": given.images}
-    metadata = {"budget": budget, "samplers": SAMPLERS} | defaults()
+    metadata = {"budget": budget, "samplers": SAMPLERS} | defaults(budget)
     rows = {key_of(row): row for row in earlier(given.json, metadata)}
     wanted = [(*rest, weighting) for weighting, *rest in product(given.weightings, given.schedules, given.targets)]
     for cell in wanted:
