@@ -6,6 +6,7 @@ Unconditional Ones?"; Hu et al. 2023, "Self-Guided Diffusion Models". With each 
 samples are of all images as before.
 """
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -86,6 +87,25 @@ class Conditioning:
         """Conditioning labels of as many images, of one class after the other: int64 [number]; None as in `labels`."""
         turn, label = np.divmod(np.arange(number), max(1, self.classes))
         return label * self.clusters + turn % self.clusters if self.count else None
+
+    @torch.no_grad()
+    def spread(self, embedding: Tensor) -> None:
+        """Make the rows of a new network's embedding, float32 [count + 1, d], alike for clusters that are alike.
+
+        The row of a conditioning label becomes a random projection of its centroid (Johnson & Lindenstrauss 1984), plus
+        a random vector of its class, and all of them keep their standard deviation: what the network learns of one
+        label then holds for its neighbours. The last row, of the null label, and all rows where there is one cluster
+        stay. By torch's global generator, as the weights.
+        """
+        if self.centroids is None:
+            return
+        rows, points = embedding[: self.count], self.centroids.flatten(0, 1)
+        projected = (points - points.mean(0)) @ torch.randn(points.shape[1], rows.shape[1])
+        projected /= projected.std()
+        if self.classes:
+            own = torch.randn(self.classes, rows.shape[1]).repeat_interleave(self.clusters, 0)
+            projected = (projected + own) / math.sqrt(2.0)
+        rows.copy_(rows.std() * projected)
 
     def weights(self, classes: Collection[int] | None) -> np.ndarray:
         """How often each conditioning label is wanted: as in training, or of these classes alone, each alike.

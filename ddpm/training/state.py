@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddpm.config import DiffusionConfig, ModelConfig, TrainConfig
 from ddpm.data.image_set import ImageSet
@@ -77,7 +77,10 @@ class TrainState:
         recipe = self.recipe = replace(recipe, model=fit_to_images(recipe.model, self.spec, fewest))
         self.conditioning = fit_conditioning(training, classes, int(recipe.model.clusters), recipe.seed)
         torch.manual_seed(torch_generator(recipe.seed, "weights").initial_seed())
-        self.network = runtime.prepare(build_network(recipe.model, self.spec), trains=True).train()
+        network = build_network(recipe.model, self.spec)
+        if isinstance(embedding := getattr(network, "label_embedding", None), nn.Embedding):
+            self.conditioning.spread(embedding.weight)
+        self.network = runtime.prepare(network, trains=True).train()
         self.optimizer = Optimizer(recipe.train.optimizer, self.network, recipe.train)
         self.ema = Ema(self.network, recipe.train.ema_decay)
         lengths = LENGTHS if recipe.train.posthoc_snapshots else ()

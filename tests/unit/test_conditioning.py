@@ -99,3 +99,32 @@ def test_images_that_cannot_be_divided_are_named(images: ImageSet, harm: str):
     part = images.take(np.arange(5)) if harm == "few" else replace(images, images=np.zeros_like(images.images))
     with pytest.raises(DdpmError, match=r"^model\.clusters=8: class 0 has \d+ images, too few or too many alike"):
         fit_conditioning(part, 2, 8, 5)
+
+
+@pytest.mark.parametrize("classes", [2, 0])
+def test_alike_clusters_begin_with_alike_embeddings(images: ImageSet, classes: int):
+    found = fit_conditioning(images, classes, 4, 5)
+    torch.manual_seed(0)
+    before = torch.randn(found.count + 1, 500) / 2
+    embedding = before.clone()
+    found.spread(embedding)
+    assert torch.equal(embedding[-1], before[-1])
+    assert embedding[:-1].std().item() == pytest.approx(before[:-1].std().item(), rel=0.1)
+    # Of one class, distances between the rows are those between the centroids, times a constant.
+    assert found.centroids is not None
+    ratios = [
+        torch.pdist(rows) / torch.pdist(centroids)
+        for rows, centroids in zip(embedding[:-1].split(4), found.centroids, strict=True)
+    ]
+    assert torch.cat(ratios).max() < 1.2 * torch.cat(ratios).min()
+    if classes:  # alike images of two classes differ by the vectors of these
+        offsets = (
+            embedding[:4][found.centroids[0].mean(1).argsort()] - embedding[4:8][found.centroids[1].mean(1).argsort()]
+        )
+        assert offsets.std(0).mean() < 0.1 * offsets.abs().mean()
+
+
+def test_without_clusters_embeddings_begin_as_they_are():
+    embedding = torch.randn(4, 7)
+    Conditioning.by_class([0.5, 0.2, 0.3]).spread(given := embedding.clone())
+    assert torch.equal(given, embedding)

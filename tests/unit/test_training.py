@@ -324,6 +324,20 @@ def test_the_loss_falls_with_each_idea(run: Run, tmp_path: Path, changes: dict[s
     assert losses[-1] < 0.97 * losses[0]
 
 
+@pytest.mark.parametrize("network", ["unet", "dit"])
+def test_labels_of_alike_clusters_begin_alike(
+    digits: ImageSet, tiny: Callable[..., Config], cpu: Runtime, network: str
+):
+    config = tiny({"model.clusters": 6, "model.network": network, "model.base_channels": 32, "model.patch_size": 4})
+    recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
+    state = TrainState(recipe, digits.take(np.arange(1500)), cpu)
+    rows, centroids = state.network.label_embedding.weight.detach(), state.conditioning.centroids
+    assert centroids is not None
+    for of_class, points in zip(rows[:-1].split(6), centroids, strict=True):
+        distances = torch.stack([torch.pdist(of_class), torch.pdist(points)])
+        assert distances.corrcoef()[0, 1] > 0.5
+
+
 def test_the_loss_falls(run: Run, tmp_path: Path):
     run(tmp_path, {"train.epochs": 12.0, "train.lr": 0.01, "train.validate_every": 16})
     losses = [row["val_loss"] for row in rows(tmp_path / "out" / "validation.csv")]

@@ -5,7 +5,9 @@ It is built by `ddpm.models.build.build_network`: of its parameters, ``input_cha
 reads. Its method ``forward(x_t, t, labels=None)`` takes float [n, input_channels, h, w], int64 [n] in 0 … T−1 and int64
 [n] class labels (`NULL_LABEL` for an image without one, None for all), and returns the prediction, float [n,
 output_channels, h, w]. Both are the images' channels, but twice as many are given with model.self_conditioning (x_t,
-then the last x̂_0) and are predicted with model.learned_variance (the target, then the variance).
+then the last x̂_0) and are predicted with model.learned_variance (the target, then the variance). Where it has an
+nn.Embedding ``label_embedding`` of a row a label, and one of the null label after them, training starts from rows that
+are alike for alike clusters: `ddpm.models.conditioning.Conditioning.spread`.
 """
 
 from torch import nn
