@@ -3,7 +3,7 @@
 from ddpm.config import Config
 from ddpm.models.build import flops_per_image
 from ddpm.models.checkpoint import load_checkpoint
-from ddpm.sampling.batches import sample_replicates, write_images
+from ddpm.sampling.batches import batch_count, sample_replicates, write_images
 from ddpm.sampling.generator import make_generator, restore_generator
 from ddpm.utils.files import atomic_folder, save_arrays, write_csv, write_json
 from ddpm.utils.processes import process_pool
@@ -19,8 +19,8 @@ def generate(config: Config) -> None:
     checkpoint = load_checkpoint(path)
     nfe = make_generator(checkpoint, str(path), settings, config.seed, choose_runtime(config.runtime, 0.0)).nfe
     work = nfe * flops_per_image(checkpoint.model, checkpoint.spec) * settings.num_images * (1 + settings.replicates)
-    runtime = choose_runtime(config.runtime, work)
-    processes = process_count(config.runtime, runtime, settings.num_images, pays=work > 3e12)  # half a minute of a core
+    runtime = choose_runtime(config.runtime, work)  # processes repay their start from half a minute of a core on
+    processes = process_count(config.runtime, runtime, batch_count(config, runtime.device), pays=work > 3e12)
     generator = restore_generator(*(restored := (path, settings, config.seed, runtime)))
     labels = generator.class_labels(range(1, settings.num_images + 1))
     with KeptRun(resume_folder("generate", config, *runtime.arithmetic())) as kept:

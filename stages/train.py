@@ -19,7 +19,7 @@ from stages.runner import run
 def train_stage(config: Config) -> None:
     recipe, training = Recipe(config.model, config.diffusion, config.train, config.seed), SPLIT / "train.npz"
     runtime = choose_runtime(config.runtime, recipe.flops(read_image_set(training)))
-    processes = process_count(config.runtime, runtime, config.train.shards)
+    processes = 1 if LAUNCHED.size > 1 else process_count(config.runtime, runtime, config.train.shards)
     kept = resume_folder("train", config, *runtime.arithmetic())
     with RunFolder(MODEL, kept, PREVIEWS, writes=not LAUNCHED.rank) as folder:
         if found := folder.finished:
@@ -29,7 +29,7 @@ def train_stage(config: Config) -> None:
             often = config.runtime.checkpoint_every_seconds
             results, cost = train_together(processes, partial(work, save_every_seconds=often), runtime, folder)
             cost |= one_thread(runtime.device)(runtime.describe)() | environment()
-            cost["train_peak_memory_mib"] = peak_memory_bytes(runtime, processes) / 2**20
+            cost = {"train_peak_memory_mib": peak_memory_bytes(runtime, processes) / 2**20} | cost
             folder.finish(found := finished_run("train", results=results, cost=cost))
         if folder.writes:
             write_json(MODEL / "results.json", found["results"])

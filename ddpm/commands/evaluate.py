@@ -24,7 +24,7 @@ from ddpm.evaluation.reference import nearest_pixels
 from ddpm.evaluation.train_classifier import EPOCHS, train_classifier
 from ddpm.utils.errors import DamagedFile
 from ddpm.utils.files import load_arrays, save_arrays, significant, write_json
-from ddpm.utils.runtime import fast_precision, worker_count
+from ddpm.utils.runtime import Runtime, fast_precision, worker_count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +61,7 @@ def evaluate(arguments: argparse.Namespace, features: Path) -> None:
     labels = _labels(arguments, len(images))
     refuse_too_few(len(images), arguments.data, arguments)  # before the features of all real images are computed
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    Runtime(device, torch.float32, compiled=False).set_up()
     train, test = (SOURCES[arguments.data].load(arguments.reference, part) for part in ("train", "test"))
     classifier = arguments.classifier or features / "classifier.safetensors"
     if "classifier" in extractor_names(arguments.extractors, train.spec) and not classifier.exists():

@@ -31,6 +31,8 @@ class IdxSource:
     with the function that gives the content of a file; its argument ``scratch`` is a folder that is empty at first.
     """
 
+    labelled = True
+
     def __init__(
         self,
         name: str,

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from ddpm.data.idx import read_idx
 from ddpm.utils.errors import DamagedFile, MissingFile
@@ -57,6 +56,9 @@ def read_labels(path: Path, count: int) -> np.ndarray | None:
 
     Raises MissingFile, or DamagedFile for another kind of file.
     """
+    # Imported here: to read images needs no tables.
+    import pandas as pd
+
     try:
         labels = pd.read_csv(path, dtype={"label": np.int64})["label"].to_numpy()
     except FileNotFoundError as error:

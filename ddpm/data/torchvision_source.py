@@ -30,6 +30,8 @@ class TorchvisionSource:
     (images uint8 [n, c, h, w], labels int64 [n], class names) of the class, the folder and the part.
     """
 
+    labelled = True
+
     def __init__(
         self,
         name: str,

@@ -105,8 +105,8 @@ class Denoiser:
         if self.rescale and guided is not prediction:
             guided = rescaled(guided, prediction, self.rescale)
         alpha_bar_prev = self.schedule.alpha_bar_prev[t]
-        level, level_before = (each.float().to(x_t.device) for each in (alpha_bar, alpha_bar_prev))
-        x_0 = self.target.to_x_0(x_t, level, guided, level_before)
+        # Scalars of the CPU take part on every device without a copy.
+        x_0 = self.target.to_x_0(x_t, alpha_bar.float(), guided, alpha_bar_prev.float())
         if self.clip:
             x_0 = CLIPPINGS["static" if self.clip is True else self.clip](x_0)
         if self.memory is not None:

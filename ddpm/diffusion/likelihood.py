@@ -26,6 +26,7 @@ from ddpm.diffusion.samplers import (
     learned_log_variance,
 )
 from ddpm.diffusion.schedule import Schedule
+from ddpm.utils.devices import to_device
 from ddpm.utils.processes import Pool
 from ddpm.utils.seeds import stream_number, torch_generator
 
@@ -114,7 +115,7 @@ class Likelihood:
             self.schedule,
             torch.randperm(len(self.images), generator=torch_generator(self.seed, "likelihood")),
         )
-        chosen = order[group :: self.groups].to(self.images.device)
+        chosen = to_device(order[group :: self.groups], self.images.device)
         x_0, stream = normalize(self.images[chosen]), stream_number("likelihood")
         denoise = self.conditioned(None if self.labels is None else self.labels[chosen])
         # Other devices, such as an Apple GPU, have no float64.
@@ -124,7 +125,7 @@ class Likelihood:
         found |= {name: images.new_zeros(len(images)).double() for name in VARIANCES}
         for step in (0, *visited_times(group, self.groups, len(schedule))):
             eps = normal_noise(self.seed, stream, step, chosen, x_0.shape[1:])
-            x_t = q_sample(x_0, schedule.alpha_bar[step].float().to(x_0.device), eps)
+            x_t = q_sample(x_0, schedule.alpha_bar[step].float(), eps)
             if self.learned:
                 assert isinstance(denoise, LearnedDenoise)
                 x_0_hat, fraction = (part.to(exact) for part in denoise.with_fraction(x_t, int(schedule.times[step])))
@@ -162,7 +163,7 @@ def log_likelihood_bound(
     """
     total = prior_term(x_0, schedule)
     for step in range(len(schedule)):
-        x_t = q_sample(x_0, schedule.alpha_bar[step].float().to(x_0.device), noise())
+        x_t = q_sample(x_0, schedule.alpha_bar[step].float(), noise())
         x_0_hat = denoise(x_t, int(schedule.times[step]))
         if on_step:
             on_step(step, x_t, x_0_hat)

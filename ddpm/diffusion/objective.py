@@ -12,6 +12,7 @@ from ddpm.data.image_set import normalize
 from ddpm.diffusion.bound import decoder_term, divergence
 from ddpm.diffusion.process import TARGETS, Target, q_posterior_mean, q_sample
 from ddpm.diffusion.schedule import Schedule, before, build_schedule
+from ddpm.utils.devices import to_device
 from ddpm.utils.registry import Registry
 
 WEIGHTINGS: Registry[Callable[..., Tensor]] = Registry("weighting")
@@ -169,9 +170,9 @@ class Objective:
     def sample_times(self, count: int, generator: torch.Generator) -> Tensor:
         """The training times of one batch: int64 [count] in 0 … T−1, on the objective's device."""
         cumulative = self.density.cumsum(0)
-        quantiles = self.quantiles(count, generator).to(cumulative.device)
+        quantiles = to_device(self.quantiles(count, generator), cumulative.device)
         found = torch.searchsorted(cumulative, quantiles, right=True).clamp(max=len(cumulative) - 1)
-        return found.to(self.alpha_bar.device)
+        return to_device(found, self.alpha_bar.device)
 
     def squared_errors(
         self,

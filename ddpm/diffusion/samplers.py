@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ddpm.diffusion.process import eps_from_x_0, q_posterior_mean
 from ddpm.diffusion.schedule import Schedule
+from ddpm.utils.devices import to_device
 from ddpm.utils.registry import Registry
 
 Denoise = Callable[[Tensor, int], Tensor]
@@ -69,7 +70,8 @@ def learned_log_variance(schedule: Schedule, step: int, fraction: Tensor) -> Ten
     Nichol & Dhariwal 2021, eq. 15.
     """
     small, large = schedule.log_variance_range
-    return torch.lerp(small[step].to(fraction), large[step].to(fraction), fraction)
+    low, high = (to_device(each[step].to(fraction.dtype), fraction.device) for each in (small, large))
+    return torch.lerp(low, high, fraction)
 
 
 class _Recorder:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -49,6 +49,7 @@ class Evaluator:
     """networks: each with the real images by it. skipped: of those left out, why. seed: of the random choices.
 
     real: the training and the test images, where images are compared with them patch by patch, without a network.
+    device: of the networks.
 
     Class probabilities are those of the first network that gives some; distances between single images' features are
     measured with the first one that has the features of all training images.
@@ -58,6 +59,7 @@ class Evaluator:
     skipped: dict[str, str]
     seed: int
     real: tuple[ImageSet, ImageSet] | None = None
+    device: torch.device = field(default_factory=partial(torch.device, "cpu"))
 
     def measure(
         self, images: np.ndarray, labels: np.ndarray | None, bootstrap: int, label: str, alone: bool = False
@@ -90,6 +92,8 @@ class Evaluator:
             protocol["swd"] = _patch_protocol(images.shape, self.real[0])
         protocol |= {name: f"skipped: {reason}" for name, reason in self.skipped.items()}
         protocol["versions"] = {name: version(name) for name in ("torch", "numpy", "pillow", "pytorch-fid")}
+        if self.device.type != "cpu":
+            protocol["device"] = _device_protocol(self.device)
         return Measurement(numbers, protocol, classes, features)
 
     def memorization(
@@ -144,6 +148,15 @@ def _protocol(extractor: FeatureExtractor, shape: Sequence[int], reference: Refe
     return found | getattr(extractor, "remarks", {})
 
 
+def _device_protocol(device: torch.device) -> str:
+    """What decides how a device that is no CPU rounds: a remark, as runs of two devices may well be compared."""
+    if device.type != "cuda":
+        return device.type
+    tf32 = torch.get_float32_matmul_precision() != "highest" or torch.backends.cudnn.allow_tf32
+    name, cudnn = torch.cuda.get_device_name(device), torch.backends.cudnn.version()
+    return f"{name}, cuDNN {cudnn}, TF32 {'on' if tf32 else 'off'}"
+
+
 def _patch_protocol(shape: Sequence[int], train: ImageSet) -> dict[str, object]:
     """The same of the patches."""
     count, _, height, width = shape
@@ -179,4 +192,4 @@ def open_evaluator(
     known = [(x, find_reference(features / f"{x.name}.npz", x, train, test, seed)) for x in networks]
     classified = any(isinstance(network, ClassifierExtractor) for network in networks)
     by_patches = settings.swd == "on" or (settings.swd == "auto" and not classified)
-    return Evaluator(known, skipped, seed, (train, test) if by_patches else None)
+    return Evaluator(known, skipped, seed, (train, test) if by_patches else None, device)

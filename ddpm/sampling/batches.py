@@ -5,7 +5,7 @@ one is sampled.
 import math
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ddpm.config import GenerateConfig
+from ddpm.config import Config, GenerateConfig
 from ddpm.data.image_set import denormalize
 from ddpm.sampling.generator import Generator
 from ddpm.sampling.trajectory import Trajectory
@@ -46,6 +46,12 @@ def fitting_batch(images: int, device: torch.device) -> int:
     return math.ceil(images / math.ceil(images / _MAX_BATCH[device.type]))
 
 
+def batch_count(config: Config, device: torch.device) -> int:
+    """How many batches the images of the run are, see `sample_batches`."""
+    images, size = config.generate.num_images, config.runtime.generate_batch_size
+    return math.ceil(images / (size if isinstance(size, int) else fitting_batch(images, device)))
+
+
 def sample_batches(
     generator: Generator, batch_size: int | str, kept: Path, label: str = "generate", pool: Pool | None = None
 ) -> Iterator[Batch]:
@@ -59,30 +65,30 @@ def sample_batches(
     size = min(batch_size, total) if isinstance(batch_size, int) else fitting_batch(total, generator.device)
     first, resumed = 1, 0
     with tqdm(total=total, desc=label, unit="image", smoothing=0.1) as progress, stop_signals("batch") as stop:
-        shared: dict[int, Future[None]] = {}
-        if pool:
-            missing = [start for start in range(1, total + 1, size) if not _path(kept, start).exists()]
-            shared = {start: pool.submit(_keep_only, generator.config, start, size, kept) for start in missing}
+        shared = _share(pool, generator.config, first, size, kept)
         while first <= total:
-            if first in shared:
-                shared[first].result()
-            batch = _read_batch(kept, first)
-            if batch:
-                resumed = first + len(batch.images)
-            else:
-                if resumed == first:
-                    progress.write(f"resuming {label} from image {first} of {total}, kept in {kept}")
-                try:
+            try:
+                if first in shared:
+                    shared[first].result()
+                batch = _read_batch(kept, first)
+                if batch:
+                    resumed = first + len(batch.images)
+                else:
+                    if resumed == first:
+                        progress.write(f"resuming {label} from image {first} of {total}, kept in {kept}")
                     batch = _keep_batch(generator, generator.config, first, size, kept, progress)
-                except RuntimeError as error:
-                    # While a CUDA graph is recorded, want of memory is a plain RuntimeError.
-                    lacks = isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
-                    if size == 1 or not lacks:
-                        raise
-                    size //= 2
-                    progress.n = first - 1
-                    progress.write(f"out of memory: going on with batches of {size}")
-                    continue
+            except RuntimeError as error:
+                # While a CUDA graph is recorded, want of memory is a plain RuntimeError.
+                lacks = isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
+                if size == 1 or not lacks:
+                    raise
+                size //= 2
+                progress.n = first - 1
+                progress.write(f"out of memory: going on with batches of {size}")
+                # Those under way cannot be cancelled: the smaller ones must not meet them in memory.
+                wait([future for future in shared.values() if not future.cancel()])
+                shared = _share(pool, generator.config, first, size, kept)
+                continue
             yield batch
             first += len(batch.images)
             progress.update(first - 1 - progress.n)
@@ -157,6 +163,14 @@ def _keep_batch(
     batch = Batch(first, images, trajectory.arrays() if trajectory else {}, time.perf_counter() - started)
     save_arrays(_path(kept, first), images=images, seconds=batch.seconds, **batch.trajectory)
     return batch
+
+
+def _share(pool: Pool | None, config: GenerateConfig, first: int, size: int, kept: Path) -> dict[int, Future[None]]:
+    """Have the pool sample the batches from image ``first`` on that are not kept: by their first images' numbers."""
+    if not pool:
+        return {}
+    starts = [start for start in range(first, config.num_images + 1, size) if not _path(kept, start).exists()]
+    return {start: pool.submit(_keep_only, config, start, size, kept) for start in starts}
 
 
 def _keep_only(*given: Any) -> None:  # noqa: ANN401

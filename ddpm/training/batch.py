@@ -12,6 +12,7 @@ from ddpm.diffusion.noise import normal_noise
 from ddpm.diffusion.objective import Objective
 from ddpm.models.networks import NULL_LABEL
 from ddpm.training.state import Recipe
+from ddpm.utils.devices import to_device
 from ddpm.utils.seeds import stream_number, torch_generator
 
 
@@ -75,16 +76,16 @@ class Batches:
         epoch, position = divmod(step, recipe.steps_per_epoch(len(self._images)))
         if epoch != self._epoch:
             order = torch.randperm(len(self._images), generator=torch_generator(recipe.seed, "train", "order", epoch))
-            self._epoch, self._order = epoch, order.to(device)
+            self._epoch, self._order = epoch, to_device(order, device)
         chosen = self._order[position * count : (position + 1) * count]
         t = objective.sample_times(count, torch_generator(recipe.seed, "train", "t", step))
         labels = known = None
         if self._labels is not None:
             dropped = self._chance(step, "labels") < recipe.train.label_dropout
-            labels = self._labels[chosen].masked_fill(dropped.to(device), NULL_LABEL)
+            labels = self._labels[chosen].masked_fill(to_device(dropped, device), NULL_LABEL)
         if recipe.model.self_conditioning:
             # Every second image at random: Chen et al. 2023, "Analog Bits", §3.2.
-            known = (self._chance(step, "self_conditioning") < 0.5).to(device)
+            known = to_device(self._chance(step, "self_conditioning") < 0.5, device)
         return Batch(recipe, step, self._images[chosen], t, labels, known)
 
     def _chance(self, step: int, purpose: str) -> Tensor:

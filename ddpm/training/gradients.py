@@ -37,13 +37,15 @@ class ShardGradients:
         """
         if stop:
             self._rows[:, -1] = 1.0
-        rows = self.ranks.gather(self._rows)[: self.shards]
+        gathered = self.ranks.gather(self._rows)
+        # A rank that has no shard may be the one that was asked to stop.
+        rows, asked = gathered[: self.shards], gathered[:, -1]
         total = rows[0] if len(rows) == 1 else rows[0] + rows[1]
         for row in rows[2:]:
             total += row
         total /= self.shards
         self._attach(self._split(total))
-        return total[-2], ask and (stop if self.ranks.size == 1 else bool(rows[:, -1].any()))
+        return total[-2], ask and (stop if self.ranks.size == 1 else bool(asked.any()))
 
     def _attach(self, gradients: list[Tensor]) -> None:
         for weight, gradient in zip(self.weights, gradients, strict=True):

@@ -16,6 +16,7 @@ from ddpm.training.loop import train
 from ddpm.training.ranks import ALONE, LAUNCHED, LostRank, Ranks
 from ddpm.training.run_folder import RunFolder
 from ddpm.training.state import Recipe
+from ddpm.utils.errors import DdpmError
 from ddpm.utils.processes import worker_processes
 from ddpm.utils.resume import stop_signals
 from ddpm.utils.runtime import Runtime
@@ -49,6 +50,10 @@ def train_together(processes: int, run: Callable[..., T], runtime: Runtime, fold
     chosen = runtime.describe()
     folder.say(f"training on {chosen['device']}, {chosen['precision']}, {'' if runtime.compiled else 'not '}compiled")
     if LAUNCHED.size > 1:
+        if runtime.device.index is not None:
+            raise DdpmError(
+                f"runtime.device={runtime.device} names one device for {LAUNCHED.size} processes: set it to cuda."
+            )
         return _join(run, runtime, folder, LAUNCHED, "env://")
     if processes == 1:
         return run(runtime=runtime, folder=folder, ranks=ALONE)

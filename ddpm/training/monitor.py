@@ -26,7 +26,7 @@ from ddpm.training.state import TrainState, image_tensor
 from ddpm.training.validation import FixedGrid
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.images import enlarge, tile, write_png
-from ddpm.utils.runtime import Runtime
+from ddpm.utils.runtime import Runtime, peak_memory_bytes
 from ddpm.utils.seeds import torch_generator
 
 PREVIEW_COLUMNS = 8
@@ -243,4 +243,7 @@ class Monitor:
             "train_overhead_fraction": self.overhead / (ended - self.began),
             "train_processes": self.ranks.size,
         }
+        if self.runtime.device.type == "cuda":
+            # Known only here: the process that started the ranks holds nothing on their devices.
+            cost["train_peak_memory_mib"] = peak_memory_bytes(self.runtime) / 2**20
         return results, cost

@@ -65,6 +65,17 @@ class Ranks:
             distributed.all_gather(list(together.chunk(self.size)), mine)
         return together
 
+    def check_step(self, step: int, device: torch.device) -> None:
+        """Raise DdpmError where the ranks do not go on from the same step."""
+        if self.size == 1:
+            return
+        steps = self.gather(torch.tensor([step], device=device)).tolist()
+        if len(set(steps)) > 1:
+            raise DdpmError(
+                f"the training processes found states of different steps ({', '.join(map(str, steps))}): give them one "
+                "folder .ckpt that all see, by $DDPM_CKPT_DIR on several machines."
+            )
+
     @contextmanager
     def first_alone(self, *, wanted: bool) -> Iterator[None]:
         """Where ``wanted``, rank 0 goes through the block before the others.

@@ -39,11 +39,12 @@ def worker_processes(
         yield executor
     except BaseException as error:
         for child in multiprocessing.active_children():
-            child.terminate()
+            # One that is stopped (SIGSTOP) would leave SIGTERM pending, and be waited for without end.
+            child.kill()
         if isinstance(error, BrokenProcessPool):
             raise DdpmError(
-                f"a process that {work} was killed, as for want of memory: lower runtime.processes. The next run "
-                "resumes from what was kept."
+                f"a process that {work} was killed, as for want of memory, or hung: lower runtime.processes. "
+                "The next run resumes from what was kept."
             ) from error
         raise
     finally:

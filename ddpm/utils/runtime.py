@@ -67,10 +67,12 @@ class Runtime:
         On a CPU it computes in one thread: the results then have the same bits for any number of processes and cores.
         """
         cuda = self.device.type == "cuda" and self.device.index is None
-        own = replace(self, device=torch.device("cuda", rank)) if cuda else self
+        # Where each process is shown a device of its own alone, as by Slurm, that is number 0, whatever the rank.
+        device = torch.device("cuda", rank % torch.cuda.device_count()) if cuda else self.device
+        own = replace(self, device=device)
         own.set_up()
         if cuda:
-            torch.cuda.set_device(rank)
+            torch.cuda.set_device(device)
         if self.device.type == "cpu":
             torch.set_num_threads(1)
         return own
@@ -155,15 +157,20 @@ def choose_runtime(config: RuntimeConfig, flops: float) -> Runtime:
     `auto` takes a CUDA device or else the CPU. Raises DdpmError when another device is asked for and there is none.
     """
     count = torch.cuda.device_count()
-    if not count and config.device == "auto" and _NVIDIA_DRIVER.exists():
+    too_old = ""
+    if not count and _NVIDIA_DRIVER.exists():
+        too_old = f" The NVIDIA driver here may be too old for CUDA {torch.version.cuda}, see nvidia-smi."
+    if too_old and config.device == "auto":
         warnings.warn(
-            "this machine has an NVIDIA driver, but PyTorch finds no device it can use, so the CPU computes. The "
-            f"driver may be too old for CUDA {torch.version.cuda}, see nvidia-smi. runtime.device: cpu silences this.",
+            "this machine has an NVIDIA driver, but PyTorch finds no device it can use, so the CPU computes."
+            f"{too_old} runtime.device: cpu silences this.",
             stacklevel=2,
         )
     device = torch.device(("cuda" if count else "cpu") if config.device == "auto" else config.device)
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise DdpmError(f"runtime.device={config.device}: this machine has {count} CUDA devices; choose auto or cpu.")
+        raise DdpmError(
+            f"runtime.device={config.device}: this machine has {count} CUDA devices; choose auto or cpu.{too_old}"
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise DdpmError("runtime.device=mps: PyTorch finds no Apple GPU on this machine; choose auto or cpu.")
     precision = fast_precision(device) if config.precision == "auto" else getattr(torch, config.precision)
@@ -179,15 +186,19 @@ def choose_runtime(config: RuntimeConfig, flops: float) -> Runtime:
 def process_count(config: RuntimeConfig, runtime: Runtime, most: int, *, pays: bool | None = None) -> int:
     """How many processes share work of ``most`` equal parts: the setting, or one a processor or CUDA device.
 
-    pays: whether the work repays starting them on a CPU; by default that which repays compiling. A device that is named
-    by its index is used alone, and so is an Apple GPU.
+    pays: whether the work repays starting them on a CPU; by default that which repays compiling. No CUDA device is
+    shared: there are at most as many processes as devices. A device that is named by its index is used alone, and so is
+    an Apple GPU.
     """
-    if runtime.device.type == "mps":
+    if runtime.device.type == "mps" or runtime.device.index is not None:
         return 1
+    cuda = runtime.device.type == "cuda"
+    if cuda:
+        most = min(most, torch.cuda.device_count())
     if isinstance(config.processes, int):
         found = config.processes
-    elif runtime.device.type == "cuda":
-        found = torch.cuda.device_count() if runtime.device.index is None else 1
+    elif cuda:
+        found = most
     else:
         found = worker_count("auto") if (runtime.compiled if pays is None else pays) else 1
     return min(found, most)
@@ -211,7 +222,7 @@ def worker_count(workers: int | str) -> int:
 
 
 def peak_memory_bytes(runtime: Runtime, processes: int = 1) -> int:
-    """The most memory this process has held: on the device for CUDA, else resident in main memory.
+    """The most memory this process has held: on its device for CUDA, else resident in main memory.
 
     processes: where more than one, so many were started by this one and have ended: each counts as much as the largest,
     on Windows as much as this one. On Linux the libraries, which all of them share, count once.
@@ -238,7 +249,7 @@ def _shared_kibibytes() -> int:
 def fast_precision(device: torch.device) -> torch.dtype:
     """bfloat16 where the device computes in it, float32 elsewhere."""
     if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        fast = torch.cuda.get_device_capability(device)[0] >= 8
     elif device.type == "cpu":
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     else:

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+import textwrap
 import time
 from collections.abc import Callable
 from itertools import pairwise, product
@@ -271,6 +275,41 @@ def test_a_check_of_cuda_that_fails_is_said_and_the_others_are_done(
     said = capsys.readouterr().out
     assert "RuntimeError: the device is gone" in said
     assert '"holds": true' in said
+
+
+def test_checks_of_cuda_for_which_there_is_no_time_are_named(
+    raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def slow(bench: cuda.Bench) -> dict[str, object]:
+        """Is true."""
+        time.sleep(0.1)
+        return {"holds": True}
+
+    monkeypatch.setattr(cuda, "CHECKS", {"slow": slow, "noise": cuda.CHECKS["noise"], "other": slow})
+    told = ["--rehearse", "--mnist", str(raw), "--minutes", "0.001", "--json", "found.json", "--page", "found.md"]
+    monkeypatch.setattr("sys.argv", ["cuda", *told])
+    assert cuda.main() == 1
+    assert capsys.readouterr().err.endswith("error: time was over before noise, other: give more --minutes.\n")
+    assert list(read_json(Path("found.json"))["checks"]) == ["slow"]
+    assert "Time was over before: noise, other." in Path("found.md").read_text()
+
+
+def test_the_benchmark_of_cuda_needs_no_more_than_it_names(raw: Path, root: Path):
+    script = textwrap.dedent(
+        """
+        import sys
+
+        for name in ("dvc", "pandas", "torchvision", "matplotlib", "pytorch_fid"):
+            sys.modules[name] = None  # importing it fails
+        from benchmarks import cuda
+
+        sys.exit(cuda.main())
+        """
+    )
+    told = ["--rehearse", "--mnist", str(raw), "--checks", "noise", "checkpoint_on_the_cpu", "classifier"]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, "-c", script, *told], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_benchmark_of_cuda_names_what_is_missing(

@@ -41,3 +41,9 @@ def test_the_dev_container_is_the_image_as_compose_runs_it():
     assert f"target={workspace}," in settings["workspaceMount"]
     assert re.search(rf"useradd .* {settings['remoteUser']} ", image)
     assert settings["runArgs"] == [f"--pid={service['pid']}", f"--shm-size={service['shm_size']}"]
+
+
+def test_the_user_may_have_numbers_that_the_image_knows():
+    creations = re.findall(r"(?:groupadd|useradd) [^&]*", (REPOSITORY / "Dockerfile").read_text())
+    assert len(creations) == 2
+    assert all("--non-unique" in creation for creation in creations)

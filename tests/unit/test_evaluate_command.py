@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ddpm.__main__ import main
 from ddpm.commands import evaluate as command_module
 from ddpm.data.image_set import ImageSet
+from ddpm.utils.errors import DdpmError
 from ddpm.utils.files import sha256
 from ddpm.utils.images import write_rgb_pngs
 
@@ -61,6 +63,20 @@ def test_another_data_set_is_measured_by_a_classifier_that_is_trained_once(
     by_patches = json.loads(written.read_text())
     assert by_patches["swd_16"] == by_patches["swd"] < 3 * by_patches["swd_floor"]
     assert not [key for key in by_patches if key.startswith("fd_")]
+
+
+def test_it_measures_in_true_float32(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+):
+    def look(*_: object) -> None:
+        raise DdpmError(f"{torch.get_float32_matmul_precision()}, {torch.backends.cudnn.allow_tf32}")
+
+    np.savez(path := tmp_path / "images.npz", images=rng.integers(256, size=(200, 28, 28), dtype=np.uint8))
+    monkeypatch.setattr(command_module, "open_evaluator", look)
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    with pytest.raises(SystemExit, match=r"^error: highest, False$"):
+        run(monkeypatch, path, "--reference", raw)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """The code as it runs on a CUDA device, without one: tensors that have a device and a shape, but no values.
 
-Such a tensor takes part in an operation only with others of its device, and raises where its value is asked for: a
-training step or a sampler that passes neither mixes devices nor waits for the GPU.
+Such a tensor takes part in an operation only with others of its device, and raises where its value is asked for. Once
+the setting up is over, so does a copy to the device that would wait for it. A training step or a sampler that passes
+neither mixes devices nor waits for the GPU.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +27,8 @@ from ddpm.diffusion.noise import ImageNoise, normal_table
 from ddpm.diffusion.process import TARGETS
 from ddpm.diffusion.samplers import SAMPLERS
 from ddpm.diffusion.schedule import build_schedule, even_times, respace
+from ddpm.evaluation.features.classifier import ClassifierExtractor, load_classifier
+from ddpm.evaluation.features.inception import InceptionExtractor
 from ddpm.models.build import build_network
 from ddpm.training.loop import train
 from ddpm.training.run_folder import RunFolder
@@ -34,8 +38,17 @@ from ddpm.utils.runtime import Runtime
 CUDA = torch.device("cuda", 0)
 
 
+# Copies, and what copies the places that it is given.
+WAITING = ("_to_copy", "copy_", "index", "index_put_")
+
+
 class FakeCuda(TorchDispatchMode):
-    """What touches the CUDA device has no values; what stays on the CPU is computed."""
+    """What touches the CUDA device has no values; what stays on the CPU is computed.
+
+    hurries: whether a copy from the CPU to the device must not wait for it.
+    """
+
+    hurries = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,6 +57,8 @@ class FakeCuda(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         given = tree_leaves((args, kwargs))
         if any(isinstance(part, FakeTensor) or (isinstance(part, torch.device) and part == CUDA) for part in given):
+            if self.hurries and func._opname in WAITING and not (kwargs or {}).get("non_blocking", args[-1] is True):
+                assert all(isinstance(part, FakeTensor) for part in given if isinstance(part, torch.Tensor)), func
             with self._mode:
                 return func(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
@@ -60,12 +75,12 @@ def put_there(_: Runtime, network: torch.nn.Module, *, trains: bool) -> torch.nn
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
     monkeypatch.setattr("torch.cuda._lazy_init", lambda: None)  # else it looks for a driver
     monkeypatch.setattr(Runtime, "prepare", put_there)
     normal_table.cache_clear()
-    with FakeCuda():
-        yield
+    with FakeCuda() as mode:
+        yield mode
 
 
 @pytest.fixture
@@ -73,7 +88,7 @@ def runtime() -> Runtime:
     return Runtime(CUDA, torch.bfloat16, compiled=False)
 
 
-def test_a_value_on_the_device_cannot_be_asked_for(fake: None):
+def test_a_value_on_the_device_cannot_be_asked_for(fake: FakeCuda):
     there = torch.ones(3, device=CUDA)
     with pytest.raises(DataDependentOutputException):
         there.sum().item()
@@ -81,13 +96,25 @@ def test_a_value_on_the_device_cannot_be_asked_for(fake: None):
         _ = there + torch.ones(3)
 
 
+def test_a_copy_to_the_device_that_waits_for_it_is_found(fake: FakeCuda):
+    here = torch.ones(3)
+    there = here.to(CUDA)
+    fake.hurries = True
+    for hasty in (here.to(CUDA, non_blocking=True), there.clone(), there.double(), there * torch.tensor(2.0)):
+        assert hasty.device == CUDA
+    there.copy_(here, True)
+    for waits in (lambda: here.to(CUDA), lambda: there.copy_(here), lambda: there[torch.arange(2)]):
+        with pytest.raises(AssertionError, match="aten"):
+            waits()
+
+
 class Unwatched:
     """In place of `Monitor`, which waits for the device from time to time."""
 
     progress, first_step = nullcontext(), 0
 
-    def __init__(self, state: Any, *_: object) -> None:  # noqa: ANN401
-        self.state, self.steps = state, 0
+    def __init__(self, fake: FakeCuda, state: Any, *_: object) -> None:  # noqa: ANN401
+        self.state, self.steps, fake.hurries = state, 0, True
 
     def after_step(self, *_: object, **__: object) -> None:
         self.steps += 1
@@ -111,7 +138,7 @@ IDEAS = {
 
 @pytest.mark.parametrize("ideas", IDEAS.values(), ids=IDEAS.keys())
 def test_training_steps_stay_on_the_device_and_never_wait_for_it(
-    fake: None,
+    fake: FakeCuda,
     runtime: Runtime,
     digits: ImageSet,
     tiny: Callable[..., Config],
@@ -119,7 +146,8 @@ def test_training_steps_stay_on_the_device_and_never_wait_for_it(
     monkeypatch: pytest.MonkeyPatch,
     ideas: dict[str, object],
 ):
-    monkeypatch.setattr("ddpm.training.loop.Monitor", Unwatched)
+    monkeypatch.setattr("ddpm.training.loop.Monitor", partial(Unwatched, fake))
+    normal_table(CUDA)
     losses: list[torch.Tensor] = []
     # The backward pass itself takes a driver; its devices are those of the forward pass.
     monkeypatch.setattr(torch.Tensor, "backward", lambda loss: losses.append(loss))
@@ -136,7 +164,7 @@ def test_training_steps_stay_on_the_device_and_never_wait_for_it(
 
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
 def test_every_sampler_stays_on_the_device_and_never_waits_for_it(
-    fake: None, runtime: Runtime, tiny: Callable[..., Config], sampler: str
+    fake: FakeCuda, runtime: Runtime, tiny: Callable[..., Config], sampler: str
 ):
     config = tiny({"generate.sampler": sampler, "model.attention": True})
     network = runtime.prepare(build_network(config.model, ImageSpec(28, 1, 10)), trains=False)
@@ -145,19 +173,57 @@ def test_every_sampler_stays_on_the_device_and_never_waits_for_it(
     denoiser = Denoiser(runtime.predictor(network), TARGETS["v"], schedule, clip=True, labels=labels)
     noise = ImageNoise(0, 0, range(1, 5), (1, 28, 28), CUDA)
     steps = respace(schedule, even_times(schedule, 4))
-    x_0 = SAMPLERS.build(sampler, config.generate)(denoiser, noise(), steps, noise)
+    x_T = noise()
+    fake.hurries = True
+    x_0 = SAMPLERS.build(sampler, config.generate)(denoiser, x_T, steps, noise)
     assert x_0.device == CUDA
     assert x_0.shape == (4, 1, 28, 28)
 
 
 def test_the_likelihood_waits_for_the_device_only_at_the_end_of_a_group(
-    fake: None, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+    fake: FakeCuda, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ):
     schedule = build_schedule(SimpleNamespace(schedule="cosine", timesteps=20, beta_start=1e-4, beta_end=0.02))
+    normal_table(CUDA)
     images = torch.zeros(8, 1, 28, 28, dtype=torch.uint8, device=CUDA)
     read: list[str] = []
     move = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: read.append("read") or move(tensor))
     likelihood = Likelihood(lambda _: lambda x_t, _: x_t, images, None, schedule, 5, 0)
+    fake.hurries = True
     found = Likelihood.terms.__wrapped__(likelihood, 0)  # without inference mode, in which such tensors cannot be
     assert len(read) == len(found) == 4
+
+
+def read_as_zeros(tensor: torch.Tensor) -> torch.Tensor:
+    """In place of `Tensor.cpu`."""
+    return torch.zeros(tensor.shape, dtype=tensor.dtype)
+
+
+def test_features_are_computed_on_the_device_and_read_once_a_batch(
+    fake: FakeCuda, runtime: Runtime, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+):
+    read: list[torch.device] = []
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: read.append(tensor.device) or read_as_zeros(tensor))
+    network = runtime.prepare(load_classifier(torch.device("cpu")), trains=False)
+    extractor = ClassifierExtractor(network, digits.spec, "", CUDA)  # type: ignore[arg-type]
+    # Without inference mode, in which such tensors cannot be; here and below.
+    found = ClassifierExtractor.features.__wrapped__(extractor, digits.images[:2500], "test")
+    assert found.values.shape == (2500, 128)
+    assert found.probabilities.shape == (2500, 10)
+    assert read == 4 * [CUDA]  # features and probabilities of two batches
+
+
+def test_inception_is_computed_on_the_device_and_read_once_a_batch(
+    fake: FakeCuda, runtime: Runtime, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+):
+    read: list[torch.device] = []
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: read.append(tensor.device) or read_as_zeros(tensor))
+    # pytorch-fid's network returns a list of maps.
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3, stride=2))
+    extractor = object.__new__(InceptionExtractor)
+    extractor.network, extractor.device = runtime.prepare(network, trains=False), CUDA
+    monkeypatch.setattr(extractor.network, "forward", lambda images: [network[0](images)])
+    found = InceptionExtractor.embed.__wrapped__(extractor, digits.images[:20])
+    assert found.shape == (20, 64)
+    assert read == [CUDA]

@@ -1,4 +1,5 @@
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -248,6 +249,35 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_images_stay_the_same(
     assert len(list(tmp_path.iterdir())) == 23
     assert cost["generate_batch_size"] <= fits < 2 * cost["generate_batch_size"]
     assert max(sizes) == 16
+
+
+class SmallPool:
+    """In place of a `Pool` of two processes in which batches of four fit: some of those that do not are under way."""
+
+    processes = 2
+
+    def __init__(self, generator: Generator) -> None:
+        self.generator, self.asked = generator, list[tuple[int, int]]()
+
+    def submit(self, task: Callable[..., None], config: object, first: int, size: int, kept: Path) -> Future[None]:
+        self.asked.append((first, size))
+        future: Future[None] = Future()
+        if size <= 4:
+            future.set_result(task(self.generator, config, first, size, kept))
+        elif first == 1:
+            future.set_exception(torch.OutOfMemoryError("CUDA out of memory"))
+        return future
+
+
+def test_a_batch_that_does_not_fit_in_a_pool_is_halved_and_shared_again(
+    generator: Callable[..., Generator], tmp_path: Path
+):
+    (tmp_path / "images").mkdir()
+    pool = SmallPool(ours := generator())
+    cost, _ = write_images(ours, tmp_path / "images", 2, 8, tmp_path / "kept", pool)  # type: ignore[arg-type]
+    assert pool.asked == [(1, 8), (9, 8), (17, 8), *((first, 4) for first in range(1, 24, 4))]
+    assert cost["generate_batch_size"] == 4
+    assert np.array_equal(read_pngs(tmp_path / "images", 1), denormalize(ours.sample(range(1, 24))))
 
 
 def test_a_single_image_that_does_not_fit_is_an_error(generator: Callable[..., Generator], tmp_path: Path):

@@ -24,6 +24,7 @@ PAGES = ("ddpm/export/page", "ddpm/report/templates")
 EVERYWHERE = {
     "ddpm/config.py": "checks the settings; their values are parameters of the stages",
     "ddpm/data/sources/__init__.py": "a registry; the source that is used is listed",
+    "ddpm/utils/devices.py": "how tensors get to a device, never what is in them",
     "ddpm/utils/errors.py": "messages",
     "ddpm/utils/files.py": "how files are written and read, not what is in them",
     "ddpm/utils/processes.py": "how many processes there are, never what they do",

@@ -29,6 +29,7 @@ from ddpm.evaluation.measure import (
 from ddpm.evaluation.neighbours import nearest
 from ddpm.evaluation.reference import Reference, pixels, reference_of
 from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
+from ddpm.utils.runtime import Runtime
 from ddpm.utils.seeds import numpy_generator
 
 TRAIN, TEST, REST = slice(0, 6000), slice(6000, 8000), slice(8000, 10_000)
@@ -246,3 +247,18 @@ def test_the_table_of_classes_is_written_with_six_digits(by_classifier: Features
     assert isinstance(table, pd.DataFrame)
     assert len(table) == 20
     assert table.groupby("set")["fraction"].sum().tolist() == pytest.approx([1, 1])
+
+
+def test_the_protocol_names_a_device_that_is_no_cpu(cpu: Runtime, monkeypatch: pytest.MonkeyPatch):
+    def protocol(**given: torch.device) -> dict[str, object]:
+        return Evaluator([], {}, 1, **given).measure(np.zeros((3, 1, 28, 28), np.uint8), None, 0, "some").protocol
+
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "NVIDIA H100")
+    monkeypatch.setattr("torch.backends.cudnn.version", lambda: 91200)
+    cpu.set_up()
+    assert "device" not in protocol()
+    assert protocol(device=torch.device("mps"))["device"] == "mps"
+    assert protocol(device=torch.device("cuda"))["device"] == "NVIDIA H100, cuDNN 91200, TF32 off"
+    torch.set_float32_matmul_precision("high")
+    assert str(protocol(device=torch.device("cuda"))["device"]).endswith("TF32 on")
+    cpu.set_up()

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -99,8 +100,40 @@ def test_what_a_task_raises_is_raised_here_and_the_processes_end(restored: tuple
 
 
 def test_a_killed_process_is_one_sentence(restored: tuple[object, ...]):
-    with pytest.raises(DdpmError, match=r"was killed, as for want of memory: lower runtime\.processes\. The next run"):
+    with pytest.raises(
+        DdpmError, match=r"was killed, as for want of memory, or hung: lower runtime\.processes\. The next run"
+    ):
         sample_in_a_process_that_is_killed(restored)
+    assert not multiprocessing.active_children()
+
+
+def pause(_: object) -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def test_a_process_that_is_stopped_does_not_keep_this_one_from_ending():
+    # Were it waited for, this lets it go on: the test then fails in place of hanging.
+    def release() -> None:
+        released.append(True)
+        for child in multiprocessing.active_children():
+            os.kill(child.pid or 0, signal.SIGCONT)
+
+    released: list[bool] = []
+    patience = threading.Timer(120.0, release)
+
+    def give_up() -> None:
+        with process_pool(2, str) as pool:
+            assert pool
+            pool.submit(pause)
+            children = [psutil.Process(child.pid) for child in multiprocessing.active_children()]
+            wait(lambda: any(child.status() == psutil.STATUS_STOPPED for child in children), 300.0)
+            patience.start()
+            raise DdpmError("given up")
+
+    with pytest.raises(DdpmError, match=r"^given up$"):
+        give_up()
+    patience.cancel()
+    assert not released
     assert not multiprocessing.active_children()
 
 
@@ -147,4 +180,9 @@ def test_processes_are_as_many_as_asked_for_or_as_repay(monkeypatch: pytest.Monk
     assert process_count(auto, make(cpu, compiled=False), 100) == 1
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     assert process_count(auto, make(cuda, compiled=True), 100) == 4
-    assert process_count(auto, make(torch.device("cuda", 1), compiled=True), 100) == 1
+    assert process_count(auto, make(cuda, compiled=True), 3) == 3
+    assert process_count(three, make(cuda, compiled=True), 100) == 3
+    for settings in (auto, three):
+        assert process_count(settings, make(torch.device("cuda", 1), compiled=True), 100) == 1
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert process_count(three, make(cuda, compiled=True), 100) == 1

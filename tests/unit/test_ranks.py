@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -58,6 +59,15 @@ class Spoiled(RunFolder):
         if self.writes and name == "log.csv" and rows[-1]["step"] == 12:
             raise OSError(28, "No space left on device", name)
         super().write_csv(name, rows)
+
+
+class Apart(RunFolder):
+    """A run folder that only the first rank sees, as where machines do not share one."""
+
+    def __init__(self, *given: Any, writes: bool = True) -> None:  # noqa: ANN401
+        super().__init__(*given, writes=writes)
+        if not writes:
+            self.state = self.folder / "elsewhere"
 
 
 class Lost(RunFolder):
@@ -145,9 +155,15 @@ def test_a_run_stopped_with_two_processes_resumes_with_one_to_the_same_bits(
 def test_a_run_whose_first_rank_is_killed_says_so_and_resumes_with_four(
     run: Run, alone: tuple[Path, dict[str, Any]], tmp_path: Path
 ):
-    with pytest.raises(DdpmError, match=r"^a process that trained was killed, as for want of memory: lower runtime\."):
+    with pytest.raises(
+        DdpmError, match=r"^a process that trained was killed, as for want of memory, or hung: lower runtime\."
+    ):
         run(tmp_path, 2, Lost, every=1e-9)
     assert (tmp_path / "kept/state.safetensors").exists()
+    with pytest.raises(
+        DdpmError, match=r"states of different steps \(1[0-2], 0\): give them one folder .*DDPM_CKPT_DIR"
+    ):
+        run(tmp_path, 2, Apart)
     assert_same(alone, tmp_path, run(tmp_path, 4))
 
 
@@ -184,6 +200,15 @@ def test_the_gradient_of_shards_is_that_of_the_whole_batch(tiny: Callable[..., C
             torch.testing.assert_close(weight.grad, gradient, rtol=1e-4, atol=1e-5)
 
 
+def test_a_rank_without_a_shard_can_ask_to_stop(monkeypatch: pytest.MonkeyPatch):
+    # Of three ranks with two shards the last one has none.
+    monkeypatch.setattr(Ranks, "gather", lambda _, mine: torch.cat([0 * mine, 0 * mine, mine]))
+    for stop in (False, True):
+        gradients = ShardGradients(torch.nn.Linear(2, 1), 2, Ranks(2, 3))
+        assert not gradients.mine
+        assert gradients.exchange(stop=stop, ask=True)[1] == stop
+
+
 @pytest.mark.parametrize(("count", "size"), [(4, 1), (4, 3), (2, 4), (10, 4), (7, 7)])
 def test_every_part_is_of_one_rank_and_they_come_in_order(count: int, size: int):
     parts = [Ranks(rank, size).part(count) for rank in range(size)]
@@ -218,3 +243,13 @@ def test_ranks_started_by_torchrun_compute_on_their_own_device_and_say_how_many_
     folder = RunFolder(tmp_path, tmp_path / "kept", writes=False)
     assert train_together(1, lambda runtime, folder, ranks: ranks, cpu, folder) == Ranks(5, 8, 1)
     assert asked == [1, (8, "env://", "cpu")]
+
+
+def test_ranks_started_by_torchrun_do_not_share_a_device_that_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cpu: Runtime
+):
+    monkeypatch.setattr("ddpm.training.launch.LAUNCHED", Ranks(1, 2, 1))
+    monkeypatch.setattr(Runtime, "describe", lambda _: {"device": "a GPU", "precision": "float32"})
+    named = replace(cpu, device=torch.device("cuda", 0))
+    with pytest.raises(DdpmError, match=r"^runtime\.device=cuda:0 names one device for 2 processes: set it to cuda\.$"):
+        train_together(1, lambda **_: None, named, RunFolder(tmp_path, tmp_path / "kept", writes=False))

@@ -2,6 +2,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from ddpm.config import Config
 from ddpm.utils.errors import DdpmError
-from ddpm.utils.runtime import Runtime, choose_runtime, peak_memory_bytes, worker_count
+from ddpm.utils.runtime import Runtime, choose_runtime, fast_precision, peak_memory_bytes, worker_count
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +29,27 @@ def test_a_device_that_is_not_there_is_named(configure: Callable[..., Config]):
         choose_runtime(configure({"runtime.device": "cuda:99"}).runtime, 0.0)
 
 
+def test_a_process_computes_on_the_device_of_its_number_or_the_one_it_is_shown(
+    cpu: Runtime, monkeypatch: pytest.MonkeyPatch
+):
+    chosen: list[torch.device] = []
+    monkeypatch.setattr("torch.cuda.set_device", chosen.append)
+    for count, rank, expected in ((4, 0, 0), (4, 3, 3), (4, 5, 1), (1, 1, 0)):
+        monkeypatch.setattr("torch.cuda.device_count", lambda count=count: count)
+        own = replace(cpu, device=torch.device("cuda")).of_rank(rank)
+        assert own.device == chosen.pop() == torch.device("cuda", expected)
+    named = replace(cpu, device=torch.device("cuda", 2))
+    assert named.of_rank(1) == named
+    assert not chosen
+
+
+def test_bfloat16_is_for_devices_that_compute_in_it(monkeypatch: pytest.MonkeyPatch):
+    # Device 0 is an older model than device 1.
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: ((7, 5), (9, 0))[device.index])
+    assert fast_precision(torch.device("cuda", 0)) == torch.float32
+    assert fast_precision(torch.device("cuda", 1)) == torch.bfloat16
+
+
 def test_a_driver_that_pytorch_cannot_use_is_told(
     configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
@@ -35,6 +57,10 @@ def test_a_driver_that_pytorch_cannot_use_is_told(
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with pytest.warns(UserWarning, match=r"NVIDIA driver, but PyTorch finds no device it can use.*nvidia-smi"):
         assert choose_runtime(configure({"runtime.device": "auto"}).runtime, 0.0).device.type == "cpu"
+    with pytest.raises(
+        DdpmError, match=r"choose auto or cpu\. The NVIDIA driver here may be too old for CUDA .*nvidia-smi"
+    ):
+        choose_runtime(configure({"runtime.device": "cuda"}).runtime, 0.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         choose_runtime(configure({"runtime.device": "cpu"}).runtime, 0.0)

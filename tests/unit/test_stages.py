@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,13 +18,14 @@ import torch
 from clones import TINY, change
 
 from ddpm.config import Config
-from ddpm.data.image_set import ImageSet, ImageSpec, read_image_set
+from ddpm.data.image_set import ImageSet, ImageSpec, read_image_set, write_image_set
 from ddpm.data.sources import SOURCES
 from ddpm.data.sources.mnist import FILES
 from ddpm.models.build import build_network
 from ddpm.models.checkpoint import Checkpoint, save_checkpoint
 from ddpm.models.conditioning import Conditioning
 from ddpm.sampling import batches
+from ddpm.training.ranks import Ranks
 from ddpm.utils.files import save_arrays, write_json
 from ddpm.utils.images import write_rgb_pngs
 from ddpm.utils.resume import KeptRun
@@ -455,3 +457,20 @@ def test_memory_that_does_not_suffice_is_called_so(place: Place, lack: Exception
 def test_a_mistake_of_the_program_keeps_its_traceback(place: Place, fail: Callable[[Config], None]):
     with pytest.raises(RuntimeError):
         run(fail)
+
+
+def test_a_training_that_others_started_counts_its_own_memory_alone(
+    workspace: Path, digits: ImageSet, configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("train", "validation"):
+        write_image_set(workspace / f"data/split/{name}.npz", digits.take(np.arange(64)))
+    asked: list[int] = []
+    stage = import_module("stages.train")
+    monkeypatch.setattr(stage, "train_together", lambda processes, *_: asked.append(processes) or ({}, {}))
+    monkeypatch.setattr(stage, "peak_memory_bytes", lambda _, processes: asked.append(processes) or 1)
+    config = configure(TINY, {"runtime.processes": 3, "runtime.device": "cpu", "train.shards": 4})
+    for launched in (Ranks(), Ranks(1, 8, 1)):
+        monkeypatch.setattr(stage, "LAUNCHED", launched)
+        stage.train_stage(config)
+        shutil.rmtree(workspace / ".ckpt", ignore_errors=True)
+    assert asked == [3, 3, 1, 1]

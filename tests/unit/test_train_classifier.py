@@ -13,16 +13,17 @@ from torch import nn
 
 from ddpm.config import Config
 from ddpm.data.image_set import ImageSet, ImageSpec
+from ddpm.data.sources import SOURCES
 from ddpm.evaluation.evaluator import open_evaluator
-from ddpm.evaluation.features import extractor_names, open_extractors
+from ddpm.evaluation.features import extractor_names, open_extractors, refuse_too_few
 from ddpm.evaluation.features.classifier import (
     FEATURES,
     WEIGHTS,
     Classifier,
+    TrainedExtractor,
     as_input,
     classifier_of,
     load_trained,
-    open_trained,
 )
 from ddpm.evaluation.train_classifier import accuracy, augment, train, train_classifier
 from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
@@ -107,7 +108,7 @@ def test_its_file_says_what_it_is_and_gives_the_network_back(trained: Path, colo
 
 
 def test_its_features_and_probabilities_are_those_of_the_network(trained: Path, coloured: Sets):
-    extractor = open_trained(CPU, coloured[0].spec, 2000, trained)
+    extractor = TrainedExtractor(CPU, coloured[0].spec, 2000, trained)
     assert (extractor.name, extractor.frechet_key) == ("coloured", "fd_coloured")
     assert extractor.weights_sha256 == sha256(trained)
     found = extractor.features(coloured[1].images, "test")
@@ -119,17 +120,17 @@ def test_its_features_and_probabilities_are_those_of_the_network(trained: Path, 
 @pytest.mark.parametrize("change", [{"name": "others"}, {"size": 28}, {"channels": 1}])
 def test_a_classifier_of_other_data_is_refused(trained: Path, coloured: Sets, change: dict[str, object]):
     with pytest.raises(DdpmError, match=r"trained on coloured \(3 classes, 3 × 16 × 16\).*dvc repro classifier"):
-        open_trained(CPU, replace(coloured[0].spec, **change), 2000, trained)  # type: ignore[arg-type]
+        TrainedExtractor(CPU, replace(coloured[0].spec, **change), 2000, trained)  # type: ignore[arg-type]
 
 
 def test_a_missing_or_damaged_file_is_named(trained: Path, coloured: Sets, tmp_path: Path):
     path = tmp_path / "classifier.safetensors"
     with pytest.raises(MissingFile, match=r"classifier\.safetensors is missing"):
-        open_trained(CPU, coloured[0].spec, 2000, path)
+        TrainedExtractor(CPU, coloured[0].spec, 2000, path)
     for content in (b"", b"nothing", trained.read_bytes()[:-9], WEIGHTS.read_bytes()):
         path.write_bytes(content)
         with pytest.raises(DamagedFile, match=r"classifier\.safetensors is damaged or no classifier"):
-            open_trained(CPU, coloured[0].spec, 2000, path)
+            TrainedExtractor(CPU, coloured[0].spec, 2000, path)
 
 
 def test_auto_means_the_networks_that_fit_the_data():
@@ -213,3 +214,14 @@ def test_data_without_labels_is_measured_by_patches_and_pixels(coloured: Sets, t
     numbers, table = evaluator.memorization(test_set.images[:50], found.features, train_set, np.ones(50))
     assert "memorized_fraction_pixel" in numbers
     assert list(table.columns) == ["image", "pixel_index", "pixel_distance"]
+
+
+def test_too_few_images_are_refused_before_a_classifier_of_labelled_data_is_trained(configure: Callable[..., Config]):
+    settings = configure({"fid.extractors": "auto", "fid.inception": "auto"}).fid
+    labelled = set(SOURCES) - {"folder", "mnist"}
+    assert len(labelled) >= 7
+    for name in labelled:
+        refuse_too_few(FEATURES + 1, name, settings)
+        with pytest.raises(DdpmError, match="128 is too few to be measured by the 128 features of classifier"):
+            refuse_too_few(FEATURES, name, settings)
+    refuse_too_few(FEATURES, "folder", settings)  # which may be without labels

@@ -30,6 +30,7 @@ from ddpm.training.run_folder import RunFolder
 from ddpm.training.state import Recipe, TrainState
 from ddpm.training.validation import FixedGrid
 from ddpm.utils.errors import DdpmError
+from ddpm.utils.files import write_json
 from ddpm.utils.images import read_pngs
 from ddpm.utils.runtime import Runtime
 
@@ -608,3 +609,16 @@ def test_the_embedding_of_the_null_label_learns_from_dropped_labels_alone(
     few, many = (weights(tmp_path / name)["label_embedding.weight"] for name in ("one step", "all steps"))
     assert not torch.equal(few[:-1], many[:-1])
     assert torch.equal(few[-1], many[-1]) != learned
+
+
+def test_a_row_of_the_log_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    waits: list[int] = []
+    flush = os.fsync
+    monkeypatch.setattr("os.fsync", lambda file: waits.append(file) or flush(file))
+    with RunFolder(tmp_path / "out", tmp_path / "kept") as folder:
+        waits.clear()
+        folder.write_csv("log.csv", [{"step": 1, "loss": 0.5}])
+        assert not waits
+        folder.write("last", lambda path: write_json(path, {}))
+        assert waits
+    assert (tmp_path / "out/log.csv").read_text().splitlines() == ["step,loss", "1,0.5"]

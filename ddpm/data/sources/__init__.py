@@ -9,7 +9,10 @@ from ddpm.utils.registry import Registry
 
 
 class Source(Protocol):
-    """Where a data set comes from and how it is read."""
+    """Where a data set comes from and how it is read.
+
+    It may have an attribute ``labelled``: true where the images are of two or more classes, whatever the settings.
+    """
 
     @property
     def fetch(self) -> Callable[..., str]:

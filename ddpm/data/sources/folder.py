@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 from ddpm.data.decoding import SUFFIXES, Colour, decode, parse_colour
@@ -154,6 +153,9 @@ def _classes(root: Path, files: Sequence[Path], labels: str, depth: int) -> tupl
 
 
 def _table(root: Path, files: Sequence[Path], name: str) -> tuple[dict[Path, str], list[Path]]:
+    # Imported here: every data source is imported with the settings, and no other one reads a table.
+    import pandas as pd
+
     try:
         table = pd.read_csv(root / name, dtype=str, keep_default_na=False)
         labelled = {Path(file): label for file, label in zip(table["file"], table["label"], strict=True)}

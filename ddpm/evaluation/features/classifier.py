@@ -173,19 +173,22 @@ class MnistExtractor(ClassifierExtractor):
 
 
 @EXTRACTORS.register("classifier")
-def open_trained(device: torch.device, spec: ImageSpec, images: int, classifier: Path) -> ClassifierExtractor:
-    """The one trained on the data set ``spec``, from its file ``classifier``.
+class TrainedExtractor(ClassifierExtractor):
+    """By the classifier trained on the data set."""
 
-    Raises UnavailableExtractor for too few training ``images``, MissingFile, DamagedFile, and DdpmError for a
-    classifier of another data set.
-    """
-    refuse_few(images, FEATURES)
-    network, known, remarks = load_trained(classifier, device)
-    if known != spec:
-        raise DdpmError(
-            f"{classifier} was trained on {known.name} ({known.classes} classes, {known.channels} × {known.size} × "
-            f"{known.size}), not on {spec.name}: run `dvc repro classifier`."
-        )
-    # No key belongs to two networks: on MNIST the one trained here has another than the shipped one.
-    name = f"own_{spec.name}" if spec.name in EXTRACTORS else spec.name
-    return ClassifierExtractor(network, replace(spec, name=name), sha256(classifier), device, remarks)
+    def __init__(self, device: torch.device, spec: ImageSpec, images: int, classifier: Path) -> None:
+        """spec: of the data set. classifier: the file of the one that was trained on it.
+
+        Raises UnavailableExtractor for too few training ``images``, MissingFile, DamagedFile, and DdpmError for a
+        classifier of another data set.
+        """
+        refuse_few(images, FEATURES)
+        network, known, remarks = load_trained(classifier, device)
+        if known != spec:
+            raise DdpmError(
+                f"{classifier} was trained on {known.name} ({known.classes} classes, {known.channels} × {known.size} × "
+                f"{known.size}), not on {spec.name}: run `dvc repro classifier`."
+            )
+        # No key belongs to two networks: on MNIST the one trained here has another than the shipped one.
+        name = f"own_{spec.name}" if spec.name in EXTRACTORS else spec.name
+        super().__init__(network, replace(spec, name=name), sha256(classifier), device, remarks)

@@ -1,0 +1,13 @@
+"""How tensors get to a device."""
+
+import torch
+from torch import Tensor
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on the device; to a CUDA device it is on its way when this returns.
+
+    CUDA stages memory that is not pinned before the call returns, so that it may be changed or freed at once. On an
+    Apple GPU that is not said, so this waits there.
+    """
+    return tensor.to(device, non_blocking=device.type == "cuda")
