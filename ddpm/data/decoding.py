@@ -51,9 +51,9 @@ def parse_colour(name: str) -> Colour:
 def decode(path: Path, size: int, resize: str, background: Colour) -> tuple[np.ndarray, tuple[int, int]]:
     """A PNG, JPEG or WebP file as uint8 [3, size, size], and its own (width, height), upright.
 
-    Told by its content, not by its name. An EXIF orientation is applied; 16-bit grey is rounded to 8 bits; palettes,
-    CMYK and grey become RGB; what is transparent shows the background. Raises DamagedFile, which names no file, for
-    what is none of these, broken or an animation; OSError.
+    Told by its content, not by its name. An EXIF orientation is applied; 16-bit grey is rounded to 8 bits, of
+    16-bit colours Pillow keeps the upper 8; palettes, CMYK and grey become RGB; what is transparent shows the
+    background. Raises DamagedFile, which names no file, for what is none of these, broken or an animation; OSError.
     """
     content = path.read_bytes()
     try:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from ddpm.data.image_set import ImageSet, ImageSpec
 from ddpm.evaluation.classes import ambiguous, class_distances, class_fractions, class_kl, classifier_score, confident
@@ -23,12 +24,17 @@ _ENDS = ("", "_low", "_high", "_replicates_mean", "_replicates_std", "_real", "_
 
 
 def refuse_constant(images: np.ndarray, name: Callable[[int], str]) -> None:
-    """Raise DdpmError naming those of images [n, c, h, w] that have one value everywhere: they show nothing."""
+    """Raise DdpmError where all of images [n, c, h, w] have one value everywhere: a training or sampling that failed.
+
+    Some may be as they should be, as data may have blank images: they are counted in a line that names the first.
+    """
     flat = images.reshape(len(images), -1)
     empty = np.flatnonzero((flat == flat[:, :1]).all(1))
+    if len(empty) == len(images):
+        raise DdpmError(f"all {len(images)} images are blank: train again, or look at what made them.")
     if len(empty):
         some = ", ".join(name(int(i)) for i in empty[:3]) + (", …" if len(empty) > 3 else "")
-        raise DdpmError(f"{len(empty)} of {len(images)} images are blank ({some}): their distance would say nothing.")
+        tqdm.write(f"{len(empty)} of {len(images)} images are blank ({some}): right only if the data has such images")
 
 
 def measure_features(

@@ -60,13 +60,16 @@ def nearest(
     centre = convert(points[:step]).mean(0, dtype=np.float64)
 
     def centred(part: np.ndarray) -> Tensor:
-        return torch.from_numpy((convert(part) - centre).astype(np.float32))
+        found = np.empty((len(part), len(centre)), np.float32)
+        for values, some in zip(_parts(found), _parts(part), strict=True):
+            values[:] = convert(some) - centre
+        return torch.from_numpy(found)
 
     index, least = torch.zeros(len(queries), dtype=torch.int64), torch.full((len(queries),), torch.inf)
     with tqdm(total=len(queries) * len(points), desc=f"nearest, {label}", unit="pair", unit_scale=True) as progress:
         for start in range(0, len(points), step):
             some = centred(points[start : start + step])
-            norms = (some**2).sum(1)
+            norms = torch.cat([(part**2).sum(1) for part in some.split(_STRIP)])
             for first in range(0, len(queries), _STRIP):
                 rows = slice(first, first + _STRIP)
                 distances = torch.addmm(norms, centred(queries[rows]), some.T, alpha=-2.0)
@@ -76,6 +79,7 @@ def nearest(
                 index[rows] = torch.where(closer, start + found, index[rows])
                 least[rows] = torch.where(closer, value, least[rows])
                 progress.update(distances.numel())
+            del some  # before the next are made
     exact = []
     for part, others in zip(_parts(queries), _parts(index.numpy()), strict=True):
         x, y = (convert(each).astype(np.float64) for each in (part, points[others]))

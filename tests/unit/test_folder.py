@@ -1,6 +1,8 @@
 """The data set `folder`: images of a user's own, of every kind, and what is said of those that are no images."""
 
 import json
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,6 +133,33 @@ def test_folders_train_and_test_are_the_parts(photos: Path, fetch: Fetch, tmp_pa
     assert train.images[:, 0, 0, 0].tolist() == [0, 10, 20]
 
 
+@pytest.mark.parametrize(
+    ("folders", "refused"),
+    [
+        ("train val", True),
+        ("Train Test", True),
+        ("training", True),
+        ("train test val", True),
+        ("train test cats", True),
+        ("test cats", False),
+        ("train test", False),
+    ],
+)
+def test_folders_of_other_parts_are_refused(fetch: Fetch, tmp_path: Path, folders: str, refused: bool):
+    for place in folders.split():
+        for name in ("a", "b"):
+            (tmp_path / "both" / place / name).mkdir(parents=True)
+            halves().save(tmp_path / "both" / place / name / "image.png")
+    if not refused:
+        assert fetch(tmp_path / "both", test_fraction=0.5)[0].class_names == (
+            ("a", "b") if "train" in folders else ("cats", "test")
+        )
+        return
+    listed = ", ".join(sorted(folders.split()))
+    with pytest.raises(DdpmError, match=rf"both holds the folders {listed}: let them be train and test, with"):
+        fetch(tmp_path / "both")
+
+
 def test_labels_come_from_folders_a_table_or_nowhere(photos: Path, fetch: Fetch):
     assert fetch(photos, labels="none")[0].spec.classes == 0
     files = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.*"))
@@ -139,7 +168,8 @@ def test_labels_come_from_folders_a_table_or_nowhere(photos: Path, fetch: Fetch)
     train, test, report = fetch(photos, labels="labels.csv")
     assert train.class_names == ("even", "odd")
     assert len(train) + len(test) == 35
-    assert report["other_files"] == 6
+    assert sum(report["other_files"].values()) == 6
+    assert report["other_files"][".csv"] == 1
     pd.concat([table, pd.DataFrame({"file": ["gone.png"], "label": ["odd"]})]).to_csv(
         photos / "labels.csv", index=False
     )
@@ -194,6 +224,25 @@ def test_the_report_is_printed_with_what_is_broken_or_alike(
     assert "1 left out: 9/broken.png (" in said
 
 
+def test_files_of_other_kinds_are_counted_and_linked_folders_are_named(
+    photos: Path, fetch: Fetch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for name in ("a.gif", "b.GIF", "c.tif", "notes"):
+        (photos / name).write_bytes(b"GIF89a")
+    (tmp_path / "elsewhere").mkdir()
+    halves().save(tmp_path / "elsewhere" / "linked.png")
+    (photos / "8").symlink_to(tmp_path / "elsewhere")
+    (photos / "9" / "loop").symlink_to(photos)
+    (photos / "10" / "linked.png").symlink_to(tmp_path / "elsewhere" / "linked.png")
+    train, test, report = fetch(photos)
+    assert len(train) + len(test) == 41
+    assert report["other_files"] == {".gif": 2, ".tif": 1, "no suffix": 1}
+    assert report["links"] == ["8", "9/loop"]
+    said = capsys.readouterr().out
+    assert "4 other files left out: .gif (2), .tif (1), no suffix (1)" in said
+    assert "2 linked folders left out, as DVC does not look into them: 8, 9/loop" in said
+
+
 def test_a_path_that_is_no_folder_or_holds_no_image_is_named(fetch: Fetch, tmp_path: Path):
     with pytest.raises(DdpmError, match=r"data\.path=.*nowhere is no folder"):
         fetch(tmp_path / "nowhere")
@@ -241,12 +290,28 @@ def test_a_turned_image_has_its_upright_size(tmp_path: Path):
     assert decode(tmp_path / "photo.jpg", 16, "crop", WHITE)[1] == (320, 640)
 
 
-def test_16_bits_are_rounded_to_8(tmp_path: Path):
+def test_16_bits_of_grey_are_rounded_to_8(tmp_path: Path):
     deep = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
     pixels, _ = decode(tmp_path / "deep.png", 16, "crop", WHITE)
     assert np.array_equal(pixels[0].flatten(), np.arange(256))
     assert np.array_equal(pixels, np.repeat(pixels[:1], 3, 0))
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(2, 3), (6, 4)], ids=["RGB", "RGBA"])
+def test_of_16_bits_in_colour_the_upper_byte_is_kept(tmp_path: Path, colour: int, channels: int):
+    def chunk(name: bytes, content: bytes) -> bytes:
+        checked = name + content
+        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    deep = np.full((16, 16, channels), 65535, ">u2")
+    deep[..., :3] = np.random.default_rng(1).integers(65536, size=(16, 16, 3))
+    rows = b"".join(b"\0" + row.tobytes() for row in deep)
+    header = struct.pack(">IIBBBBB", 16, 16, 16, colour, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    pixels, _ = decode(tmp_path / "deep.png", 16, "crop", WHITE)
+    assert np.array_equal(pixels.transpose(1, 2, 0), deep[..., :3] >> 8)
 
 
 def test_palette_grey_and_transparent_images_become_rgb_on_the_background(tmp_path: Path):

@@ -238,6 +238,8 @@ def test_the_original_fashion_mnist_is_fetched_from_debian_and_read(tmp_path: Pa
     try:
         assert source.fetch("apt", tmp_path) == "apt"
     except DdpmError as error:
+        if "SHA-256" in str(error):
+            raise
         pytest.skip(str(error))
     assert {path.name: sha256(path) for path in tmp_path.iterdir()} == fashion_mnist.FILES
     train, test = source.load(tmp_path, "train"), source.load(tmp_path, "test")

@@ -149,12 +149,17 @@ def test_without_the_features_of_all_training_images_pixels_are_left(rng: np.ran
     assert numbers["memorized_fraction_pixel"] == 1
 
 
-def test_blank_images_are_named(test_digits: ImageSet):
+def test_blank_images_are_named_and_refused_where_there_are_no_others(
+    test_digits: ImageSet, capsys: pytest.CaptureFixture[str]
+):
     images = test_digits.images[:50].copy()
     refuse_constant(images, str)
+    assert not capsys.readouterr().out
     images[[3, 17, 20, 41]] = np.array([0, 0, 9, 255], np.uint8)[:, None, None, None]
-    with pytest.raises(DdpmError, match=r"4 of 50 images are blank \(3, 17, 20, …\)"):
-        refuse_constant(images, str)
+    refuse_constant(images, str)
+    assert capsys.readouterr().out.startswith("4 of 50 images are blank (3, 17, 20, …): ")
+    with pytest.raises(DdpmError, match="all 4 images are blank: "):
+        refuse_constant(images[[3, 17, 20, 41]], str)
 
 
 def test_the_interval_of_a_mean_is_the_normal_ones_for_many(rng: np.random.Generator):

@@ -6,7 +6,7 @@ The folder may lie anywhere. Its path is a dependency of the stage, so that DVC 
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from ddpm.utils.images import to_grey
 from ddpm.utils.runtime import worker_count
 
 PARTS = ("train", "test")
+_PARTS_ELSEWHERE = {"train", "training", "val", "valid", "validation", "test", "testing"}
 _AT_ONCE = 256
 _NAMED = 5  # files that a message names
 
@@ -51,18 +52,19 @@ class Folder:
         table in ``path`` with the columns ``file`` and ``label``, or `auto`: the folders where there are two or more
         and all files lie in some, else none. channels: 1, 3, or `auto`, which is 1 where all images are grey.
         image_size, resize, background: see `ddpm.data.decoding.decode`. Where ``path`` holds the folders `train` and
-        `test`, they are the parts, and the classes lie in them; else ``test_fraction`` of each class, chosen by
+        `test` alone, they are the parts, and the classes lie in them; else ``test_fraction`` of each class, chosen by
         ``test_seed``, is the test set.
 
         Also writes files.csv (each file that was read, in the order of the images' indices) and report.json, and prints
-        the report. Raises DdpmError where more than ``broken_fraction`` of the files cannot be read, or none can.
+        the report. Raises DdpmError where more than ``broken_fraction`` of the files cannot be read, or none can, and
+        for folders of other parts, such as `val`.
         """
         root, colour = Path(path), parse_colour(background)
         if not root.is_dir():
             raise DdpmError(f"data.path={path} is no folder: name the one that holds your images.")
-        everything = sorted(_walk(root))
+        everything, links = _walk(root)
         files = [file for file in everything if file.suffix.lower() in SUFFIXES]
-        has_parts = {"train", "test"} <= {file.parts[0] for file in files if len(file.parts) > 1}
+        has_parts = _has_parts(path, {file.parts[0] for file in files if len(file.parts) > 1})
         classes, absent = _classes(root, files, labels, 1 if has_parts else 0)
         wanted = files if classes is None else [file for file in files if file in classes]
         found = _read(root, wanted, folder.parent, image_size, channels, resize, colour)
@@ -78,7 +80,7 @@ class Folder:
             in_test = np.array([file.parts[0] == "test" for file in found.files])
         else:
             in_test = _test_images(numbers, test_fraction, test_seed)
-        report = found.report(images, in_test, len(everything) - len(wanted))
+        report = found.report(images, in_test, set(everything) - set(wanted), links)
         with atomic_folder(folder) as new:
             for part, chosen in zip(PARTS, (~in_test, in_test), strict=True):
                 write_image_set(new / f"{part}.npz", images.take(np.flatnonzero(chosen)))
@@ -108,7 +110,9 @@ class _Found:
     broken: dict[str, str] = field(default_factory=dict)
     alike: dict[bytes, list[str]] = field(default_factory=dict)
 
-    def report(self, images: ImageSet, in_test: np.ndarray, others: int) -> dict[str, Any]:
+    def report(
+        self, images: ImageSet, in_test: np.ndarray, others: Iterable[Path], links: Sequence[Path]
+    ) -> dict[str, Any]:
         """What was read, as plain values."""
         counts = np.bincount(images.labels, minlength=images.classes)[: images.classes].tolist()
         by_area = sorted(self.sizes, key=lambda size: (size[0] * size[1], size))
@@ -123,15 +127,36 @@ class _Found:
             "classes": dict(zip(images.class_names, counts, strict=True)),
             "alike": sorted(names for names in self.alike.values() if len(names) > 1),
             "broken": self.broken,
-            "other_files": others,
+            "other_files": dict(sorted(Counter(file.suffix.lower() or "no suffix" for file in others).items())),
+            "links": [str(folder) for folder in links],
         }
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """The files below ``root``, relative to it, but for those that are hidden or lie in hidden folders."""
-    for place, folders, files in os.walk(root):
+def _walk(root: Path) -> tuple[list[Path], list[Path]]:
+    """The files below ``root``, and the folders there that are links, relative to it; but for what is hidden.
+
+    What lies in a linked folder is not among the files: DVC's hash of ``root`` leaves it out, too.
+    """
+    files, links = [], []
+    for place, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(place, name).relative_to(root) for name in files if not name.startswith("."))
+        within = Path(place).relative_to(root)
+        files += [within / name for name in names if not name.startswith(".")]
+        links += [within / name for name in folders if Path(place, name).is_symlink()]
+    return sorted(files), sorted(links)
+
+
+def _has_parts(path: str, folders: set[str]) -> bool:
+    """Whether the uppermost folders are the parts `train` and `test`. Raises DdpmError where they are other parts."""
+    names = {name.lower() for name in folders}
+    if folders == set(PARTS):
+        return True
+    if names and (names <= _PARTS_ELSEWHERE or names >= set(PARTS)):
+        raise DdpmError(
+            f"data.path={path} holds the folders {', '.join(sorted(folders))}: let them be train and test, with the "
+            "images for validation in train, or set it to one of them."
+        )
+    return False
 
 
 def _classes(root: Path, files: Sequence[Path], labels: str, depth: int) -> tuple[dict[Path, str] | None, list[Path]]:
@@ -211,9 +236,8 @@ def _read(
 def _refuse_too_many(path: str, broken: dict[str, str], count: int, fraction: float) -> None:
     named = "; ".join(f"{file}: {reason}" for file, reason in list(broken.items())[:_NAMED])
     if count == len(broken):
-        raise DdpmError(
-            f"data.path={path} holds no image that can be read ({named or 'no PNG, JPEG or WebP file is there'})."
-        )
+        reason = named or "no PNG, JPEG or WebP file is there; linked folders are not followed"
+        raise DdpmError(f"data.path={path} holds no image that can be read ({reason}).")
     if len(broken) > fraction * count:
         raise DdpmError(
             f"data.path={path}: {len(broken)} of {count} images cannot be read ({named}"
@@ -256,6 +280,11 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         yield f"{len(alike)} groups of images with the same pixels: {_some([' = '.join(names) for names in alike])}"
     if broken:
         yield f"{len(broken)} left out: {_some([f'{file} ({reason})' for file, reason in broken.items()])}"
+    if others := report["other_files"]:
+        kinds = [f"{suffix} ({count})" for suffix, count in others.items()]
+        yield f"{sum(others.values())} other files left out: {_some(kinds)}"
+    if links := report["links"]:
+        yield f"{len(links)} linked folders left out, as DVC does not look into them: {_some(links)}"
 
 
 def _some(items: Sequence[str]) -> str:
