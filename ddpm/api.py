@@ -14,6 +14,7 @@ beside it. Settings are keys of the section `generate` of params.yaml (`Settings
 own. Mistakes raise DdpmError with a sentence.
 """
 
+import numbers
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -101,11 +102,13 @@ R = TypeVar("R")
 
 def _computing(method: Callable[Concatenate["Model", P], R]) -> Callable[Concatenate["Model", P], R]:
     """Without gradients, and on a CPU in one thread: images then have the same bits whatever the number of cores, and
-    a busy neighbour does not slow them down tenfold.
+    a busy neighbour does not slow them down tenfold. An unknown form of images is refused before they are computed.
     """
 
     @wraps(method)
     def computed(self: "Model", /, *arguments: P.args, **named: P.kwargs) -> R:
+        if (as_ := named.get("as_", "numpy")) not in get_args(As):
+            raise DdpmError(f"as_ is {as_}; choose one of {', '.join(get_args(As))}.")
         with torch.no_grad(), one_thread(self.device):
             return method(self, *arguments, **named)
 
@@ -381,7 +384,10 @@ class Model:
         x_t: floating point [n, c, h, w], √ᾱ_t x_0 + √(1−ᾱ_t) noise with x_0 in [-1, 1]. t: the training time, 0 (least
         noise) to 999. Guidance is that of the settings.
         """
-        given = torch.as_tensor(x_t, dtype=torch.float32, device=self.device)
+        try:
+            given = torch.as_tensor(x_t, dtype=torch.float32, device=self.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DdpmError(f"x_t is of the type {type(x_t).__name__}; an array or a tensor is wanted.") from error
         if given.ndim != 4 or given.shape[1:] != self.spec.shape:
             wanted = ", ".join(map(str, self.spec.shape))
             raise DdpmError(f"x_t has the shape {list(given.shape)}; [n, {wanted}] is wanted.")
@@ -457,14 +463,19 @@ class Model:
     def _images(self, given: ImagesIn, count: int) -> np.ndarray:
         """Images of a caller as uint8 [n, c, h, w]; a single one ``count`` times."""
         count = _whole(count, "count", least=1, most=MOST_IMAGES)
-        if isinstance(given, Tensor):
-            array = given.detach().cpu().numpy()
+        if isinstance(given, np.ndarray | Tensor):
+            array = _array(given)
         elif isinstance(given, Image.Image):
             array = np.asarray(given.convert("L" if self.spec.channels == 1 else "RGB"))
-        elif isinstance(given, np.ndarray):
-            array = given
-        else:
+        elif isinstance(given, Sequence) and given and all(isinstance(image, Image.Image) for image in given):
+            for image in given:
+                self._check_size(*image.size)
             array = np.stack([np.asarray(image.convert("RGB")) for image in given])
+        else:
+            raise DdpmError(
+                "the image is no Pillow image, no list of one or more of these, and no array or tensor: PIL.Image.open "
+                "reads a file, numpy.stack joins arrays."
+            )
         single = array.ndim == 3 and (array.shape[0] == self.spec.channels or array.shape[2] in (1, 3))
         if array.ndim == 2 or single:
             array = array[None]
@@ -473,24 +484,32 @@ class Model:
         except DamagedFile as error:
             raise DdpmError(f"{error}.") from error
         images = to_grey(images) if self.spec.channels == 1 else to_rgb(images)
-        if images.shape[1:] != self.spec.shape:
-            (height, width), size = images.shape[2:], self.spec.size
-            raise DdpmError(f"the image has {width} × {height} pixels; this model's have {size} × {size}: resize it.")
+        self._check_size(*images.shape[:1:-1])
         if len(images) > 1 and count > 1:
             raise DdpmError(f"count={count} completions or variations are for a single image; {len(images)} are given.")
         return np.repeat(images, count, 0)  # a copy, which torch wants to own
+
+    def _check_size(self, width: int, height: int) -> None:
+        size = self.spec.size
+        if (width, height) != (size, size):
+            raise DdpmError(f"the image has {width} × {height} pixels; this model's have {size} × {size}: resize it.")
 
     def _mask(self, mask: Image.Image | np.ndarray | Tensor, count: int) -> np.ndarray:
         """A caller's mask as bool [n, 1, h, w]."""
         if isinstance(mask, Image.Image):
             mask = mask.convert("L")
-        array = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
+        try:
+            array = _array(mask)
+        except ValueError:  # a list whose rows differ in length
+            array = np.empty(())
         size = self.spec.size
         if array.shape not in ((size, size), (count, size, size), (count, 1, size, size)):
             raise DdpmError(
                 f"the mask has the shape {list(array.shape)}; [{size}, {size}], or one for each of the {count} images, "
                 f"[{count}, {size}, {size}], is wanted."
             )
+        if array.dtype.kind not in "biuf":
+            raise DdpmError(f"the mask holds values of type {array.dtype}; bool or numbers are wanted.")
         if array.dtype != bool:
             middle = np.iinfo(array.dtype).max / 2 if array.dtype == np.uint8 and array.max(initial=0) > 1 else 0.5
             array = array > middle
@@ -571,6 +590,8 @@ def _device(device: str | torch.device) -> torch.device:
         found = torch.device(("cuda" if count else "cpu") if device == "auto" else device)
     except RuntimeError as error:
         raise DdpmError(f"there is no device {device}: choose auto, cpu or cuda.") from error
+    if found.type not in ("cpu", "cuda", "mps") or (found.type == "mps" and not torch.backends.mps.is_available()):
+        raise DdpmError(f"there is no device {device}: choose auto, cpu or cuda.")
     if found.type == "cuda" and (found.index or 0) >= count:
         raise DdpmError(f"device {device}: this machine has {count} CUDA devices; choose auto or cpu.")
     return found
@@ -608,9 +629,17 @@ def _whole(value: object, name: str, least: int, most: int | None = None) -> int
 
 
 def _fraction(value: float, name: str) -> float:
-    if not 0.0 <= value <= 1.0:
+    if not isinstance(value, numbers.Real) or not 0.0 <= value <= 1.0:
         raise DdpmError(f"{name} is {value}; a number from 0 to 1 is wanted.")
     return float(value)
+
+
+def _array(given: Any) -> np.ndarray:  # noqa: ANN401
+    """An array or tensor as an array. Raises ValueError for lists that are none."""
+    if not isinstance(given, Tensor):
+        return np.asarray(given)
+    given = given.detach().cpu()
+    return (given.float() if given.dtype == torch.bfloat16 else given).numpy()  # which NumPy does not know
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:
@@ -620,8 +649,6 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
 def _as(x_0: Tensor, as_: As) -> Images:
     if as_ == "tensor":
         return x_0
-    if as_ not in get_args(As):
-        raise DdpmError(f"as_ is {as_}; choose one of {', '.join(get_args(As))}.")
     images = denormalize(x_0)
     return images if as_ == "numpy" else [to_pil(image) for image in images]
 

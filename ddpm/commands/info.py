@@ -11,6 +11,7 @@ from pathlib import Path
 from ddpm import pretrained
 from ddpm.models.build import flops_per_image
 from ddpm.models.checkpoint import load_checkpoint
+from ddpm.utils.errors import DamagedFile
 from ddpm.utils.files import sha256
 
 
@@ -42,6 +43,8 @@ def described(path: Path) -> dict[str, dict[str, object]]:
         for group in ("ema", "guide")
         if checkpoint.tensors.get(group)
     }
+    if "ema" not in parameters:
+        raise DamagedFile(f"{path} holds no averaged weights, as a model to sample from does")
     names = checkpoint.spec.class_names
     named = {} if names == tuple(map(str, range(len(names)))) else {"class_names": ", ".join(names)}
     return {

@@ -10,20 +10,21 @@ digest. So no byte of a tensor or a setting can change unnoticed.
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from ddpm.config import DiffusionConfig, ModelConfig, describe
 from ddpm.data.image_set import ImageSpec
-from ddpm.models.build import build_network
-from ddpm.models.conditioning import Conditioning
+from ddpm.models.build import build_network, conditioning_classes, fit_to_images
+from ddpm.models.conditioning import Conditioning, centroid_values
 from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
 from ddpm.utils.files import atomic_path
 
@@ -35,6 +36,28 @@ _ADDED: dict[str, dict[str, Any]] = {
     "model": {"learned_variance": False, "self_conditioning": False},
     "diffusion": {"shift": 1.0, "zero_terminal_snr": False},
 }
+
+
+class _Spec(BaseModel):
+    """What `ImageSpec.to_file` gives, within the bounds of the settings: anyone can write a file and its digest."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    size: Annotated[int, Field(ge=4, le=1024)]
+    channels: Literal[1, 3]
+    classes: Annotated[int, Field(ge=0, le=10_000)]
+    name: str = ""
+    class_names: list[str] = []
+
+
+class _Header(BaseModel):
+    """The types of what stands beside the tensors. What `Checkpoint.model` and its like may be, their own types say."""
+
+    model_config = ConfigDict(strict=True)
+    model: dict[str, Any]
+    diffusion: dict[str, Any]
+    spec: _Spec
+    classes: int
+    metadata: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -88,22 +111,46 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
             raise DamagedFile(f"{path} holds no SHA-256 of itself: it is damaged, or of an older version")
         if header["sha256"] != _digest_but_for(content, str(header["sha256"]).encode()):
             raise DamagedFile(f"{path} is damaged (its SHA-256 does not match)")
+        _check_header(header)
         tensors: dict[str, dict[str, Tensor]] = {}
         for key, tensor in load(content).items():
             group, name = key.split("/", 1)
             tensors.setdefault(group, {})[name] = tensor if group == "labels" else tensor.to(device)
-        return Checkpoint(
-            ModelConfig.model_validate(_ADDED["model"] | header["model"]),
-            DiffusionConfig.model_validate(_ADDED["diffusion"] | header["diffusion"]),
-            ImageSpec.from_file(header["spec"]),
-            Conditioning(int(header["classes"]), **tensors.pop("labels")),
-            header["metadata"],
-            tensors,
-        )
+        model = ModelConfig.model_validate(_ADDED["model"] | header["model"])
+        diffusion = DiffusionConfig.model_validate(_ADDED["diffusion"] | header["diffusion"])
+        spec = ImageSpec.from_file(header["spec"])
+        conditioning = Conditioning(header["classes"], **tensors.pop("labels"))
+        _check_conditioning(conditioning, model, spec)
+        return Checkpoint(model, diffusion, spec, conditioning, header["metadata"], tensors)
     except ValidationError as error:
         raise DdpmError(f"{path} was made by another version of this project: {describe(error)}.") from error
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise DamagedFile(f"{path} is damaged or no checkpoint of this project ({error})") from error
+
+
+def _check_header(header: Any) -> None:  # noqa: ANN401
+    """Raises ValueError that names the key whose value is none."""
+    try:
+        metadata = _Header.model_validate(header).metadata
+    except ValidationError as error:
+        raise ValueError(describe(error)) from error
+    if not isinstance(metadata.get("sampling", {}), dict):
+        raise ValueError("metadata.sampling is no section with keys")
+
+
+def _check_conditioning(conditioning: Conditioning, model: ModelConfig, spec: ImageSpec) -> None:
+    """Raises ValueError for labels that the network does not know."""
+    classes, clusters = conditioning_classes(model, spec), int(fit_to_images(model, spec).clusters)
+    shape = (max(1, classes), clusters)
+    wanted = {"frequencies": shape} | ({"centroids": (*shape, centroid_values(spec.shape))} if clusters > 1 else {})
+    tensors = conditioning.tensors()
+    if conditioning.classes != classes or {name: tensor.shape for name, tensor in tensors.items()} != wanted:
+        raise ValueError("its labels are not those of its network")
+    frequencies = conditioning.frequencies
+    if frequencies.dtype != torch.float64 or frequencies.min() < 0 or not 0 < frequencies.sum() < math.inf:
+        raise ValueError("the frequencies of its labels are none")
+    if not all(tensor.is_floating_point() and bool(tensor.float().isfinite().all()) for tensor in tensors.values()):
+        raise ValueError("the means of its clusters are no finite numbers")
 
 
 def _without_added(section: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -132,12 +179,13 @@ def restore_network(checkpoint: Checkpoint, name: str, group: str = "ema") -> nn
     Raises DamagedFile when the weights are of another architecture than the settings beside them, DdpmError when they
     are not finite.
     """
-    network = build_network(checkpoint.model.model_copy(update={"dropout": 0.0}), checkpoint.spec)
-    weights = checkpoint.tensors.get(group, {})
-    expected = {key: value.shape for key, value in network.state_dict().items()}
+    model, weights = checkpoint.model.model_copy(update={"dropout": 0.0}), checkpoint.tensors.get(group, {})
+    with torch.device("meta"):  # without memory: settings may describe more than the file holds, or the machine
+        expected = {key: value.shape for key, value in build_network(model, checkpoint.spec).state_dict().items()}
     if expected != {key: value.shape for key, value in weights.items()}:
         raise DamagedFile(f"{name} holds weights of another architecture than its settings describe")
-    if not all(bool(weight.isfinite().all()) for weight in weights.values()):
+    if not all(bool(weight.float().isfinite().all()) for weight in weights.values()):
         raise DdpmError(f"{name} holds weights that are not finite numbers: train again with a smaller train.lr.")
+    network = build_network(model, checkpoint.spec)
     network.load_state_dict(weights)
     return network.eval().requires_grad_(False)

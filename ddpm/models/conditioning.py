@@ -158,10 +158,15 @@ def fit_conditioning(training: ImageSet, classes: int, clusters: int, seed: int)
     return replace(conditioning, frequencies=frequencies)
 
 
+def centroid_values(shape: tuple[int, int, int]) -> int:
+    """d: how many values a centroid of images of this shape (c, h, w) has."""
+    return shape[0] * min(_SIDE, shape[-1]) ** 2
+
+
 def _coarse(images: np.ndarray, members: np.ndarray) -> Tensor:
     """Those of uint8 images [n, c, h, w] as points: float64 [k, d] in [0, 1], of at most `_SIDE` pixels a side."""
     side = min(_SIDE, images.shape[-1])
-    points = torch.empty(len(members), images.shape[1] * side**2, dtype=torch.float64)
+    points = torch.empty(len(members), centroid_values(images.shape[1:]), dtype=torch.float64)
     for start in range(0, len(members), _STRIP):
         some = torch.from_numpy(images[members[start : start + _STRIP]]).double() / 255
         points[start : start + _STRIP] = F.adaptive_avg_pool2d(some, side).flatten(1)

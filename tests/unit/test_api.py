@@ -259,6 +259,11 @@ def test_images_go_in_in_any_form(model: ddpm.Model, some: ImageSet, form: Calla
     assert np.array_equal(model.vary(form(some.images[2:3]), 0.0), some.images[2:3])
 
 
+def test_a_tensor_may_be_of_bfloat16(model: ddpm.Model):
+    halves = torch.full((1, 1, 28, 28), 0.5, dtype=torch.bfloat16)
+    assert np.array_equal(model.vary(halves, 0.0), np.full((1, 1, 28, 28), 128))
+
+
 def test_conditions_of_whole_images_are_those_of_training(
     model: ddpm.Model, unconditional: ddpm.Model, test_digits: ImageSet
 ):
@@ -286,12 +291,21 @@ def test_conditions_of_whole_images_are_those_of_training(
         (lambda m: m.sample(1, steps=0), "steps = 0"),
         (lambda m: m.sample(1, steps=2000), "exceeds the 1000 timesteps"),
         (lambda m: m.sample(1, temperature=2), "unknown setting temperature"),
-        (lambda m: m.sample(1, as_="jpeg", steps=1), "choose one of numpy, pil, tensor"),
+        (lambda m: m.sample(1, as_="jpeg", steps=2000), "choose one of numpy, pil, tensor"),  # before anything else
+        (lambda m: m.vary(ZERO, 2.0, as_="jpeg"), "choose one of numpy, pil, tensor"),
         (lambda m: m.inpaint(ZERO, np.zeros((14, 14))), r"the mask has the shape \[14, 14\]; \[28, 28\]"),
         (lambda m: m.inpaint(ZERO, ZERO, resamplings=0), "resamplings is 0"),
         (lambda m: m.inpaint(ZERO, ZERO, labels=-1), "there is no class -1"),
         (lambda m: m.vary(np.zeros((32, 32), np.uint8)), "32 × 32 pixels; this model's have 28 × 28"),
+        (lambda m: m.inpaint(ZERO, [[0], [0, 1]]), "the mask has the shape"),
+        (lambda m: m.inpaint(ZERO, np.full((28, 28), "x")), "the mask holds values of type <U1"),
+        (lambda m: m.vary([Image.new("L", (28, 28)), Image.new("L", (32, 20))]), "32 × 20 pixels; this model's have"),
+        (lambda m: m.vary([]), "no list of one or more"),
+        (lambda m: m.vary([ZERO, ZERO]), "numpy.stack joins arrays"),
+        (lambda m: m.vary("digit.png"), "PIL.Image.open reads a file"),
+        (lambda m: m.vary(None), "the image is no Pillow image"),
         (lambda m: m.vary(ZERO, 1.5), "strength is 1.5"),
+        (lambda m: m.vary(ZERO, "much"), "strength is much"),
         (lambda m: m.vary(np.full((28, 28), np.nan)), "holds NaN"),
         (lambda m: m.vary(np.zeros((3, 28, 28), np.uint8), count=2), "3 are given"),
         (lambda m: m.vary(np.zeros((28, 28), np.int64)), "int64; uint8 or floating point"),
@@ -299,6 +313,7 @@ def test_conditions_of_whole_images_are_those_of_training(
         (lambda m: m.interpolate(ZERO, ZERO, 1), "count is 1"),
         (lambda m: m.denoise(np.zeros((28, 28)), 5), r"\[n, 1, 28, 28\] is wanted"),
         (lambda m: m.denoise(np.zeros((1, 1, 28, 28)), 1000), "are 0 to 999"),
+        (lambda m: m.denoise("noise", 5), "x_t is of the type str"),
     ],
 )
 def test_a_mistake_is_one_sentence(model: ddpm.Model, call: Callable[[ddpm.Model], object], reason: str):
@@ -358,10 +373,42 @@ def test_wrong_settings_and_devices_are_one_sentence(tmp_path: Path):
             ddpm.load(settings=path)
     with pytest.raises(DdpmError, match="is missing"):
         ddpm.load(settings=tmp_path / "none.yaml")
-    for device in ("cuda:99", "toaster"):
+    for device in ("cuda:99", "toaster", "meta"):
         with pytest.raises(DdpmError, match="choose auto"):
             ddpm.load(device=device)
 
 
 def test_the_settings_of_a_call_are_keys_of_the_section_generate():
     assert set(Settings.__annotations__) <= set(GenerateConfig.model_fields)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_every_call_gives_on_a_cuda_device_what_it_gives_on_the_cpu(
+    model: ddpm.Model, some: ImageSet, right: np.ndarray, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # else convolutions round to 10 bits
+    there = ddpm.load(device="cuda")
+    assert there.device.type == "cuda"
+    images, labels = some.images[:2], some.labels[:2]
+    calls: dict[str, Callable[[ddpm.Model], Any]] = {
+        "sample": lambda m: m.sample(3, labels=[3, 8, 1]),
+        "trajectory": lambda m: m.trajectory(2, labels=8)["x_t"],
+        "inpaint": lambda m: m.inpaint(images, right, labels=labels, resamplings=2, **FAST),
+        "vary": lambda m: m.vary(images, 0.5, labels=labels),
+        "interpolate": lambda m: m.interpolate(images[0], images[1], 3, labels=labels.tolist()),
+        "interpolate, seed": lambda m: m.interpolate(images[0], images[1], 3, labels=labels.tolist(), seed=1),
+        "invert": lambda m: m.invert(images, labels=labels).images,
+    }
+    for name, call in calls.items():
+        one, other = call(model), call(there)
+        assert np.abs(one.astype(int) - other.astype(int)).mean() < 1, name
+    assert np.array_equal(there.classify(images, right), model.classify(images, right))
+    np.testing.assert_allclose(there.log_likelihood(images), model.log_likelihood(images), rtol=1e-3)
+    assert np.array_equal(there.class_labels(9), model.class_labels(9))
+    x_t = normalize(torch.from_numpy(images))
+    found = there.denoise(x_t, 300, labels=labels)
+    assert found.device.type == "cuda"
+    torch.testing.assert_close(found.cpu(), model.denoise(x_t, 300, labels=labels), rtol=1e-3, atol=1e-3)
+    tensor = there.sample(1, as_="tensor", **FAST)
+    assert isinstance(tensor, torch.Tensor)
+    assert tensor.device.type == "cuda"

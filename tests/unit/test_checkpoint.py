@@ -1,8 +1,10 @@
 import errno
+import hashlib
 import json
 import os
 import pickle
 import random
+import re
 import resource
 import struct
 import subprocess
@@ -11,10 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save, save_file
+from torch import Tensor
 
 from ddpm.config import Config, ModelConfig
 from ddpm.data.image_set import ImageSpec
@@ -33,13 +38,13 @@ SPEC = ImageSpec(size=12, channels=3, classes=4, name="seasons", class_names=("s
 
 @pytest.fixture
 def checkpoint(tiny: Callable[..., Config]) -> Checkpoint:
-    config = tiny()
+    config = tiny({"model.clusters": 2})
     torch.manual_seed(0)
     network = build_network(config.model, SPEC)
     ema = {name: torch.randn_like(weight) for name, weight in network.state_dict().items()}
     metadata = {"step": 7, "val_loss": 0.1 + 0.2, "log": [{"loss": 1e-5}], "best_val_loss": float("inf")}
     rng = {"t": torch.Generator().manual_seed(3).get_state()}
-    labels = Conditioning(4, torch.rand(4, 2, dtype=torch.float64), torch.rand(4, 2, 9))
+    labels = Conditioning(4, torch.rand(4, 2, dtype=torch.float64), torch.rand(4, 2, 3 * 12**2))
     return Checkpoint(config.model, config.diffusion, SPEC, labels, metadata, {"ema": ema, "rng": rng})
 
 
@@ -159,6 +164,75 @@ def test_a_checkpoint_without_a_checksum_is_refused(saved: Path, checkpoint: Che
         load_checkpoint(saved)
 
 
+def forge(path: Path, header: dict[str, Any], tensors: dict[str, Tensor | None]) -> None:
+    """Exchange keys of the header, and tensors (None: none), and write the digest that fits."""
+    with safe_open(path, "pt") as file:
+        settings = json.loads(file.metadata()["ddpm"]) | header | {"sha256": "0" * 64}
+    kept = {name: tensor for name, tensor in (load_file(path) | tensors).items() if tensor is not None}
+    content = save(kept, {"ddpm": json.dumps(settings)})
+    path.write_bytes(content.replace(b"0" * 64, hashlib.sha256(content).hexdigest().encode(), 1))
+
+
+def test_a_forged_digest_is_right(saved: Path):
+    forge(saved, {"metadata": {"step": 8}}, {})
+    assert load_checkpoint(saved).metadata == {"step": 8}
+
+
+IMAGES = {"size": 12, "channels": 3, "classes": 4}
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        ({"spec": IMAGES | {"size": 10**9}}, "spec.size = 1000000000: "),
+        ({"spec": IMAGES | {"size": "12"}}, "spec.size = '12': "),
+        ({"spec": IMAGES | {"size": True}}, "spec.size = true: "),
+        ({"spec": IMAGES | {"channels": 2}}, "spec.channels = 2: "),
+        ({"spec": IMAGES | {"classes": 10**12}}, "spec.classes = 1000000000000: "),
+        ({"spec": IMAGES | {"class_names": [1, 2, 3, 4]}}, "spec.class_names = 1: "),
+        ({"spec": IMAGES | {"class_names": ["a", "b"]}}, "2 class names, 2 of them different, for 4 classes"),
+        ({"spec": 5}, "spec = 5: "),
+        ({"classes": 10**12}, "its labels are not those of its network"),
+        ({"classes": float("inf")}, "classes = inf: "),
+        ({"metadata": 5}, "metadata = 5: "),
+        ({"metadata": {"sampling": 5}}, "metadata.sampling is no section with keys"),
+        ({"model": []}, "model = "),
+        ({"diffusion": None}, "diffusion = null: "),
+    ],
+)
+def test_a_well_formed_file_of_impossible_settings_is_damaged(saved: Path, header: dict[str, Any], reason: str):
+    forge(saved, header, {})
+    with pytest.raises(DamagedFile, match=re.escape(reason)) as caught:
+        load_checkpoint(saved)
+    assert str(saved) in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("tensors", "reason"),
+    [
+        ({"frequencies": torch.full((4, 3), 1 / 12, dtype=torch.float64)}, "not those of its network"),
+        ({"frequencies": torch.zeros(4, 2, dtype=torch.float64)}, "frequencies of its labels"),
+        ({"frequencies": torch.full((4, 2), -1.0, dtype=torch.float64)}, "frequencies of its labels"),
+        ({"frequencies": torch.full((4, 2), torch.nan, dtype=torch.float64)}, "frequencies of its labels"),
+        ({"frequencies": torch.ones(4, 2, dtype=torch.int64)}, "frequencies of its labels"),
+        ({"frequencies": None}, "frequencies"),
+        ({"centroids": None}, "not those of its network"),
+        ({"centroids": torch.zeros(4, 2, 9)}, "not those of its network"),
+        ({"centroids": torch.full((4, 2, 432), torch.inf)}, "means of its clusters"),
+        ({"centroids": torch.zeros(4, 2, 432, dtype=torch.int64)}, "means of its clusters"),
+        ({"more": torch.zeros(1)}, "more"),
+    ],
+)
+def test_a_well_formed_file_of_impossible_labels_is_damaged(
+    saved: Path, tensors: dict[str, Tensor | None], reason: str
+):
+    forge(saved, {}, {f"labels/{name}": tensor for name, tensor in tensors.items()})
+    with pytest.raises(DamagedFile, match=rf"model\.safetensors.*{reason}"):
+        load_checkpoint(saved)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool])
 def test_tensors_of_every_kind_are_read_as_written(saved: Path, checkpoint: Checkpoint, dtype: torch.dtype):
     kinds = {"many": torch.arange(6).to(dtype).view(2, 3).T, "one": torch.ones((), dtype=dtype)}
@@ -233,12 +307,14 @@ def test_a_setting_that_changes_something_is_kept(saved: Path, checkpoint: Check
     assert (found.model, found.diffusion) == (model, diffusion)
 
 
-@pytest.mark.parametrize("change", ["wider", "missing", "extra"])
+@pytest.mark.parametrize("change", ["wider", "immense", "missing", "extra"])
 def test_weights_of_another_architecture_are_damaged(checkpoint: Checkpoint, change: str):
     ema = dict(checkpoint.tensors["ema"])
     model = checkpoint.model
     if change == "wider":
         model = model.model_copy(update={"base_channels": 16})
+    elif change == "immense":  # terabytes, were it built
+        model = model.model_copy(update={"base_channels": 4096, "channel_multipliers": (64, 64)})
     elif change == "missing":
         del ema["conv_in.bias"]
     else:

@@ -46,6 +46,7 @@ def test_the_wheel_holds_the_library_with_its_weights_and_no_part_of_the_pipelin
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"ddpm"}
     for name in (
+        "py.typed",
         "pretrained/mnist.safetensors",
         "pretrained/mnist.md",
         "evaluation/weights/mnist_classifier.safetensors",
