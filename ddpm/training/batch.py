@@ -84,7 +84,7 @@ class Batches:
             dropped = self._chance(step, "labels") < recipe.train.label_dropout
             labels = self._labels[chosen].masked_fill(to_device(dropped, device), NULL_LABEL)
         if recipe.model.self_conditioning:
-            # Every second image at random: Chen et al. 2023, "Analog Bits", §3.2.
+            # Every second image at random: Chen et al. 2023, "Analog Bits".
             known = to_device(self._chance(step, "self_conditioning") < 0.5, device)
         return Batch(recipe, step, self._images[chosen], t, labels, known)
 
