@@ -3,7 +3,7 @@
 First of all, on a machine that should be quiet, each recipe is trained for a few steps; from the speed found, its
 epochs are chosen to fill the seconds allowed, and its learning rate decays over just these. So the seconds are those of
 the images that a row has seen, at that speed, compiling (half a minute) not counted, and the machine may be busy later.
-Sampling is each recipe's own, in the same number of steps where the recipe names a thousand.
+Sampling is each recipe's own, but where it has a thousand steps, in as many as the default has (textbook) or in 30.
 With --json, rows that the file has are left out; trainings lie in the folder of --work, where a killed one resumes.
 """
 
@@ -69,10 +69,10 @@ RECIPES: dict[str, tuple[str | None, dict[str, Any]]] = {
 PROBE_STEPS = 40
 
 
-def speeds(recipes: Sequence[str], folder: Path) -> dict[str, float]:
-    """Images per second of each recipe's training over a few steps; kept in the folder for a resumed run."""
+def speeds(recipes: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Images per second of each recipe's training over a few steps, and where; kept in the folder for a resumed run."""
     note = folder / "speeds.json"
-    found = read_json(note) if note.exists() else {}
+    found = read_json(note) if note.exists() else choose_runtime(settings().runtime, float("inf")).describe()
     for name in [name for name in recipes if name not in found]:
         preset, changes = RECIPES[name]
         probe = settings(changes, QUIET, preset=preset)
@@ -113,10 +113,11 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="a sheet of 100 images of each row")
     given = parser.parse_args()
     check(given.images)
-    metadata = {"images": given.images} | choose_runtime(settings().runtime, float("inf")).describe() | defaults()
+    speed = speeds(given.recipes, given.work)
+    metadata = {"images": given.images, "recipes": RECIPES} | defaults()
+    metadata |= {key: value for key, value in speed.items() if key not in RECIPES}
     rows = earlier(given.json, metadata)
     known = {(row["recipe"], row["seconds"]) for row in rows}
-    speed = speeds(given.recipes, given.work)
     for seconds in sorted(given.seconds):
         for name in [name for name in given.recipes if (name, seconds) not in known]:
             tqdm.write(f"\n{name}, {seconds} s")
