@@ -1,0 +1,102 @@
+"""What README and docs/experiments.md say of many experiments, typed into a shell: a toy graph, and the real one."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from clones import SETTINGS, commit, empty_repository, ended, run_in, small_run, stages_run
+
+GRAPH = """
+stages:
+  trial:
+    cmd: python trial.py
+    deps: [trial.py]
+    params: [train, generate]
+    metrics:
+      - metrics/headline.json:
+          cache: false
+"""
+TRIAL = """
+import json
+from pathlib import Path
+
+Path("metrics").mkdir(exist_ok=True)
+Path("metrics/headline.json").write_text(json.dumps({"length": len(Path("params.yaml").read_text())}))
+"""
+
+
+def block(page: Path, title: str) -> list[str]:
+    """The shell commands of a section, in their order."""
+    section = page.read_text(encoding="utf-8").partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    return re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
+
+
+@pytest.fixture
+def toy(tmp_path: Path, root: Path) -> Path:
+    folder = tmp_path / "toy"
+    empty_repository(folder)
+    (folder / "params.yaml").write_bytes(SETTINGS.read_bytes())
+    (folder / "dvc.yaml").write_text(GRAPH)
+    (folder / "trial.py").write_text(TRIAL)
+    shutil.copytree(root / "presets", folder / "presets")
+    (folder / "ddpm").symlink_to(root / "ddpm")
+    (folder / ".gitignore").write_text("ddpm\n__pycache__/\n")
+    commit(folder, "toy")
+    run_in(folder, "dvc", "repro")
+    commit(folder, "its results")
+    return folder
+
+
+def test_the_commands_of_the_page_queue_and_show_every_combination(toy: Path, root: Path):
+    many, presets = block(root / "docs/experiments.md", "Many experiments")
+    run_in(toy, "bash", "-ec", many.replace("dvc queue status", "dvc queue logs nothing || true"))
+    run_in(toy, "bash", "-ec", presets)
+    run_in(
+        toy,
+        "bash",
+        "-ec",
+        "dvc queue start --jobs 1; while dvc queue status | grep -qE 'Queued|Running'; do sleep 1; done",
+    )
+    run_in(toy, "bash", "-ec", many.splitlines()[-1])
+    table = pd.read_csv(toy / "experiments.csv").dropna(subset=["Experiment"])
+    found = table[~table["Experiment"].isin(["smoke", "unconditional", "main", "master"])]
+    changed = set(zip(found["train.lr"], found["train.optimizer"], found["generate.steps"], strict=True))
+    lr, optimizer, steps = 0.01, "muon", 16
+    lists = {(each, name, steps) for each in (0.005, 0.01, 0.02) for name in ("muon", "adamw")}
+    assert changed == lists | {(lr, optimizer, each) for each in (10, 20, 30, 40)}
+    assert {"smoke", "unconditional"} <= set(table["Experiment"])
+    assert not subprocess.run(("git", "status", "--porcelain", "params.yaml"), cwd=toy, stdout=-1, check=True).stdout
+
+
+def test_three_experiments_are_compared_and_the_best_is_applied_and_shared(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, raw: Path
+):
+    mine, team, theirs = (tmp_path / name for name in ("mine", "remote", "theirs"))
+    shutil.copytree(small_run(tmp_path_factory.getbasetemp(), raw).folder, mine, symlinks=True)
+    for name, steps in (("few", 4), ("more", 6), ("most", 8)):
+        said = stages_run(
+            run_in(mine, "dvc", "exp", "run", "--name", name, "-S", f"generate.steps={steps}", "-S", "fid.bootstrap=20")
+        )
+        assert "generate" in said
+        assert "train" not in said
+    shown = run_in(mine, "dvc", "exp", "show", "--csv")
+    assert all(f",{name}," in shown for name in ("few", "more", "most"))
+    compared = run_in(mine, "python", "-m", "tools.compare", "few", "most")
+    assert re.search(r"fd_mnist .*(better|worse|equal)", compared)
+    run_in(mine, "dvc", "exp", "apply", "more")
+    assert "generate:\n" in (mine / "params.yaml").read_text()
+    commit(mine, "more steps")
+    run_in(mine, "dvc", "remote", "add", "--default", "team", str(team))
+    commit(mine, "where results are shared")
+    run_in(mine, "dvc", "push")
+    run_in(tmp_path, "git", "clone", "--quiet", str(mine), str(theirs))
+    run_in(theirs, "dvc", "pull")
+    assert "up to date" in run_in(theirs, "dvc", "status")
+    assert ended(theirs, "dvc", "repro").returncode == 0
+    names = sorted(path.name for path in (mine / "data/generated").iterdir())
+    assert names
+    for name in names:
+        assert (theirs / "data/generated" / name).read_bytes() == (mine / "data/generated" / name).read_bytes()
