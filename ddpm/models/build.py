@@ -58,9 +58,10 @@ def _resolutions(model: ModelConfig, size: int) -> tuple[int, tuple[int, ...]]:
 
 
 def _divides(model: ModelConfig, size: int) -> bool:
-    """Whether every resolution is a whole number of pixels."""
+    """Whether every resolution is a whole number of pixels: of a `dit`, which has one, the patches' alone."""
     patch, multipliers = _resolutions(model, size)
-    return size % (patch * 2 ** (len(multipliers) - 1)) == 0
+    halvings = 0 if model.network == "dit" else len(multipliers) - 1
+    return size % (patch * 2**halvings) == 0
 
 
 def conditioning_classes(model: ModelConfig, spec: ImageSpec) -> int:

@@ -47,6 +47,13 @@ def test_a_prediction_is_shaped_like_the_image_and_zero_at_first(
     assert found.std() > 0.01
 
 
+def test_only_the_patch_need_divide_the_image(build: Callable[..., DiT]):
+    network = build(ImageSpec(30, 1, 10), patch_size="auto")
+    assert network.positions.shape[0] == 15**2
+    with pytest.raises(DdpmError, match="bring them to 26 or 28 pixels"):
+        build(ImageSpec(27, 1, 10), patch_size="auto")
+
+
 def test_time_label_and_every_pixel_matter(build: Callable[..., DiT]):
     network = randomized(build(ImageSpec(12, 1, 10)))
     x_t, t, labels = torch.randn(1, 1, 12, 12), torch.tensor([40]), torch.tensor([3])

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from clones import SMALL, change
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from ddpm.data.image_set import ImageSpec, read_image_set
 from ddpm.models.checkpoint import load_checkpoint
@@ -64,6 +65,17 @@ def make(tmp_path: Path, rng: np.random.Generator) -> Callable[..., Path]:
     return images
 
 
+def small_digits(folder: Path) -> Path:
+    """Of scikit-learn's digits, 8 × 8 pixels, sixty a class, in a folder for each."""
+    images, labels = load_digits(return_X_y=True)
+    for digit in range(10):
+        (folder / str(digit)).mkdir(parents=True)
+        for number, pixels in enumerate(images[labels == digit][:60]):
+            grey = (pixels.reshape(8, 8) * 255 / 16).astype(np.uint8)
+            Image.fromarray(grey).save(folder / str(digit) / f"{number:02}.png")
+    return folder
+
+
 def run_stages(folder: Path, settings: dict[str, Any], stages: list[str]) -> None:
     change(folder, settings)
     for stage in stages:
@@ -74,7 +86,7 @@ def run_stages(folder: Path, settings: dict[str, Any], stages: list[str]) -> Non
 @pytest.mark.parametrize(
     ("size", "channels", "labelled", "resolutions"),
     [(32, 3, True, (2, (1, 2))), (64, 3, False, (4, (1, 2))), (8, 1, True, (1, (1, 2)))],
-    ids=["32 × 32 in colour", "64 × 64 in colour without labels", "8 × 8 grey"],
+    ids=["32 × 32 in colour", "64 × 64 in colour without labels", "8 × 8 digits"],
 )
 def test_images_of_any_size_go_through_all_stages(
     make: Callable[..., Path],
@@ -84,14 +96,15 @@ def test_images_of_any_size_go_through_all_stages(
     labelled: bool,
     resolutions: tuple[int, tuple[int, ...]],
 ):
-    own = make(size, channels, labelled)
+    own = small_digits(workspace / "digits") if size == 8 else make(size, channels, labelled)
+    names = tuple("0123456789") if size == 8 else NAMES if labelled else ()
     settings = SETTINGS | {"data.path": str(own), "data.image_size": size}
     before_evaluation = ["fetch_mnist", "split", "train", "generate", "likelihood"]
-    evaluation = ["classifier", "reference", "fid", "visualize", "summary", "report"]
+    evaluation = ["classifier", "reference", "fid", "visualize", "export", "summary", "report"]
     run_stages(workspace, settings, [*before_evaluation, *evaluation])
-    spec = ImageSpec(size, channels, 3 if labelled else 0, "folder", NAMES if labelled else ())
+    spec = ImageSpec(size, channels, len(names), "folder", names)
     parts = [read_image_set(Path(f"data/split/{part}.npz")) for part in ("train", "validation", "test")]
-    assert [len(part) for part in parts] == [324, 36, 180]
+    assert [len(part) for part in parts] == ([360, 40, 200] if size == 8 else [324, 36, 180])
     assert [part.spec for part in parts] == [spec] * 3
     checkpoint = load_checkpoint(Path("data/model/best.safetensors"))
     assert checkpoint.spec == spec
@@ -112,7 +125,10 @@ def test_images_of_any_size_go_through_all_stages(
     assert metrics[distance] == headline[distance] > metrics[f"{distance}_real"] > 0 < metrics[f"{distance}_floor"]
     assert ("label_accuracy" in metrics) == labelled
     assert ("swd" in metrics) != labelled
-    assert set(pd.read_csv("metrics/classes.csv")["label"]) == (set(NAMES) if labelled else set())
+    assert set(pd.read_csv("metrics/classes.csv", dtype={"label": str})["label"]) == set(names)
+    exported = json.loads(Path("data/export/model.json").read_text())["image"]
+    assert (exported["size"], exported["channels"], tuple(exported["class_names"])) == (size, channels, names)
+    assert Path("data/export/denoise.onnx").stat().st_size
 
 
 def test_classes_are_chosen_by_name(make: Callable[..., Path], workspace: Path):

@@ -137,7 +137,8 @@ def _walk(root: Path) -> tuple[list[Path], list[Path]]:
 
     What lies in a linked folder is not among the files: DVC's hash of ``root`` leaves it out, too.
     """
-    files, links = [], []
+    files: list[Path] = []
+    links: list[Path] = []
     for place, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
         within = Path(place).relative_to(root)
