@@ -17,11 +17,13 @@ from tqdm import tqdm
 
 import ddpm
 from benchmarks.common import arguments, run, save, show
+from ddpm import pretrained
 from ddpm.api import Model
 from ddpm.data.image_set import ImageSet
 from ddpm.data.sources.mnist import MNIST
 from ddpm.evaluation.features.classifier import MnistExtractor
 from ddpm.utils.errors import DdpmError
+from ddpm.utils.files import sha256
 from ddpm.utils.images import enlarge, tile, write_png
 from stages.paths import RAW
 
@@ -66,7 +68,8 @@ def main() -> None:
     nearest = {side: neighbours(digits, training, mask) for side, mask in ERASED.items()}
     clear = {side: np.flatnonzero((classes == classes[:, :1]).all(1)) for side, classes in nearest.items()}
     halves = {side: digits.take(rows) for side, rows in clear.items()}
-    metadata: dict[str, Any] = {"model": "mnist", "neighbours": NEIGHBOURS}
+    weights = sha256(pretrained.path_of("mnist"))
+    metadata: dict[str, Any] = {"model": "mnist", "weights_sha256": weights, "neighbours": NEIGHBOURS}
     if given.classes:
         right = {
             "nearest_digit": {side: (nearest[side][:, 0] == digits.labels)[rows] for side, rows in clear.items()},

@@ -174,10 +174,15 @@ class Offline:
         self._folder, self._log = folder, folder / "refused.log"
         (folder / "sitecustomize.py").write_text(HOOK)
 
-    def run(self, folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    @property
+    def variables(self) -> dict[str, str]:
+        """Of the environment of such a command."""
         # With CI or DVC_TEST set DVC would not look for newer versions of itself.
         nothing = dict.fromkeys(("CI", "DVC_TEST", "DDPM_CKPT_DIR"), "")
-        return ended(folder, *command, PYTHONPATH=str(self._folder), REFUSED=str(self._log), **nothing)
+        return {"PYTHONPATH": str(self._folder), "REFUSED": str(self._log), **nothing}
+
+    def run(self, folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+        return ended(folder, *command, **self.variables)
 
     @property
     def refused(self) -> list[str]:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from ddpm.config import GenerateConfig
 from ddpm.export.browser_runtime import fetch_runtime
-from ddpm.export.denoise import described, export, restore_denoise
+from ddpm.export.denoise import Exported, described, export, restore_denoise
+from ddpm.export.formats import EXPORT_FORMATS
 from ddpm.export.page import model_facts, write_page
 from ddpm.models.checkpoint import Checkpoint
 from ddpm.utils.errors import DdpmError
@@ -24,14 +25,19 @@ def write_export(
     """Write model.json, one evaluation of the network in each of the formats, and the page, into an existing folder.
 
     name: of the checkpoint, for messages. page: "auto" (where its runtime can be had), "required" or "off". settings,
-    seed: what the page begins with. Returns what was written as text, with sizes, differences and speeds. Raises what
-    `export` and `write_page` do, and DdpmError where the page is required and its runtime cannot be had.
+    seed: what the page begins with. Prints each name before its file is written. Returns what was written as text, with
+    sizes, differences and speeds. Raises what `export` and `write_page` do, and DdpmError where the page is required
+    and its runtime cannot be had.
     """
     write_json(folder / "model.json", model_facts(checkpoint, settings, seed))
     if checkpoint.model.self_conditioning and (formats or page != "off"):
         return "no files and no page: one evaluation of a network with model.self_conditioning needs the one before."
     denoise = restore_denoise(checkpoint, name)
-    report = [described([export(folder / "denoise", denoise, kind) for kind in formats], denoise)] if formats else []
+    exported: list[Exported] = []
+    for kind in formats:
+        print(f"writing denoise{EXPORT_FORMATS[kind].suffix} …", flush=True)
+        exported.append(export(folder / "denoise", denoise, kind))
+    report = [described(exported, denoise)] if exported else []
     if page != "off":
         try:
             runtime = fetch_runtime()
@@ -40,6 +46,7 @@ def write_export(
                 raise
             report.append(f"no page: {error}")
         else:
+            print("writing the page …", flush=True)
             write_page(folder / "page", checkpoint, name, settings, seed, runtime)
             size = sum(path.stat().st_size for path in (folder / "page").rglob("*.*") if path.is_file())
             report.append(f"page: {size / 2**20:.1f} MiB")

@@ -81,6 +81,21 @@ def test_figures_of_a_model_card_are_those_of_its_run_or_of_its_file(name: str):
     hold(f"ddpm/pretrained/{name}.md", metrics, 20)
 
 
+def test_painted_halves_are_read_as_the_digits_that_they_were():
+    found = json.loads((REPOSITORY / "benchmarks/results/editing.json").read_text())
+    auto = {row["erased"]: row["auto"] for row in found["rows"]}
+    assert auto.keys() == {"left", "right", "top", "bottom", "all"}
+    assert min(auto.values()) >= 0.95
+    assert f"{100 * auto['all']:.1f}<!-- measured --> %" in (REPOSITORY / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["editing", "halves"])
+def test_edits_were_measured_by_the_weights_that_ship(name: str):
+    found = json.loads((REPOSITORY / f"benchmarks/results/{name}.json").read_text())
+    weights = (REPOSITORY / f"ddpm/pretrained/{found['model']}.safetensors").read_bytes()
+    assert found["weights_sha256"] == hashlib.sha256(weights).hexdigest(), "run `python -m benchmarks.editing` again"
+
+
 def test_every_metric_is_explained_and_every_explained_metric_exists():
     page, _, renamed = (REPOSITORY / "docs/metrics.md").read_text().partition("## Renamed keys")
     explained = set(re.findall(r"`(\w+)`", page))

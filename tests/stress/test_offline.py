@@ -1,10 +1,17 @@
-"""Once the four original files are there, nothing needs a network: neither dvc nor any of the stages asks for one."""
+"""Once the four original files are there, nothing needs a network: neither dvc nor any of the stages asks for one.
 
+Nor does the use of the models that come with the package.
+"""
+
+import re
+import subprocess
 import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
-from clones import SMALL, STAGES, Offline, small_run, stages_run
+from browser import page_runtime
+from clones import SMALL, STAGES, Offline, small_run, stages_run, surroundings
 
 
 @pytest.fixture
@@ -42,3 +49,47 @@ def test_the_pipeline_asks_for_no_network(tmp_path_factory: pytest.TempPathFacto
     assert stages_run(run.output) == STAGES
     assert run.refused == []
     assert len(list((run.folder / "data/generated").iterdir())) == SMALL["generate.num_images"]
+
+
+LOADING = """
+import sys
+import numpy as np
+import ddpm
+
+model = ddpm.load()
+seven = model.sample(1, labels=7, steps=3)
+found = model.inpaint(seven, np.arange(28) >= np.full((28, 1), 14), steps=3, resamplings=1)
+assert np.array_equal(found[..., :14], seven[..., :14])
+"""
+
+
+def test_the_shipped_model_asks_for_no_network(offline: Offline, root: Path, tmp_path: Path):
+    command = (sys.executable, "-m", "ddpm")
+    digits, edited = tmp_path / "digits", tmp_path / "edited.png"
+    inpaint = ("edit", "inpaint", str(digits / "00001.png"), "--erase", "right", "--steps", "3", "--out", str(edited))
+    for call in (
+        (sys.executable, "-c", LOADING),
+        (*command, "sample", "--count", "2", "--steps", "3", "--out", str(digits)),
+        (*command, *inpaint),
+    ):
+        done = offline.run(root, *call)
+        assert done.returncode == 0, done.stderr
+    assert edited.is_file()
+    assert offline.refused == []
+
+
+def test_the_page_is_served_without_a_network(offline: Offline, root: Path):
+    page_runtime()
+    command = [sys.executable, "-m", "ddpm", "page", "--port", "0", "--no-browser"]
+    environment = surroundings(**offline.variables)
+    with subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        found = (re.match(r"http://127\.0\.0\.1:\d+/", line) for line in process.stdout)
+        address = next(filter(None, found))[0]
+        try:
+            for name in ("index.html", "denoise.onnx", "runtime/ort-wasm-simd-threaded.wasm"):
+                with urlopen(address + name) as answer:
+                    assert answer.read(1)
+        finally:
+            process.terminate()
+    assert offline.refused == []

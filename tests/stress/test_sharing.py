@@ -18,10 +18,13 @@ from urllib.request import Request, urlopen
 
 import asyncssh
 import boto3
+import numpy as np
 import pytest
 from clones import change, commit, ended, outputs, run_in, small_run, stages_run
 from moto.core import enable_iam_authentication
 from moto.server import ThreadedMotoServer
+
+import ddpm
 
 # No proxy and no retries stand between these tests and the servers they start.
 LOCAL = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "AWS_MAX_ATTEMPTS": "1"}
@@ -268,6 +271,24 @@ def test_an_experiment_goes_to_a_teammate_through_git(folder_team: Team, tmp_pat
     figure = "data/figures/reverse_process.png"
     assert (theirs / figure).read_bytes() == (mine / figure).read_bytes()
     assert hashlib.md5((theirs / figure).read_bytes()).hexdigest() == outputs(mine)[figure]
+
+
+def test_a_registered_model_is_fetched_by_its_version_and_by_its_stage(folder_team: Team, tmp_path: Path):
+    """The commands of docs/use.md: the model of a run by a name, from outside of any repository."""
+    mine, origin = folder_team.join(tmp_path / "mine"), str(folder_team.origin)
+    run_in(mine, "gto", "register", "mnist", "--version", "v1.0.0")
+    run_in(mine, "git", "push", "--quiet", "origin", "mnist@v1.0.0")
+    run_in(mine, "dvc", "push", "train")
+    run_in(mine, "gto", "assign", "mnist", "--version", "v1.0.0", "--stage", "prod")
+    run_in(mine, "git", "push", "--quiet", "origin", "--tags")
+    weights = (mine / "data/model/best.safetensors").read_bytes()
+    for number, by in enumerate((("--rev", "v1.0.0"), ("--stage", "prod"))):
+        fetched = tmp_path / f"{number}.safetensors"
+        run_in(tmp_path, "dvc", "artifacts", "get", origin, "mnist", *by, "-o", str(fetched))
+        assert fetched.read_bytes() == weights
+    assert np.asarray(ddpm.load(fetched).sample(2, labels=7, steps=3)).shape == (2, 1, 28, 28)
+    unknown = ended(tmp_path, "dvc", "artifacts", "get", origin, "mnist", "--rev", "v2.0.0")
+    assert unknown.returncode != 0
 
 
 @pytest.mark.parametrize("verified", [True, False])

@@ -140,12 +140,15 @@ def test_the_weights_of_the_steps_are_those_of_the_samplers(configure: Callable[
     torch.testing.assert_close(x, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_the_example_of_the_documents_samples_sevens_without_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_example_of_the_documents_samples_sevens_without_pytorch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     page = (Path(__file__).parents[2] / "docs/export.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert "torch" not in example
     model = ddpm.load(device="cpu")
     write_export(tmp_path, model.checkpoint, "mnist", ["onnx"], "off", model.generator.config, 0)
+    assert capsys.readouterr().out == "writing denoise.onnx …\n"
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(example, names)
