@@ -53,6 +53,7 @@ _COMPARED = (
     *((guidance, 16, 0.5) for guidance in (1.4, 1.5, 1.6)),
     *((guidance, 24, 0.4) for guidance in (1.6, 1.8, 2.0)),
     *((1.8, 20, 0.4), (1.6, 16, 0.4), (1.8, 16, 0.5)),
+    *((guidance, 16, 0.4) for guidance in (1.4, 1.5, 1.8)),
 )
 SAMPLINGS: dict[str, dict[str, Any]] = {
     f"guidance {guidance}, {steps} steps, variance {variance}": {
