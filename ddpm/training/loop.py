@@ -54,8 +54,7 @@ def train(
     if state.restore(folder):
         folder.say(f"resuming from step {state.step} of {total}, saved in {folder.folder}")
     ranks.check_step(state.step, device)
-    labels = state.conditioning.labels(training, device)
-    batches = Batches(state.recipe, image_tensor(training, device), labels)
+    batches = Batches(state.recipe, image_tensor(training, device), state.conditioning.labels(training, device))
     monitor = Monitor(state, objective, squared_errors, len(training), validation, runtime, folder, ranks, distance)
     with ranks.stopping() as asked, monitor.progress, one_thread(device):
         for step in range(state.step, total):

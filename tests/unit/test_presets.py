@@ -104,7 +104,7 @@ def test_a_wrong_preset_is_refused_and_nothing_written(
 def test_an_unknown_preset_is_refused_with_those_there_are(params: Path):
     with pytest.raises(
         DdpmError,
-        match="there is no preset huge; there are baseline, cifar10, fashion_mnist, gpu, icons, long, smoke, unc",
+        match="there is no preset huge; there are baseline, cifar10, fashion_mnist, gpu, icons, long, long_unc",
     ):
         presets.apply("huge", params)
 
