@@ -25,6 +25,7 @@ from benchmarks.common import (
     save,
     settings,
     show,
+    slug_of,
 )
 from ddpm.sampling.batches import fitting_batch
 from ddpm.sampling.generator import make_generator
@@ -93,7 +94,7 @@ def main() -> None:
             tqdm.write(f"\n{name}, seed {seed}")
             config = settings(common, TRAININGS[name]).model_copy(update={"seed": seed})
             runtime = choose_runtime(config.runtime, float("inf"))
-            slug = "".join(letter if letter.isalnum() else "_" for letter in name)
+            slug = slug_of(name)
             checkpoint, _, _ = fit(config, runtime, given.work / f"{slug}_{given.epochs:g}_{seed}")
             generator = make_generator(checkpoint, "the checkpoint", config.generate, config.seed, runtime)
             for sampling in wanted:

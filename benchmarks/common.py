@@ -177,6 +177,11 @@ def run(main: Callable[[], None]) -> None:
         main()
 
 
+def slug_of(name: str) -> str:
+    """The name of a row as part of a file's name."""
+    return "".join(letter if letter.isalnum() else "_" for letter in name)
+
+
 def show(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the rows as a table."""
     print(pd.DataFrame(list(rows)).to_string(index=False, float_format=lambda value: f"{value:.4g}"))

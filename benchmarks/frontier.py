@@ -29,6 +29,7 @@ from benchmarks.common import (
     save,
     settings,
     show,
+    slug_of,
     split,
 )
 from ddpm.models.build import flops_per_image
@@ -122,7 +123,7 @@ def main() -> None:
         for name in [name for name in given.recipes if (name, seconds) not in known]:
             tqdm.write(f"\n{name}, {seconds} s")
             preset, changes = RECIPES[name]
-            slug = "".join(letter if letter.isalnum() else "_" for letter in name)
+            slug = slug_of(name)
             folder = given.work / f"{slug}_{seconds}"
             runtime = choose_runtime(settings(preset=preset).runtime, float("inf"))
             size, count = settings(changes, preset=preset).train.batch_size, len(split()[0])

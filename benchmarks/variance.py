@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import QUIET, arguments, defaults, earlier, fit, run, save, settings, show
+from benchmarks.common import QUIET, arguments, defaults, earlier, fit, run, save, settings, show, slug_of
 from ddpm.data.image_set import read_image_set
 from ddpm.diffusion.likelihood import Likelihood, bits_per_dimension
 from ddpm.sampling.generator import make_denoiser
@@ -44,7 +44,7 @@ def main() -> None:
         for seed in [seed for seed in given.seeds if (name, seed) not in known]:
             config = settings(common, VARIANCES[name]).model_copy(update={"seed": seed})
             runtime = choose_runtime(config.runtime, float("inf"))
-            slug = "".join(letter if letter.isalnum() else "_" for letter in name)
+            slug = slug_of(name)
             checkpoint, _, _ = fit(config, runtime, given.work / f"{slug}_{given.epochs:g}_{seed}")
             denoiser = make_denoiser(checkpoint, "the checkpoint", runtime, clip=True)
             images = torch.from_numpy(test.images).to(runtime.device)
