@@ -27,6 +27,7 @@ from benchmarks.common import (
     show,
     slug_of,
 )
+from ddpm.models.build import flops_per_image
 from ddpm.sampling.batches import fitting_batch
 from ddpm.sampling.generator import make_generator
 from ddpm.utils.runtime import choose_runtime
@@ -45,6 +46,17 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "200 clusters a class": {"model.clusters": 200},
     "no labels": UNCONDITIONAL,
     "100 clusters, no class labels": UNCONDITIONAL | {"model.clusters": 100},
+    "batch 64": {"train.batch_size": 64},
+    "batch 256": {"train.batch_size": 256},
+    "AdamW, lr 0.001": {"train.optimizer": "adamw", "train.lr": 0.001},
+    "AdamW, lr 0.003": {"train.optimizer": "adamw", "train.lr": 0.003},
+    "8 groups in every norm": {"model.norm_groups": 8},
+    "attention": {"model.attention": True},
+    "48 channels": {"model.base_channels": 48},
+    "one block a level": {"model.blocks_per_level": 1},
+    "patches of 4": {"model.patch_size": 4},
+    "uniform times": {"train.time_density": "uniform"},
+    "uniform times, min-SNR weights": {"train.time_density": "uniform", "train.weighting": "min_snr"},
 }
 # Guidance, steps and variance by which targets and numbers of clusters are compared.
 _COMPARED = (
@@ -56,7 +68,7 @@ _COMPARED = (
     *((1.8, 20, 0.4), (1.6, 16, 0.4), (1.8, 16, 0.5)),
     *((guidance, 16, 0.4) for guidance in (1.4, 1.5, 1.8)),
 )
-SAMPLINGS: dict[str, dict[str, Any]] = {
+SAMPLINGS: dict[str, dict[str, Any]] = {"default": {}} | {
     f"guidance {guidance}, {steps} steps, variance {variance}": {
         "generate.guidance": guidance,
         "generate.steps": steps,
@@ -102,6 +114,7 @@ def main() -> None:
                 images = sample(chosen, given.images, fitting_batch(given.images, runtime.device))
                 found = quality(images, chosen.class_labels(range(1, given.images + 1)))
                 row = {"training": name, "epochs": given.epochs, "sampling": sampling, "seed": seed}
+                row["mflop"] = flops_per_image(checkpoint.model, checkpoint.spec) / 1e6
                 rows.append(row | {"nfe": chosen.nfe, "label_accuracy": "–"} | found)
                 save(rows, given.json, metadata)
                 show(rows[-1:])
