@@ -68,20 +68,24 @@ _COMPARED = (
     *((1.8, 20, 0.4), (1.6, 16, 0.4), (1.8, 16, 0.5)),
     *((guidance, 16, 0.4) for guidance in (1.4, 1.5, 1.8)),
 )
-SAMPLINGS: dict[str, dict[str, Any]] = {"default": {}} | {
-    f"guidance {guidance}, {steps} steps, variance {variance}": {
-        "generate.guidance": guidance,
-        "generate.steps": steps,
-        "generate.variance": variance,
+SAMPLINGS: dict[str, dict[str, Any]] = (
+    {"default": {}}
+    | {
+        f"guidance {guidance}, {steps} steps, variance {variance}": {
+            "generate.guidance": guidance,
+            "generate.steps": steps,
+            "generate.variance": variance,
+        }
+        for guidance, steps, variance in _COMPARED
     }
-    for guidance, steps, variance in _COMPARED
-} | {
-    "no guidance": {"generate.guidance": 1.0, "generate.autoguidance": 1.0},
-    "guidance 1.2": {"generate.guidance": 1.2, "generate.autoguidance": 1.0},
-    "guidance 1.3": {"generate.guidance": 1.3, "generate.autoguidance": 1.0},
-    "guidance 1.5": {"generate.guidance": 1.5, "generate.autoguidance": 1.0},
-    "autoguidance 1.5": {"generate.guidance": 1.0, "generate.autoguidance": 1.5},
-}
+    | {
+        "no guidance": {"generate.guidance": 1.0, "generate.autoguidance": 1.0},
+        "guidance 1.2": {"generate.guidance": 1.2, "generate.autoguidance": 1.0},
+        "guidance 1.3": {"generate.guidance": 1.3, "generate.autoguidance": 1.0},
+        "guidance 1.5": {"generate.guidance": 1.5, "generate.autoguidance": 1.0},
+        "autoguidance 1.5": {"generate.guidance": 1.0, "generate.autoguidance": 1.5},
+    }
+)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import NullLocator
 from tqdm import tqdm
 
 from benchmarks.common import (
@@ -96,8 +97,10 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     images = rows[0]["images"]
     axes.axhline(floor(images), color="grey", linestyle="--", label=f"{images:,} real training images")
     axes.set(xscale="log", yscale="log", xlabel="seconds of training", ylabel="Fréchet distance (fd_mnist)")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter("{x:,.4g}")
+    seconds = sorted({row["seconds"] for row in rows})
+    axes.set_xticks(seconds, [f"{each:,}" for each in seconds])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:,.4g}")
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
     with atomic_path(path) as temporary:
