@@ -12,20 +12,21 @@ from ruamel.yaml import YAML
 
 from tools.results import KEPT
 
+MADE = [path for path in KEPT if path != "params.yaml"]
 PIPELINE = f"""
 stages:
   make:
     cmd: python make.py
     deps: [make.py]
     params: [train.epochs]
-    outs: {list(KEPT)}
+    outs: {MADE}
 """
 MAKE = f"""
 import json
 from pathlib import Path
 from ruamel.yaml import YAML
 epochs = YAML(typ="safe").load(Path("params.yaml"))["train"]["epochs"]
-for path in map(Path, {KEPT}):
+for path in map(Path, {MADE}):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({{"train_epochs": epochs, "parameters": 1234}}))
 """
