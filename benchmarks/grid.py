@@ -129,12 +129,12 @@ def start(folder: Path, jobs: int) -> None:
 
 
 def shown(folder: Path) -> list[dict[str, Any]]:
-    """The experiments by `dvc exp show`, asked up to five times. Raises DdpmError.
+    """The experiments by `dvc exp show`, asked again for two minutes where it fails. Raises DdpmError.
 
     It lists the running ones first and reads them after: one that begins or ends in between fails it, or comes without
     its parameters.
     """
-    for seconds in (2, 5, 10, 20, 0):
+    for seconds in (2, 5, 10, 20, 30, 60, 0):
         try:
             commits = json.loads(dvc(folder, "exp", "show", "--json"))
             found = [each for commit in commits for each in commit.get("experiments") or ()]
