@@ -68,24 +68,22 @@ _COMPARED = (
     *((1.8, 20, 0.4), (1.6, 16, 0.4), (1.8, 16, 0.5)),
     *((guidance, 16, 0.4) for guidance in (1.4, 1.5, 1.8)),
 )
-SAMPLINGS: dict[str, dict[str, Any]] = (
-    {"default": {}}
-    | {
+SAMPLINGS: dict[str, dict[str, Any]] = {
+    "default": {},
+    **{
         f"guidance {guidance}, {steps} steps, variance {variance}": {
             "generate.guidance": guidance,
             "generate.steps": steps,
             "generate.variance": variance,
         }
         for guidance, steps, variance in _COMPARED
-    }
-    | {
-        "no guidance": {"generate.guidance": 1.0, "generate.autoguidance": 1.0},
-        "guidance 1.2": {"generate.guidance": 1.2, "generate.autoguidance": 1.0},
-        "guidance 1.3": {"generate.guidance": 1.3, "generate.autoguidance": 1.0},
-        "guidance 1.5": {"generate.guidance": 1.5, "generate.autoguidance": 1.0},
-        "autoguidance 1.5": {"generate.guidance": 1.0, "generate.autoguidance": 1.5},
-    }
-)
+    },
+    "no guidance": {"generate.guidance": 1.0, "generate.autoguidance": 1.0},
+    "guidance 1.2": {"generate.guidance": 1.2, "generate.autoguidance": 1.0},
+    "guidance 1.3": {"generate.guidance": 1.3, "generate.autoguidance": 1.0},
+    "guidance 1.5": {"generate.guidance": 1.5, "generate.autoguidance": 1.0},
+    "autoguidance 1.5": {"generate.guidance": 1.0, "generate.autoguidance": 1.5},
+}
 
 
 def main() -> None:
@@ -118,8 +116,8 @@ def main() -> None:
                 images = sample(chosen, given.images, fitting_batch(given.images, runtime.device))
                 found = quality(images, chosen.class_labels(range(1, given.images + 1)))
                 row = {"training": name, "epochs": given.epochs, "sampling": sampling, "seed": seed}
-                row["mflop"] = flops_per_image(checkpoint.model, checkpoint.spec) / 1e6
-                rows.append(row | {"nfe": chosen.nfe, "label_accuracy": "–"} | found)
+                cost = {"mflop": flops_per_image(checkpoint.model, checkpoint.spec) / 1e6, "nfe": chosen.nfe}
+                rows.append(row | cost | {"label_accuracy": "–"} | found)
                 save(rows, given.json, metadata)
                 show(rows[-1:])
     show(rows)
