@@ -111,11 +111,13 @@ def row(erased: str, halves: int, right: dict[str, np.ndarray]) -> dict[str, flo
 
 
 def draw(model: Model, digits: ImageSet) -> None:
-    """The pictures: in-painting, interpolation and variations, of three test digits of each class."""
+    """The pictures: samples, a test digit; in-painting, interpolation and variations of three test digits a class."""
+    _write("digits", np.asarray(model.sample(64)), 16)
+    write_png(PICTURES / "digit.png", digits.images[3])
     erased = ERASED["right"]
     shown = digits.images[:10]
     holes = np.where(erased, 96, shown).astype(np.uint8)
-    completions = [np.asarray(model.inpaint(shown, erased, labels=None, seed=seed)) for seed in (0, 1)]
+    completions = [np.asarray(model.inpaint(shown, erased, seed=seed)) for seed in (0, 1)]
     told = np.asarray(model.inpaint(shown, erased, labels=digits.labels[:10]))
     _write("inpainting", np.concatenate([shown, holes, *completions, told]), 10)
     pairs = [(0, 11), (3, 18), (7, 12), (14, 9)]

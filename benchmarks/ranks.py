@@ -1,22 +1,28 @@
 """What a training step costs, part by part, and what follows for more ranks: `python -m benchmarks.ranks --help`.
 
-Of the default's recipe on this machine's CPU, one thread a rank: forward and backward of a shard, by its size; the
-exchange of all shards' gradients between real processes (gloo); the optimizer and the average, which every rank
-computes. The model: a step of n ranks takes
+Of the default's recipe on this machine's CPU, one thread a rank, all ranks with a core of their own. The model: a step
+of n ranks, of S shards of B bytes of gradients, takes
 
-    shards / n · compute(batch / shards) + exchange(n) + update
+    slowest(n) + (n - 1) (latency + S/n · B / bandwidth) + update
 
-where all ranks have a core of their own. It is compared with steps measured here for as many ranks as there are cores;
-what they lose beyond it are the memory that cores share and waiting for the slowest. Nothing else should run.
+slowest(n): the mean of the slowest of n draws from the measured times of S/n shards, forward and backward: the
+stragglers. Then the ring by which every rank receives the other n - 1 ranks' rows, its constants measured between two
+processes (gloo); then the sum of all rows, the optimizer and the average, which every rank computes. It is compared
+with steps measured here for as many ranks as there are cores. Nothing else should run. The options put another
+machine's constants in place of this one's, such as those of a GPU; nothing is measured then.
 """
 
 import os
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.common import QUIET, SPEC, arguments, run, save, settings, show, split
@@ -34,22 +40,51 @@ from ddpm.training.state import Recipe
 from ddpm.utils.processes import worker_processes
 from ddpm.utils.runtime import choose_runtime, one_thread
 
-COUNTS = (1, 2, 4, 8)
-REPEATS = 12
+REPEATS = 64
 
 
-def median(work: Any, repeats: int = REPEATS) -> float:  # noqa: ANN401
-    """Seconds of one call, the median of several after two."""
+@dataclass(frozen=True)
+class Constants:
+    """What a step consists of. shard: seconds of a shard, forward and backward, measured many times. update: seconds of
+    sum, optimizer and average. latency: seconds of an exchange of nothing. bandwidth: bytes a second beyond it.
+    """
+
+    shard: list[float]
+    update: float
+    latency: float
+    bandwidth: float
+
+    def step(self, ranks: int, shards: int, size: int) -> dict[str, float]:
+        """The model's seconds of a step of so many ranks, by their parts; size: bytes of a shard's gradients."""
+        each = shards // ranks
+        parts = np.reshape(self.shard[: len(self.shard) // each * each], (-1, each)).sum(1)
+        found = {
+            "compute_s": float(parts.mean()),
+            "waiting_s": slowest(parts, ranks) - float(parts.mean()),
+            "exchange_s": (ranks - 1) * (self.latency + each * size / self.bandwidth),
+            "update_s": self.update,
+        }
+        return found | {"model_s": sum(found.values())}
+
+
+def slowest(found: np.ndarray, ranks: int) -> float:
+    """The mean of the slowest of so many draws, with replacement, from measured times."""
+    shares = np.arange(len(found) + 1) / len(found)
+    return float(np.sort(found) @ np.diff(shares**ranks))
+
+
+def times(work: Callable[[], Any], repeats: int = REPEATS) -> list[float]:
+    """Seconds of each of several calls, after two."""
     found = []
     for _ in range(repeats + 2):
         started = time.perf_counter()
         work()
         found.append(time.perf_counter() - started)
-    return sorted(found[2:])[repeats // 2]
+    return found[2:]
 
 
-def compute_and_update(config: Config, size: int) -> tuple[float, float]:
-    """Seconds of a shard of so many images, forward and backward, and of optimizer and average together."""
+def compute_and_update(config: Config, shards: int) -> tuple[list[float], float]:
+    """Seconds of one of so many shards, forward and backward, time after time, and of the update, the median."""
     runtime = choose_runtime(config.runtime, float("inf"))
     torch.compiler.reset()
     torch.manual_seed(0)
@@ -58,7 +93,8 @@ def compute_and_update(config: Config, size: int) -> tuple[float, float]:
         objective, predict = build_objective(config.diffusion, config.train), runtime.predictor(network)
         errors = runtime.compile(partial(objective.squared_errors, predict))
         optimizer, ema = Optimizer(config.train.optimizer, network, config.train), Ema(network, config.train.ema_decay)
-        gradients = ShardGradients(network, 1, ALONE)
+        gradients = ShardGradients(network, shards, ALONE)
+        size = config.train.batch_size // shards
         images = torch.randint(256, (size, *SPEC.shape), dtype=torch.uint8)
         t, labels = torch.randint(1000, (size,)), torch.zeros(size, dtype=torch.int64)
         eps = torch.randn(size, *SPEC.shape)
@@ -69,8 +105,8 @@ def compute_and_update(config: Config, size: int) -> tuple[float, float]:
             optimizer.step(1e-6)
             ema.update()
 
-        work = median(lambda: gradients.backward(0, errors(images, t, eps, labels).mean()))
-        return work, median(update)
+        work = times(lambda: gradients.backward(0, errors(images, t, eps, labels).mean()))
+        return work, median(times(update))
 
 
 _ranks = ALONE
@@ -84,15 +120,13 @@ def meet(number: int, size: int, place: str) -> None:
 
 
 def exchange(values: int) -> float:
-    return median(lambda: _ranks.gather(torch.zeros(1, values)))
+    return median(times(lambda: _ranks.gather(torch.zeros(1, values))))
 
 
-def exchange_seconds(ranks: int, values: int) -> float:
-    """Seconds in which each of so many ranks sends a row of gradients to all others."""
-    if ranks == 1:
-        return 0.0
-    with TemporaryDirectory() as name, worker_processes(ranks, "met", meet, ranks, f"file://{name}/ranks") as executor:
-        return max(task.result() for task in [executor.submit(exchange, values) for _ in range(ranks)])
+def exchange_seconds(values: int) -> float:
+    """Seconds in which two processes send each other a row of so many float32 values."""
+    with TemporaryDirectory() as name, worker_processes(2, "met", meet, 2, f"file://{name}/ranks") as executor:
+        return max(task.result() for task in [executor.submit(exchange, values) for _ in range(2)])
 
 
 def measured_step(config: Config, ranks: int) -> float:
@@ -108,26 +142,46 @@ def measured_step(config: Config, ranks: int) -> float:
     return config.train.batch_size / cost["train_images_per_second"]
 
 
+def measured(config: Config, shards: int, values: int) -> Constants:
+    """This machine's constants, of a network of so many values."""
+    shard, update = compute_and_update(config, shards)
+    latency = exchange_seconds(1)
+    return Constants(shard, update, latency, 4 * values / (exchange_seconds(values) - latency))
+
+
 def main() -> None:
-    given = arguments(__doc__).parse_args()
+    parser = arguments(__doc__)
+    parser.add_argument("--shards", type=int, default=8, help="train.shards: at most as many ranks (default 8)")
+    names = {
+        "shard-ms": "of a shard",
+        "update-ms": "of the update",
+        "latency-us": "of an exchange",
+        "gb-per-s": "of it",
+    }
+    for name, meaning in names.items():
+        parser.add_argument(f"--{name}", type=float, help=f"{meaning}, in place of measuring")
+    given = parser.parse_args()
     config = settings(QUIET)
-    shards = max(COUNTS)
-    config = config.model_copy(update={"train": config.train.model_copy(update={"shards": shards})})
-    compute, update = compute_and_update(config, config.train.batch_size // shards)
+    config = config.model_copy(update={"train": config.train.model_copy(update={"shards": given.shards})})
     values = sum(weight.numel() for weight in build_network(config.model, SPEC).parameters())
+    told = given.shard_ms, given.update_ms, given.latency_us, given.gb_per_s
+    if None in told and any(told):
+        parser.error("give all four constants, or none.")
+    if None in told:
+        constants = measured(config, given.shards, values)
+    else:
+        shard, update, latency, bandwidth = told
+        constants = Constants([shard / 1e3] * given.shards, update / 1e3, latency / 1e6, bandwidth * 1e9)
+    metadata = {"batch_size": config.train.batch_size, "shards": given.shards, "values": values}
+    metadata |= {"latency_s": constants.latency, "bytes_per_s": constants.bandwidth}
     rows: list[dict[str, Any]] = []
-    for ranks in COUNTS:
-        sent = exchange_seconds(ranks, shards // ranks * values)
-        row = {
-            "ranks": ranks,
-            "compute_s": shards / ranks * compute,
-            "exchange_s": sent,
-            "update_s": update,
-            "model_s": shards / ranks * compute + sent + update,
-            "measured_s": measured_step(config, ranks) if ranks <= (os.cpu_count() or 1) else None,
-        }
+    for ranks in (2**power for power in range(given.shards.bit_length())):
+        row: dict[str, Any] = {"ranks": ranks} | constants.step(ranks, given.shards, 4 * values)
+        if None in told:
+            here = ranks <= (os.cpu_count() or 1)
+            row["measured_s"] = measured_step(config, ranks) if here else None
         rows.append(row | {"model_speedup": rows[0]["model_s"] / row["model_s"] if rows else 1.0})
-        save(rows, given.json, {"batch_size": config.train.batch_size, "shards": shards, "values": values})
+        save(rows, given.json, metadata)
     show(rows)
 
 

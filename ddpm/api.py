@@ -224,6 +224,8 @@ class Model:
     ) -> Images:
         """Images whose masked part is sampled again, to fit what is left of them (RePaint, Lugmayr et al. 2022).
 
+        Where nothing is masked, x_{t−1} = √ᾱ_{t−1} x_0 + √(1−ᾱ_{t−1}) ε; elsewhere it is a step of the reverse process.
+
         mask: True, or bright, where the model paints: bool, or numbers, [h, w] or one for each image, [n, h, w] or
         [n, 1, h, w]. Every other pixel of the result is that of the image, to the bit. labels: what the images are to
         be; "auto" for the class by which the network predicts best what is left of each (`classify`), as the noise has
@@ -263,9 +265,9 @@ class Model:
     ) -> Images:
         """Images like these (SDEdit, Meng et al. 2022): noised up to a time, and sampled back from there.
 
-        strength: which time, as a fraction of all: 0 returns the images, 1 gives fresh samples. labels: what they are
-        to be, which may be another class than the images'; None for no class label at all. count: so many variations
-        of a single image.
+        The reverse process begins with x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε. strength: t, as a fraction of all times: 0 returns
+        the images, 1 gives fresh samples. labels: what they are to be, which may be another class than the images';
+        None for no class label at all. count: so many variations of a single image.
         """
         originals, strength = self._images(image, count), _fraction(strength, "strength")
         generator = self._changed(settings)
@@ -295,7 +297,8 @@ class Model:
         seed None: both are inverted to their noise (`invert`), the noises joined by an arc, and DDIM samples from each
         place on it (Song et al. 2021, §5.3); the ends are a and b up to the error of the inversion. A seed: both are
         noised up to the time ``strength``, as in `vary`, by the same noises for every place, and sampled back from what
-        lies between (Ho et al. 2020, §4.3); the ends are variations of a and b.
+        lies between (Ho et al. 2020, §4.3); the ends are variations of a and b. At the fraction f of the way the noise
+        is (sin((1−f)θ) ε_a + sin(fθ) ε_b) / sin θ, θ the angle between both, and the image (1−f) a + f b.
 
         labels: the class labels of a and b; between them the network's predictions for both are mixed.
         """
@@ -329,6 +332,7 @@ class Model:
     ) -> Inversion:
         """The noise from which the images come by deterministic sampling (DDIM, Song et al. 2021, §4.3).
 
+        Every step x_{t−1} = √ᾱ_{t−1} x̂_0(x_t) + √(1−ᾱ_{t−1}) ε̂(x_t) is solved for x_t, by iteration.
         Sampling goes back from there, by DDIM with the same 50 steps and labels, without guidance or clipping unless
         the settings say so: `Inversion.images`, with the error of the round trip.
         """
@@ -361,6 +365,7 @@ class Model:
     def log_likelihood(self, images: ImagesIn, *, labels: Labels = None, seed: int = 0) -> np.ndarray:
         """A lower bound of log p(x_0) of each 8-bit image, in nats: float64 [n], by DDPM, eq. 5.
 
+        E_q[log p(x_0|x_1) − Σ_t KL(q(x_{t−1}|x_t, x_0) ‖ p(x_{t−1}|x_t)) − KL(q(x_T|x_0) ‖ N(0, 1))].
         labels: then of log p(x_0, label), with the frequency of the label in the training set. In bits per dimension:
         ``−log_likelihood / (pixels · log 2)``. Every training time is evaluated: seconds for one image, minutes for
         hundreds on a CPU.
@@ -439,7 +444,8 @@ class Model:
         schedule, numbers = self.generator.denoiser.schedule, range(1, len(images) + 1)
         steps = respace(schedule, SPACINGS["trailing"](schedule, min(_CLASSIFYING_STEPS, len(schedule))))
         errors = []
-        for label in range(self.classes):
+        classes = tqdm(range(self.classes), desc="classify", unit="class", delay=_SHOWN_AFTER, leave=False)
+        for label in classes:
             denoise = self.generator.denoiser.conditioned(self._known(images, label, ~painted))
             errors.append(known_error(denoise.remembering(), x_0, known, steps, self._noise(numbers, seed)))
         return torch.stack(errors).argmin(0).numpy()

@@ -25,8 +25,10 @@ def chromium() -> Iterator[Browser]:
     path = next(filter(None, map(shutil.which, NAMES)), None)
     with sync_playwright() as playwright:
         try:
-            browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+            browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
         except Error as error:
+            if path:  # one that is there and does not start is no reason to skip
+                raise
             pytest.skip(f"no browser: install Debian's chromium ({str(error).splitlines()[0]})")
         yield browser
         browser.close()

@@ -20,6 +20,7 @@ from ddpm.commands.options import (
     read_picture,
     write_images,
 )
+from ddpm.utils.errors import DdpmError
 from ddpm.utils.images import to_grey
 
 _SIDES = ("left", "right", "top", "bottom")
@@ -68,8 +69,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     interpolate.add_argument("--count", type=int, default=9, help="images in all (default 9)")
     interpolate.add_argument("--labels", nargs=2, metavar="CLASS", help="what a and b are, by number or by name")
     interpolate.add_argument("--strength", type=float, help="noise the images up to this time instead, in (0, 1]")
-    for edit in (inpaint, vary, interpolate):
-        add_options(edit, "edited.png")
+    add_options(inpaint, "edited.png", sampler=False)  # RePaint's steps are ancestral
+    add_options(vary, "edited.png")
+    add_options(interpolate, "edited.png")
+    interpolate.set_defaults(seed=None)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -104,7 +107,7 @@ def _inpaint(model: Model, given: argparse.Namespace) -> object:
     return model.inpaint(
         read_picture(given.image, size),
         mask,
-        labels=_label(model, given),
+        labels="auto" if given.label is None else _label(model, given),
         count=given.count,
         jump_length=given.jump_length,
         resamplings=given.resamplings,
@@ -125,7 +128,9 @@ def _vary(model: Model, given: argparse.Namespace) -> object:
 
 
 def _interpolate(model: Model, given: argparse.Namespace) -> object:
-    partly = {} if given.strength is None else {"strength": given.strength, "seed": given.seed}
+    if given.strength is None and (given.seed is not None or given.sampler):
+        raise DdpmError("--seed and --sampler need --strength: the noises of the two images are those that DDIM finds.")
+    partly = {} if given.strength is None else {"strength": given.strength, "seed": given.seed or 0}
     labels = None if given.labels is None else class_labels(model, given.labels)
     return model.interpolate(
         read_picture(given.a, model.spec.size),

@@ -18,11 +18,14 @@ _GAP_GREY = 64
 _SETTINGS = ("sampler", "steps", "guidance", "autoguidance")
 
 
-def add_options(parser: argparse.ArgumentParser, default: str) -> None:
-    """All that a command which samples has: where the images go (to ``default``), which model, how it samples."""
+def add_options(parser: argparse.ArgumentParser, default: str, *, sampler: bool = True) -> None:
+    """All that a command which samples has: where the images go (to ``default``), which model, how it samples.
+
+    sampler: whether it is to be chosen.
+    """
     _add_output_options(parser, default)
     add_model_options(parser)
-    _add_sampling_options(parser)
+    _add_sampling_options(parser, sampler=sampler)
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -33,14 +36,15 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto (CUDA where there is a device), cpu, cuda, … ")
 
 
-def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
+def _add_sampling_options(parser: argparse.ArgumentParser, *, sampler: bool) -> None:
     """How the model samples: its own settings unless said otherwise."""
     group = parser.add_argument_group("sampling", "the model's own settings unless given here")
     group.add_argument("--seed", type=int, default=0, help="other noise, other images (default 0)")
     group.add_argument("--steps", type=int, help="more is slower and better")
     group.add_argument("--guidance", type=float, metavar="W", help="1: none; above, more typical of the class")
     group.add_argument("--autoguidance", type=float, metavar="W", help="1: none; above, away from the guide's faults")
-    group.add_argument("--sampler", choices=list(SAMPLERS))
+    if sampler:
+        group.add_argument("--sampler", choices=list(SAMPLERS))
 
 
 def _add_output_options(parser: argparse.ArgumentParser, default: str) -> None:
@@ -67,7 +71,7 @@ def class_labels(model: Model, words: Sequence[str]) -> list[Label]:
 
 def given_settings(arguments: argparse.Namespace) -> Settings:
     """The settings that the options change."""
-    given = {key: getattr(arguments, key) for key in _SETTINGS if getattr(arguments, key) is not None}
+    given = {key: value for key in _SETTINGS if (value := getattr(arguments, key, None)) is not None}
     return Settings(**given)  # type: ignore[typeddict-item]
 
 

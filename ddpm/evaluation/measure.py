@@ -11,7 +11,14 @@ from tqdm import tqdm
 
 from ddpm.data.image_set import ImageSet, ImageSpec
 from ddpm.evaluation.classes import ambiguous, class_distances, class_fractions, class_kl, classifier_score, confident
-from ddpm.evaluation.frechet import bootstrap_intervals, costly, fit_gaussian, frechet_distance, frechet_infinity
+from ddpm.evaluation.frechet import (
+    bootstrap_intervals,
+    costly,
+    distance_influences,
+    fit_gaussian,
+    frechet_distance,
+    frechet_infinity,
+)
 from ddpm.evaluation.kernel import kernel_distances, kernel_interval
 from ddpm.evaluation.neighbours import manifold
 from ddpm.evaluation.patches import IMAGES, REPEATS, compare_patches, level_sizes
@@ -70,11 +77,13 @@ def measure_features(
         numbers[f"{frechet_key}_over_floor"] = numbers[frechet_key] / floor
         numbers[f"{kernel_key}_subset_std"] = float(kernel.std(ddof=1))
         if bootstrap:
-            resampled = None if few_distances else infinity
-            interval, of_infinity = bootstrap_intervals(values, real, bootstrap, stream("bootstrap"), resampled, what)
-            ends = {frechet_key: interval, kernel_key: kernel_interval(kernel, len(values), len(sample))}
-            if of_infinity:
-                ends[infinity_key] = of_infinity
+            ends = {kernel_key: kernel_interval(kernel, len(values), len(sample))}
+            if few_distances:
+                low, high = mean_interval(distance_influences(values, real), bootstrap, stream("bootstrap"))
+                ends[frechet_key] = (max(0.0, numbers[frechet_key] + low), numbers[frechet_key] + high)
+            else:
+                found_ends = bootstrap_intervals(values, real, bootstrap, stream("bootstrap"), infinity, what)
+                ends |= {key: pair for key, pair in zip((frechet_key, infinity_key), found_ends, strict=True) if pair}
             ends |= {key: mean_interval(value, bootstrap, stream("interval", key)) for key, value in means.items()}
             numbers |= _named(ends)
     return in_order(numbers)

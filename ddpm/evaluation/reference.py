@@ -8,14 +8,12 @@ import numpy as np
 
 from ddpm.data.image_set import ImageSet
 from ddpm.evaluation.features import FeatureExtractor
-from ddpm.evaluation.frechet import Gaussian, fit_gaussian, frechet_distance
+from ddpm.evaluation.frechet import Gaussian, fit_gaussian, floor_samples, frechet_distance
 from ddpm.evaluation.neighbours import nearest
 from ddpm.utils.errors import DamagedFile
 from ddpm.utils.files import load_arrays, save_arrays
 from ddpm.utils.seeds import numpy_generator
 
-# One sample of 10,000 training images varies by a third; the mean of this many is steady.
-FLOOR_SAMPLES = 40
 FLOOR_IMAGES = 10_000
 # Features of all training images are kept up to this many numbers (80 MB), else those of a random sample.
 _KEPT_NUMBERS = 10_000 * 2048
@@ -135,10 +133,10 @@ def nearest_pixels(train: ImageSet, test: ImageSet) -> np.ndarray:
 def frechet_floor(train: np.ndarray, everything: Gaussian, count: int, generator: np.random.Generator) -> float:
     """The Fréchet distance that ``count`` random ones of features [n, d] score against all of them.
 
-    The mean over `FLOOR_SAMPLES` samples of at most half of the images, as all of them would score nothing.
+    The mean over `floor_samples` samples of at most half of the images, as all of them would score nothing.
     """
     size = min(count, len(train) // 2)
-    samples = (train[generator.permutation(len(train))[:size]] for _ in range(FLOOR_SAMPLES))
+    samples = (train[generator.permutation(len(train))[:size]] for _ in range(floor_samples(train.shape[1])))
     return float(np.mean([frechet_distance(everything, fit_gaussian(sample, "a floor sample")) for sample in samples]))
 
 

@@ -66,7 +66,7 @@ assert np.array_equal(found[..., :14], seven[..., :14])
 def test_the_shipped_model_asks_for_no_network(offline: Offline, root: Path, tmp_path: Path):
     command = (sys.executable, "-m", "ddpm")
     digits, edited = tmp_path / "digits", tmp_path / "edited.png"
-    inpaint = ("edit", "inpaint", str(digits / "00001.png"), "--erase", "right", "--steps", "3", "--out", str(edited))
+    inpaint = ("edit", "inpaint", "docs/images/digit.png", "--erase", "right", "--steps", "3", "--out", str(edited))
     for call in (
         (sys.executable, "-c", LOADING),
         (*command, "sample", "--count", "2", "--steps", "3", "--out", str(digits)),

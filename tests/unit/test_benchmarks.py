@@ -23,6 +23,7 @@ from benchmarks.frontier import RECIPES
 from benchmarks.grid import AXES, BUDGET, cells, complete, effects, plot, rows_of
 from benchmarks.judge import load_judge
 from benchmarks.page import RESULTS, cell, table
+from benchmarks.ranks import Constants, slowest
 from benchmarks.samplers import COMMON, SAMPLERS
 from benchmarks.scaling import exponent, point
 from benchmarks.seeds import spread
@@ -50,6 +51,25 @@ def _settings_of_the_tests(workspace: Path) -> None:
 def test_the_exponent_of_a_power_law_is_its_power(power: float):
     x = [1.0, 3.0, 10.0]
     assert exponent(x, [7 * value**power for value in x]) == pytest.approx(power, abs=1e-12)
+
+
+def test_the_slowest_of_several_draws_is_their_expected_maximum(rng: np.random.Generator):
+    found = rng.normal(10.0, 1.0, size=20_000)
+    assert slowest(found, 1) == pytest.approx(found.mean(), rel=1e-12)
+    assert slowest(np.array([3.0, 1.0]), 3) == pytest.approx(7 / 8 * 3 + 1 / 8, rel=1e-12)
+    assert slowest(found, 8) == pytest.approx(rng.normal(10.0, 1.0, size=(20_000, 8)).max(1).mean(), abs=0.05)
+
+
+def test_a_modelled_step_is_the_sum_of_its_parts():
+    constants = Constants([1.0, 1.0, 1.0, 3.0], update=0.5, latency=0.1, bandwidth=1000.0)
+    alone, two, four = (constants.step(ranks, 4, 200) for ranks in (1, 2, 4))
+    assert alone == {"compute_s": 6.0, "waiting_s": 0.0, "exchange_s": 0.0, "update_s": 0.5, "model_s": 6.5}
+    # Two shards a rank: parts of 2 and 4 seconds; the slower of two ranks has 4 in three cases of four.
+    assert two == pytest.approx(
+        {"compute_s": 3.0, "waiting_s": 0.5, "exchange_s": 0.1 + 2 * 0.2, "update_s": 0.5, "model_s": 4.5}
+    )
+    assert four["exchange_s"] == pytest.approx(3 * (0.1 + 0.2))
+    assert four["compute_s"] + four["waiting_s"] == pytest.approx(3 - 2 * (3 / 4) ** 4)
 
 
 def test_more_channels_take_more_seconds_and_images_no_more_memory():

@@ -10,6 +10,7 @@ import pytest
 from clones import ended
 from PIL import Image
 
+import ddpm
 from ddpm.__main__ import COMMANDS, main, parse
 from ddpm.utils.images import read_pngs
 
@@ -75,6 +76,17 @@ def test_the_three_edits(command: Command, digit: Path):
     assert Path("edited.png").is_file()
 
 
+def test_in_painting_finds_the_class_unless_it_is_told_one(command: Command, digit: Path):
+    image, lower = np.asarray(Image.open(digit)), np.arange(28)[:, None].repeat(28, 1) >= 14
+    model = ddpm.load(device="cpu")
+    given = {"resamplings": 1, "steps": 3, "count": 2}
+    inpaint = ("edit", "inpaint", "digit.png", "--erase", "bottom", "--resamplings", "1", "--count", "2", *FAST)
+    for options, label in (((), "auto"), (("--label", "4"), 4)):
+        command(*inpaint, *options, "--out", "found.npz")
+        assert np.array_equal(np.load("found.npz")["images"], model.inpaint(image, lower, labels=label, **given))
+    assert not np.array_equal(np.load("found.npz")["images"], model.inpaint(image, lower, labels=None, **given))
+
+
 def test_an_image_of_another_size_is_resized_and_that_is_said(command: Command, digit: Path):
     Image.open(digit).resize((56, 56)).convert("RGB").save("large.jpg")
     said = command("edit", "vary", "large.jpg", "--strength", "0", "--count", "1", "--out", "a.npz")
@@ -120,6 +132,8 @@ def test_every_command_explains_itself_by_examples(capsys: pytest.CaptureFixture
         (["edit", "vary", "."], "Is a directory"),
         (["edit", "vary", "digit.png", "--count", "1000000000000"], "count is 1000000000000"),
         (["edit", "interpolate", "digit.png", "digit.png", "--labels", "1", "x"], "there is no class x"),
+        (["edit", "interpolate", "digit.png", "digit.png", "--seed", "1"], "--seed and --sampler need --strength"),
+        (["edit", "interpolate", "digit.png", "digit.png", "--sampler", "ddpm"], "need --strength"),
         (["edit", "vary", "digit.png", "--strength", "2"], "strength is 2.0"),
         (["edit", "inpaint", "digit.png", "--erase", "left", "--label", "11"], "there is no class 11"),
         (["export", "--out", "."], "is there already"),

@@ -7,6 +7,7 @@ from ddpm.evaluation.frechet import (
     Gaussian,
     bootstrap_intervals,
     curve_sizes,
+    distance_influences,
     fit_gaussian,
     frechet_distance,
     frechet_infinity,
@@ -179,3 +180,38 @@ def test_the_interval_of_fd_infinity_is_centred_on_it_and_wider_than_the_distanc
     assert of_infinity is not None
     assert of_infinity[0] < infinity < of_infinity[1]
     assert np.diff(of_infinity)[0] > np.diff(of_distance)[0]
+
+
+def weighted(features: np.ndarray, weights: np.ndarray) -> Gaussian:
+    mean, covariance = np.average(features, 0, weights), np.cov(features, rowvar=False, fweights=weights)
+    return Gaussian(mean, covariance, int(weights.sum()))
+
+
+def test_influences_are_the_derivative_of_the_distance_by_the_weight_of_each_image(rng: np.random.Generator):
+    features, reference = rng.normal(0.5, 1.0, size=(30, 4)) * [1, 2, 0.5, 1], gaussian(rng, 4)
+    found = distance_influences(features, reference)
+    assert abs(found.mean()) < 1e-12 * np.abs(found).max()
+    copies = 10**6  # of each image; then one of them once more
+    every = np.full(30, copies)
+    before = frechet_distance(reference, weighted(features, every))
+    for number in (0, 11, 29):
+        after = frechet_distance(reference, weighted(features, every + copies // 100 * (np.arange(30) == number)))
+        # By n · (d distance) per share of weight; the covariance of 30 images is 30/29 of that of many copies.
+        assert (after - before) * 30 / 0.01 == pytest.approx(found[number], rel=0.05, abs=0.05 * found.std())
+
+
+def test_influences_of_a_singular_covariance_are_those_without_its_empty_dimensions(rng: np.random.Generator):
+    basis, small = np.linalg.qr(rng.normal(size=(20, 3)))[0], gaussian(rng, 3)
+    features = rng.normal(size=(50, 3))
+    large = Gaussian(basis @ small.mean, basis @ small.covariance @ basis.T, 1000)
+    found = distance_influences(features @ basis.T, large)
+    np.testing.assert_allclose(found, distance_influences(features, small), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(("dimensions", "count"), [(4, 400), (64, 1000)])
+def test_influences_give_the_interval_of_whole_resamples(rng: np.random.Generator, dimensions: int, count: int):
+    reference = Gaussian(np.zeros(dimensions), np.eye(dimensions), 60_000)
+    features = rng.normal(0.5, 1.0, size=(count, dimensions)) * rng.uniform(0.5, 1.5, size=dimensions)
+    low, high = bootstrap_intervals(features, reference, 300, fresh(1))[0]
+    width = 2 * 1.96 * distance_influences(features, reference).std() / np.sqrt(count)
+    assert width == pytest.approx(high - low, rel=0.2)

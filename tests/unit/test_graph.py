@@ -13,7 +13,10 @@ from ruamel.yaml import YAML
 from ddpm.config import Config
 from ddpm.data.sources import SOURCES
 from ddpm.evaluation.features import EXTRACTORS
+from ddpm.export.page import model_facts
+from ddpm.models.checkpoint import load_checkpoint
 from ddpm.models.networks import NETWORKS
+from ddpm.pretrained import path_of
 from stages.resume import dvc_stages
 
 ROOT = Path(__file__).parents[2]
@@ -243,3 +246,25 @@ def test_every_setting_but_those_of_the_runtime_is_a_parameter_of_some_stage(gra
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_is_at_most_forty_lines(stage: str):
     assert len((ROOT / f"stages/{stage}.py").read_text().splitlines()) <= 40
+
+
+def test_the_settings_that_the_page_is_made_of_are_parameters_of_its_stage(
+    graph: dict[str, Any], configure: Callable[..., Config]
+):
+    class Noting:
+        """Settings that note which of them are read."""
+
+        read: set[str]
+
+        def __init__(self) -> None:
+            self.read = set()
+
+        def __getattr__(self, name: str) -> object:
+            self.read.add(f"generate.{name}")
+            return getattr(configure().generate, name)
+
+    settings = Noting()
+    model_facts(load_checkpoint(path_of("mnist")), settings, 0)
+    listed = {name for name in graph["export"]["params"] if name.startswith("generate.")}
+    assert listed - settings.read == {"generate.checkpoint"}  # which file is exported
+    assert settings.read <= listed

@@ -6,11 +6,8 @@ import pickle
 import shutil
 import struct
 import tarfile
-import threading
 import zipfile
 from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 
@@ -18,6 +15,7 @@ import numpy as np
 import pytest
 import torchvision.datasets
 from scipy.io import savemat
+from serving import served_folder
 
 from ddpm.data import torchvision_source
 from ddpm.data.image_set import ImageSpec
@@ -154,23 +152,12 @@ def archives(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
     return made
 
 
-class QuietHandler(SimpleHTTPRequestHandler):
-    """Serve a folder without a log."""
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def served(archives: Archives, monkeypatch: pytest.MonkeyPatch) -> Iterator[Archives]:
     """The same, served on this machine, where torchvision's loader looks for it."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=archives.folder)) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever, daemon=True)
-        thread.start()
-        archives.address(f"http://127.0.0.1:{httpd.server_port}/")
+    with served_folder(archives.folder) as address:
+        archives.address(address)
         yield archives
-        httpd.shutdown()
-        thread.join()
 
 
 def check(archives: Archives, folder: Path) -> None:

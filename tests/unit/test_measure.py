@@ -79,7 +79,7 @@ def test_numbers_alone_are_those_beside_what_real_digits_score(
     assert not [key for key in alone if key.endswith(("_real", "_floor"))]
 
 
-@pytest.mark.parametrize(("costly", "most"), [(True, 300), (False, 4100)])
+@pytest.mark.parametrize(("costly", "most"), [(True, 55), (False, 4100)])
 def test_of_many_features_few_eigenvalue_problems_are_solved(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, costly: bool, most: int
 ):

@@ -177,6 +177,14 @@ def test_a_picture_is_chosen_erased_in_part_and_completed(page: Visit):
     assert not (found == chosen)[distance < 1.5].all()
 
 
+def test_the_mouse_erases_what_it_drew(page: Visit):
+    stroke(page)
+    assert drawn(page).any()
+    page.choose("complete", tool="erase")
+    stroke(page)
+    assert not drawn(page).any()
+
+
 def test_the_keyboard_alone_draws(page: Visit):
     page.page.focus("#tab-sample")
     page.page.keyboard.press("ArrowRight")
@@ -240,10 +248,12 @@ def test_the_pictures_are_saved(page: Visit, tmp_path: Path):
 
 
 def test_a_seed_that_is_no_number_is_refused_by_the_form(page: Visit):
+    for seed, valid in (("many", False), (str(2**63), False), (str(10**18 - 1), True)):  # below 2⁶³, as in Python
+        page.choose("sample", seed=seed)
+        assert page.page.evaluate("document.getElementById('sample-seed').validity.valid") == valid
     page.choose("sample", seed="many")
     page.page.click("#form-sample .primary")
     assert page.status() == "Ready."
-    assert not page.page.evaluate("document.getElementById('sample-seed').validity.valid")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -260,6 +270,12 @@ def test_on_a_phone_all_fits_and_a_finger_draws(browser: Browser, site: Path, sc
         assert box
         visited.page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
         assert drawn(visited)[13:15, 13:15].all()
+        finger = visited.page.context.new_cdp_session(visited.page)
+        for kind, places in (("Start", [(0.2, 0.7)]), ("Move", [(0.5, 0.7)]), ("Move", [(0.8, 0.7)]), ("End", [])):
+            points = [{"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]} for x, y in places]
+            finger.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+        assert drawn(visited)[19, 7:22].all()
+        assert visited.page.evaluate("window.scrollY") == 0
 
 
 def test_everything_that_can_be_used_has_a_name(page: Visit):
