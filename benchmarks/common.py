@@ -75,7 +75,8 @@ def fit(config: Config, runtime: Runtime, folder: Path) -> tuple[Checkpoint, dic
     recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
     with RunFolder(folder, folder / "kept") as place:
         if not place.finished:
-            processes = process_count(config.runtime, runtime, config.train.shards)
+            flops = recipe.flops(split()[0])
+            processes = process_count(config.runtime, runtime, config.train.shards, flops)
             work = partial(train, recipe, *split(), save_every_seconds=60.0)
             results, cost = train_together(processes, work, runtime, place)
             place.finish({"results": results, "cost": cost})

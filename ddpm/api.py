@@ -56,7 +56,7 @@ from ddpm.sampling.generator import Generator, make_generator
 from ddpm.sampling.trajectory import Trajectory
 from ddpm.utils.errors import DamagedFile, DdpmError
 from ddpm.utils.images import to_grey, to_pil, to_rgb
-from ddpm.utils.runtime import Runtime, one_thread
+from ddpm.utils.runtime import Runtime, one_thread, true_float32
 
 ImagesIn = Image.Image | np.ndarray | Tensor | Sequence[Image.Image]
 Images = np.ndarray | list[Image.Image] | Tensor
@@ -109,7 +109,7 @@ def _computing(method: Callable[Concatenate["Model", P], R]) -> Callable[Concate
     def computed(self: "Model", /, *arguments: P.args, **named: P.kwargs) -> R:
         if (as_ := named.get("as_", "numpy")) not in get_args(As):
             raise DdpmError(f"as_ is {as_}; choose one of {', '.join(get_args(As))}.")
-        with torch.no_grad(), one_thread(self.device):
+        with torch.no_grad(), one_thread(self.device), true_float32():
             return method(self, *arguments, **named)
 
     return computed

@@ -15,7 +15,8 @@ from stages.runner import run
 def fid(config: Config) -> None:
     source, settings = SOURCES[config.data.name], config.fid
     train, test = source.load(RAW, "train"), source.load(RAW, "test")
-    processes = process_count(config.runtime, runtime := choose_runtime(config.runtime, 0.0), len(train), pays=True)
+    runtime = choose_runtime(config.runtime, 0.0)
+    processes = process_count(config.runtime, runtime, len(train), float("inf"))
     given = (config.seed, runtime.device, REFERENCE, CLASSIFIER, processes)
     evaluator = open_evaluator(settings, train, test, *given)
     images = load_images(GENERATED, worker_count(config.runtime.workers))

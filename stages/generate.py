@@ -19,8 +19,8 @@ def generate(config: Config) -> None:
     checkpoint = load_checkpoint(path)
     nfe = make_generator(checkpoint, str(path), settings, config.seed, choose_runtime(config.runtime, 0.0)).nfe
     work = nfe * flops_per_image(checkpoint.model, checkpoint.spec) * settings.num_images * (1 + settings.replicates)
-    runtime = choose_runtime(config.runtime, work)  # processes repay their start from half a minute of a core on
-    processes = process_count(config.runtime, runtime, batch_count(config, runtime.device), pays=work > 3e12)
+    runtime = choose_runtime(config.runtime, work)
+    processes = process_count(config.runtime, runtime, batch_count(config, runtime.device), work)
     generator = restore_generator(*(restored := (path, settings, config.seed, runtime)))
     labels = generator.class_labels(range(1, settings.num_images + 1))
     with KeptRun(resume_folder("generate", config, *runtime.arithmetic())) as kept:

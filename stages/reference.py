@@ -14,7 +14,7 @@ def reference(config: Config) -> None:
     source = SOURCES[config.data.name]
     train, test = source.load(RAW, "train"), source.load(RAW, "test")
     runtime = choose_runtime(config.runtime, 0.0)
-    processes = process_count(config.runtime, runtime, len(train), pays=True)
+    processes = process_count(config.runtime, runtime, len(train), float("inf"))
     networks, skipped = open_extractors(config.fid, train, runtime.device, CLASSIFIER, processes)
     for network in networks:
         make_reference(network, train, test, config.seed).save(REFERENCE / f"{network.name}.npz")

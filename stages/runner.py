@@ -16,6 +16,7 @@ from ddpm.config import Config, load_config
 from ddpm.evaluation.features import refuse_too_few
 from ddpm.utils.errors import one_sentence
 from ddpm.utils.resume import stopping
+from ddpm.utils.runtime import wanted_device
 from stages.paths import PARAMS
 from stages.resume import forget_recorded
 
@@ -27,7 +28,8 @@ def run(stage: Callable[[Config], None]) -> None:
         config = load_config(PARAMS)
         if "DVC_STAGE" in os.environ:
             _end_with_dvc()
-            refuse_too_few(config.generate.num_images, config.data.name, config.fid)
+            device = wanted_device(config.runtime)
+            refuse_too_few(config.generate.num_images, config.data.name, config.fid, device)
             forget_recorded(os.environ["DVC_STAGE"].rpartition(":")[2], config)
         stage(config)
 

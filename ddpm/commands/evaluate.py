@@ -59,8 +59,8 @@ def evaluate(arguments: argparse.Namespace, features: Path) -> None:
     images = load_images(arguments.images, processors := worker_count("auto"))
     refuse_constant(images, lambda i: f"number {i + 1}")
     labels = _labels(arguments, len(images))
-    refuse_too_few(len(images), arguments.data, arguments)  # before the features of all real images are computed
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    refuse_too_few(len(images), arguments.data, arguments, device)  # before the features of all real images
     Runtime(device, torch.float32, compiled=False).set_up()
     train, test = (SOURCES[arguments.data].load(arguments.reference, part) for part in ("train", "test"))
     classifier = arguments.classifier or features / "classifier.safetensors"

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ddpm.diffusion.objective import Objective
+from ddpm.utils.errors import DdpmError
 
 _LOSSES = 10  # of each time, which its probability is of
 _UNIFORM = 0.001  # of all times, so that none is forgotten
@@ -20,6 +21,11 @@ class LossAware:
     """
 
     def __init__(self, objective: Objective) -> None:
+        """Raises DdpmError on an Apple GPU, which has no float64."""
+        if objective.alpha_bar.device.type == "mps":
+            raise DdpmError(
+                "train.time_density=loss_aware needs float64, which Apple's GPUs lack: set runtime.device to cpu."
+            )
         count = len(objective.density)
         self.objective = objective
         # A row more than there are times, for losses that are not kept: to leave them out would wait for a GPU.

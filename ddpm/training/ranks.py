@@ -4,7 +4,7 @@ Each has its own part of every batch; network, optimizer and random streams are 
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -113,8 +113,11 @@ def _answered() -> Iterator[None]:
         raise LostRank(f"a training process hangs or was lost ({reason}); the next run resumes.") from error
 
 
+def launched(environment: Mapping[str, str]) -> Ranks:
+    """This process as torchrun, or a Slurm script that sets the same variables, started it among others; else alone."""
+    rank, size, local_rank = (int(environment.get(name) or 0) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    return Ranks(rank, size, local_rank) if size > 1 else ALONE
+
+
 ALONE = Ranks()
-# As torchrun started this process among others, or a Slurm script that sets the same variables; else alone.
-LAUNCHED = Ranks(
-    int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
-)
+LAUNCHED = launched(os.environ)

@@ -27,7 +27,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 # Below this much work (FLOPs of the whole stage) compiling costs more time than it saves. Of CUDA an estimate: a minute
 # of a large GPU at a quarter of its peak. Elsewhere it is done on demand only.
 _COMPILE_PAYS_FLOPS = {"cpu": 4e13, "cuda": 1e16}
-_NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+_PROCESSES_PAY_FLOPS = 3e12  # half a minute of a core: below, starting processes takes longer than they save
+# Of Linux, and of Linux under Windows.
+_NVIDIA_DRIVERS = Path("/proc/driver/nvidia/version"), Path("/usr/lib/wsl/lib/libcuda.so.1")
+_PROCESSOR_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processor time, or "max", in so many microseconds
+_PROCESS_BYTES = 2**30  # of main memory that a process which trains or samples on a CPU takes
 _LINUX = platform.system() == "Linux"
 
 
@@ -158,7 +162,7 @@ def choose_runtime(config: RuntimeConfig, flops: float) -> Runtime:
     """
     count = torch.cuda.device_count()
     too_old = ""
-    if not count and _NVIDIA_DRIVER.exists():
+    if not count and any(path.exists() for path in _NVIDIA_DRIVERS):
         too_old = f" The NVIDIA driver here may be too old for CUDA {torch.version.cuda}, see nvidia-smi."
     if too_old and config.device == "auto":
         warnings.warn(
@@ -166,7 +170,7 @@ def choose_runtime(config: RuntimeConfig, flops: float) -> Runtime:
             f"{too_old} runtime.device: cpu silences this.",
             stacklevel=2,
         )
-    device = torch.device(("cuda" if count else "cpu") if config.device == "auto" else config.device)
+    device = wanted_device(config)
     if device.type == "cuda" and (device.index or 0) >= count:
         raise DdpmError(
             f"runtime.device={config.device}: this machine has {count} CUDA devices; choose auto or cpu.{too_old}"
@@ -183,12 +187,18 @@ def choose_runtime(config: RuntimeConfig, flops: float) -> Runtime:
     return runtime
 
 
-def process_count(config: RuntimeConfig, runtime: Runtime, most: int, *, pays: bool | None = None) -> int:
+def wanted_device(config: RuntimeConfig) -> torch.device:
+    """The device of the settings; `auto` is CUDA where there is a device, else the CPU."""
+    default = "cuda" if torch.cuda.device_count() else "cpu"
+    return torch.device(default if config.device == "auto" else config.device)
+
+
+def process_count(config: RuntimeConfig, runtime: Runtime, most: int, flops: float) -> int:
     """How many processes share work of ``most`` equal parts: the setting, or one a processor or CUDA device.
 
-    pays: whether the work repays starting them on a CPU; by default that which repays compiling. No CUDA device is
-    shared: there are at most as many processes as devices. A device that is named by its index is used alone, and so is
-    an Apple GPU.
+    flops: of the work, which must repay starting them on a CPU, where `auto` is no more than the free memory holds. No
+    CUDA device is shared: there are at most as many processes as devices. A device that is named by its index is used
+    alone, and so is an Apple GPU.
     """
     if runtime.device.type == "mps" or runtime.device.index is not None:
         return 1
@@ -200,7 +210,8 @@ def process_count(config: RuntimeConfig, runtime: Runtime, most: int, *, pays: b
     elif cuda:
         found = most
     else:
-        found = worker_count("auto") if (runtime.compiled if pays is None else pays) else 1
+        room = max(1, psutil.virtual_memory().available // _PROCESS_BYTES)
+        found = min(worker_count("auto"), room) if flops > _PROCESSES_PAY_FLOPS else 1
     return min(found, most)
 
 
@@ -217,8 +228,30 @@ def one_thread(device: torch.device) -> Iterator[None]:
 
 
 def worker_count(workers: int | str) -> int:
-    """How many threads to use beside the main one: the setting, or the number of usable processors."""
-    return workers if isinstance(workers, int) else len(os.sched_getaffinity(0)) if _LINUX else os.cpu_count() or 1
+    """How many threads to use beside the main one: the setting, or the number of usable processors.
+
+    A container that is limited to the time of fewer processors (`docker run --cpus`) has that many.
+    """
+    if isinstance(workers, int):
+        return workers
+    if not _LINUX:
+        return os.cpu_count() or 1
+    quota, period = "max", "1"
+    if _PROCESSOR_QUOTA.exists():
+        quota, period = _PROCESSOR_QUOTA.read_text().split()
+    usable = len(os.sched_getaffinity(0))
+    return usable if quota == "max" else max(1, min(usable, math.ceil(int(quota) / int(period))))
+
+
+@contextmanager
+def true_float32() -> Iterator[None]:
+    """Inside, float32 on CUDA means float32 in convolutions too: see `Runtime.set_up`, which a caller may not want."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def peak_memory_bytes(runtime: Runtime, processes: int = 1) -> int:

@@ -1,4 +1,5 @@
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 
 from ddpm.diffusion.objective import build_objective
 from ddpm.training.loss_aware import LossAware
+from ddpm.utils.errors import DdpmError
 
 
 def loss_aware(timesteps: int = 4, *, learned_variance: bool = False) -> LossAware:
@@ -76,3 +78,9 @@ def test_it_continues_from_its_state():
     for each in (times, again):
         each.update(torch.tensor([2]), torch.tensor([100.0]))
     assert torch.equal(times.density(), again.density())
+
+
+def test_an_apple_gpu_is_refused():
+    there = Mock(density=[1.0], alpha_bar=Mock(device=torch.device("mps")))
+    with pytest.raises(DdpmError, match=r"loss_aware needs float64, which Apple.s GPUs lack: set "):
+        LossAware(there)

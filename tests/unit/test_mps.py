@@ -84,7 +84,7 @@ def test_without_an_apple_gpu_one_sentence_says_so(configure: Callable[..., Conf
 
 def test_what_is_chosen_for_it(apple: Runtime, configure: Callable[..., Config]):
     assert apple == Runtime(MPS, torch.float32, compiled=False)
-    assert process_count(configure({"runtime.processes": 4}).runtime, apple, 8) == 1
+    assert process_count(configure({"runtime.processes": 4}).runtime, apple, 8, 1e15) == 1
     assert apple.arithmetic()[0] == "mps"
     assert apple.describe()["device"] == "Apple GPU (mps)"
     assert peak_memory_bytes(apple) > 0

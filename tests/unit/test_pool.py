@@ -7,8 +7,8 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import psutil
@@ -170,19 +170,26 @@ def wait(condition: Callable[[], bool], seconds: float = 30.0) -> None:
 
 def test_processes_are_as_many_as_asked_for_or_as_repay(monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., Config]):
     monkeypatch.setattr("ddpm.utils.runtime.worker_count", lambda _: 6)
-    make = partial(Runtime, precision=torch.float32)
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    free = Mock(available=100 * 2**30)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: free)
+    cpu, cuda, second = (
+        Runtime(torch.device(*device), torch.float32, compiled=False) for device in (("cpu",), ("cuda",), ("cuda", 1))
+    )
     auto, three = (tiny({"runtime.processes": processes}).runtime for processes in ("auto", 3))
-    assert process_count(three, make(cpu, compiled=False), 100) == 3
-    assert process_count(three, make(cpu, compiled=False), 2) == 2
-    assert process_count(auto, make(cpu, compiled=True), 100) == 6
-    assert process_count(auto, make(cpu, compiled=True), 4) == 4
-    assert process_count(auto, make(cpu, compiled=False), 100) == 1
+    assert process_count(three, cpu, 100, 1e9) == 3
+    assert process_count(three, cpu, 2, 1e9) == 2
+    assert process_count(auto, cpu, 100, 1e15) == 6
+    assert process_count(auto, cpu, 4, 1e15) == 4
+    assert process_count(auto, cpu, 100, 1e9) == 1
+    for gibibytes, processes in ((2.5, 2), (0.1, 1)):
+        free.available = int(gibibytes * 2**30)
+        assert process_count(auto, cpu, 100, 1e15) == processes
+        assert process_count(three, cpu, 100, 1e15) == 3
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    assert process_count(auto, make(cuda, compiled=True), 100) == 4
-    assert process_count(auto, make(cuda, compiled=True), 3) == 3
-    assert process_count(three, make(cuda, compiled=True), 100) == 3
+    assert process_count(auto, cuda, 100, 1e15) == 4
+    assert process_count(auto, cuda, 3, 1e15) == 3
+    assert process_count(three, cuda, 100, 1e15) == 3
     for settings in (auto, three):
-        assert process_count(settings, make(torch.device("cuda", 1), compiled=True), 100) == 1
+        assert process_count(settings, second, 100, 1e15) == 1
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    assert process_count(three, make(cuda, compiled=True), 100) == 1
+    assert process_count(three, cuda, 100, 1e15) == 1

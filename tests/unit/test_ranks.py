@@ -26,7 +26,7 @@ from ddpm.models.build import build_network
 from ddpm.training.gradients import ShardGradients
 from ddpm.training.launch import train_together
 from ddpm.training.loop import train
-from ddpm.training.ranks import ALONE, LostRank, Ranks
+from ddpm.training.ranks import ALONE, LostRank, Ranks, launched
 from ddpm.training.run_folder import RunFolder
 from ddpm.training.state import Recipe
 from ddpm.utils.errors import DdpmError
@@ -243,6 +243,13 @@ def test_ranks_started_by_torchrun_compute_on_their_own_device_and_say_how_many_
     folder = RunFolder(tmp_path, tmp_path / "kept", writes=False)
     assert train_together(1, lambda runtime, folder, ranks: ranks, cpu, folder) == Ranks(5, 8, 1)
     assert asked == [1, (8, "env://", "cpu")]
+
+
+def test_a_rank_among_none_is_alone():
+    environment = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
+    assert launched(environment) == Ranks(3, 4, 1)
+    for variables in ({}, {"RANK": "3"}, {"RANK": "", "WORLD_SIZE": ""}, {"RANK": "3", "WORLD_SIZE": "1"}):
+        assert launched(variables) is ALONE
 
 
 def test_ranks_started_by_torchrun_do_not_share_a_device_that_is_named(

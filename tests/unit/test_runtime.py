@@ -1,5 +1,6 @@
 import json
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,7 +11,14 @@ import torch
 
 from ddpm.config import Config
 from ddpm.utils.errors import DdpmError
-from ddpm.utils.runtime import Runtime, choose_runtime, fast_precision, peak_memory_bytes, worker_count
+from ddpm.utils.runtime import (
+    Runtime,
+    choose_runtime,
+    fast_precision,
+    peak_memory_bytes,
+    true_float32,
+    worker_count,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +61,7 @@ def test_bfloat16_is_for_devices_that_compute_in_it(monkeypatch: pytest.MonkeyPa
 def test_a_driver_that_pytorch_cannot_use_is_told(
     configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    monkeypatch.setattr("ddpm.utils.runtime._NVIDIA_DRIVER", tmp_path)
+    monkeypatch.setattr("ddpm.utils.runtime._NVIDIA_DRIVERS", (tmp_path / "none", tmp_path))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with pytest.warns(UserWarning, match=r"NVIDIA driver, but PyTorch finds no device it can use.*nvidia-smi"):
         assert choose_runtime(configure({"runtime.device": "auto"}).runtime, 0.0).device.type == "cpu"
@@ -64,7 +72,7 @@ def test_a_driver_that_pytorch_cannot_use_is_told(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         choose_runtime(configure({"runtime.device": "cpu"}).runtime, 0.0)
-        monkeypatch.setattr("ddpm.utils.runtime._NVIDIA_DRIVER", tmp_path / "none")
+        monkeypatch.setattr("ddpm.utils.runtime._NVIDIA_DRIVERS", (tmp_path / "none",))
         choose_runtime(configure({"runtime.device": "auto"}).runtime, 0.0)
 
 
@@ -89,6 +97,44 @@ def test_what_is_asked_for_is_chosen(configure: Callable[..., Config]):
 def test_little_work_is_not_compiled(configure: Callable[..., Config]):
     settings = {"runtime.device": "cpu", "runtime.precision": "float32", "runtime.compile": "auto"}
     assert not choose_runtime(configure(settings).runtime, 1e9).compiled
+
+
+@pytest.mark.parametrize(("flops", "compiled"), [(5e15, False), (2e16, True)])
+def test_what_is_little_work_depends_on_the_device(
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, flops: float, compiled: bool
+):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("ddpm.utils.runtime.fast_precision", lambda _: torch.bfloat16)
+    monkeypatch.setattr("ddpm.utils.runtime._compiles", lambda _: True)
+    settings = {"runtime.device": "auto", "runtime.precision": "auto", "runtime.compile": "auto"}
+    assert choose_runtime(configure(settings).runtime, flops) == Runtime(torch.device("cuda"), torch.bfloat16, compiled)
+    assert choose_runtime(configure(settings | {"runtime.device": "cpu"}).runtime, flops).compiled
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_a_run_resumes_only_on_the_same_model_of_device(monkeypatch: pytest.MonkeyPatch):
+    runtime = Runtime(torch.device("cuda"), torch.float32, compiled=True)
+    monkeypatch.setattr("torch.backends.cudnn.version", lambda: 91002)
+    found = set()
+    for name in ("NVIDIA A100", "NVIDIA H100"):
+        monkeypatch.setattr("torch.cuda.get_device_name", lambda _, name=name: name)
+        found |= {runtime.arithmetic(), replace(runtime, deterministic=False).arithmetic()}
+    monkeypatch.setattr("torch.backends.cudnn.version", lambda: 91100)
+    assert len(found | {runtime.arithmetic()}) == 5
+    assert all(name.startswith("NVIDIA") for name, *_ in found)
+
+
+def test_true_float32_is_inside_alone(monkeypatch: pytest.MonkeyPatch):
+    @true_float32()
+    def failing() -> None:
+        assert not torch.backends.cudnn.allow_tf32
+        raise ValueError("inside")
+
+    for before in (True, False):
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", before)
+        with pytest.raises(ValueError, match="inside"):
+            failing()
+        assert torch.backends.cudnn.allow_tf32 == before
 
 
 @pytest.mark.parametrize(("precision", "found"), [(torch.float32, torch.float32), (torch.bfloat16, torch.bfloat16)])
@@ -123,6 +169,17 @@ def test_the_description_is_plain_values(cpu: Runtime):
 def test_workers_are_the_number_asked_for_or_the_usable_processors():
     assert worker_count(3) == 3
     assert 1 <= worker_count("auto") <= (os.cpu_count() or 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="control groups are of Linux")
+@pytest.mark.parametrize(("quota", "found"), [("max 100000", 8), ("250000 100000", 3), ("50000 100000", 1)])
+def test_a_container_has_the_processors_that_it_is_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str, found: int
+):
+    (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    monkeypatch.setattr("ddpm.utils.runtime._PROCESSOR_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    assert worker_count("auto") == found
 
 
 def test_memory_is_counted_in_bytes(cpu: Runtime):

@@ -221,7 +221,7 @@ def test_too_few_images_are_refused_before_a_classifier_of_labelled_data_is_trai
     labelled = set(SOURCES) - {"folder", "mnist"}
     assert len(labelled) >= 7
     for name in labelled:
-        refuse_too_few(FEATURES + 1, name, settings)
+        refuse_too_few(FEATURES + 1, name, settings, CPU)
         with pytest.raises(DdpmError, match="128 is too few to be measured by the 128 features of classifier"):
-            refuse_too_few(FEATURES, name, settings)
-    refuse_too_few(FEATURES, "folder", settings)  # which may be without labels
+            refuse_too_few(FEATURES, name, settings, CPU)
+    refuse_too_few(FEATURES, "folder", settings, CPU)  # which may be without labels

@@ -63,19 +63,20 @@ def extractor_names(extractors: str | tuple[str, ...], spec: ImageSpec) -> tuple
     return (*own, "inception")
 
 
-def refuse_too_few(num_images: int, data_name: str, settings: Any) -> None:  # noqa: ANN401
+def refuse_too_few(num_images: int, data_name: str, settings: Any, device: torch.device) -> None:  # noqa: ANN401
     """Raise DdpmError where so many images are too few for a network that would measure them, before they are sampled.
 
     Their covariance would be singular: see `ddpm.evaluation.frechet.fit_gaussian`. How many features an image has is
     the entry's attribute ``dimensions`` or the setting NAME_features; an entry with neither is not judged here, nor is
-    one whose setting NAME is auto where there is no CUDA device, as it is left out there. Whether a data set has labels
-    for a classifier may show only when it is there: without the attribute ``labelled`` of its source none is judged.
+    one whose setting NAME is auto where the ``device`` is no CUDA device, as it is left out there. Whether a data set
+    has labels for a classifier may show only when it is there: without the attribute ``labelled`` of its source none is
+    judged.
     """
     trained = ("classifier",) if getattr(SOURCES[data_name], "labelled", False) else ()
     own = (data_name,) if data_name in EXTRACTORS else trained
     for name in settings.extractors if isinstance(settings.extractors, tuple) else (*own, "inception"):
         dimensions = int(getattr(EXTRACTORS[name], "dimensions", getattr(settings, f"{name}_features", 0)))
-        used = getattr(settings, name, "required") != "auto" or torch.cuda.is_available()
+        used = getattr(settings, name, "required") != "auto" or device.type == "cuda"
         if used and num_images <= dimensions:
             raise DdpmError(
                 f"generate.num_images={num_images} is too few to be measured by the {dimensions} features of {name}: "
