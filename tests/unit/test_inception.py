@@ -4,6 +4,7 @@ import subprocess
 import sys
 import urllib.error
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,17 @@ from inception_weights import OFFICIAL_NAME, random_weights
 
 from ddpm.data.image_set import ImageSet
 from ddpm.evaluation.features import UnavailableExtractor
-from ddpm.evaluation.features.inception import InceptionExtractor, find_weights, load_inception, open_inception
+from ddpm.evaluation.features.inception import (
+    InceptionExtractor,
+    _open,
+    _sharing,
+    find_weights,
+    load_inception,
+    open_inception,
+)
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.images import resize, to_rgb, write_rgb_pngs
+from ddpm.utils.runtime import Runtime
 
 CPU = torch.device("cpu")
 IMAGES = 12
@@ -95,6 +104,21 @@ def test_features_have_the_same_bits_for_any_number_of_processes(weights: Path, 
     alone, shared = (InceptionExtractor(weights, 64, CPU, count).features(images, "test").values for count in (1, 2))
     assert alone.shape == (101, 64)
     assert np.array_equal(alone, shared)
+
+
+def test_cuda_devices_share_the_images_one_process_each(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    found = {name: _sharing(torch.device(name), 8) for name in ("cpu", "cuda", "cuda:1", "mps")}
+    assert found == {"cpu": 8, "cuda": 3, "cuda:1": 1, "mps": 1}
+    assert _sharing(torch.device("cuda"), 2) == 2
+    # Each opens the network on a device of its own.
+    asked: list[int] = []
+    monkeypatch.setattr(
+        Runtime, "of_rank", lambda runtime, number: asked.append(number) or replace(runtime, device=CPU)
+    )
+    monkeypatch.setattr("ddpm.evaluation.features.inception.InceptionExtractor", lambda *given: given)
+    assert _open(Path("weights"), 64, torch.device("cuda"), 2) == (Path("weights"), 64, CPU)
+    assert asked == [2]
 
 
 def test_loading_leaves_torchs_hub_folder_and_its_content_alone(weights: Path, hub: Path):

@@ -73,10 +73,18 @@ class Apart(RunFolder):
 class Lost(RunFolder):
     """A run folder whose first rank is killed after some steps."""
 
+    killed = True  # the rank that writes, or the others
+
     def write_csv(self, name: str, rows: Any) -> None:  # noqa: ANN401
-        if self.writes and name == "log.csv" and rows[-1]["step"] == 12:
+        if self.writes == self.killed and name == "log.csv" and rows[-1]["step"] == 12:
             os.kill(os.getpid(), signal.SIGKILL)
         super().write_csv(name, rows)
+
+
+class LostSecond(Lost):
+    """The same with the other rank killed."""
+
+    killed = False
 
 
 @pytest.fixture(scope="module")
@@ -152,13 +160,14 @@ def test_a_run_stopped_with_two_processes_resumes_with_one_to_the_same_bits(
     assert "resuming from step" in capfd.readouterr().out
 
 
-def test_a_run_whose_first_rank_is_killed_says_so_and_resumes_with_four(
-    run: Run, alone: tuple[Path, dict[str, Any]], tmp_path: Path
+@pytest.mark.parametrize("lost", [Lost, LostSecond])
+def test_a_run_of_which_a_rank_is_killed_says_so_and_resumes_with_four(
+    run: Run, alone: tuple[Path, dict[str, Any]], tmp_path: Path, lost: type[RunFolder]
 ):
     with pytest.raises(
         DdpmError, match=r"^a process that trained was killed, as for want of memory, or hung: lower runtime\."
     ):
-        run(tmp_path, 2, Lost, every=1e-9)
+        run(tmp_path, 2, lost, every=1e-9)
     assert (tmp_path / "kept/state.safetensors").exists()
     with pytest.raises(
         DdpmError, match=r"states of different steps \(1[0-2], 0\): give them one folder .*DDPM_CKPT_DIR"

@@ -59,20 +59,19 @@ class InceptionExtractor:
     preprocessing = "8 bit; grey repeated to RGB; resized to 299 × 299 bilinearly by the network"
 
     def __init__(self, weights: Path, dimensions: int, device: torch.device, processes: int = 1) -> None:
-        """processes: that share the images on a CPU, of one thread each; their number does not change a bit.
-
-        Raises DdpmError for a file that does not hold the weights.
+        """processes: that share the images, of one thread each on a CPU, where their number does not change a bit; on
+        CUDA at most one a device. Raises DdpmError for a file that does not hold the weights.
         """
         self.network, self.device = load_inception(weights, dimensions, device), device
         self.weights, self.weights_sha256, self.dimensions = weights, sha256(weights), dimensions
-        self.processes = processes if device.type == "cpu" else 1
+        self.processes = _sharing(device, processes)
 
     def features(self, images: np.ndarray, label: str) -> Features:
         """Features float32 [n, d]; maps are averaged over their pixels, as pytorch-fid does."""
         parts = np.array_split(images, -(-len(images) // _BATCH[self.device.type]))
         values = []
         with (
-            process_pool(min(self.processes, len(parts)), _open, self.weights, self.dimensions) as pool,
+            process_pool(min(self.processes, len(parts)), _open, self.weights, self.dimensions, self.device) as pool,
             one_thread(self.device),
             tqdm(total=len(images), desc=f"Inception, {label}", unit="image") as progress,
         ):
@@ -89,9 +88,15 @@ class InceptionExtractor:
         return self.network(batch.expand(-1, 3, -1, -1))[0].mean((2, 3)).cpu().numpy()
 
 
-def _open(weights: Path, dimensions: int, number: int) -> InceptionExtractor:
+def _sharing(device: torch.device, processes: int) -> int:
+    """How many of the processes can share the work: a device that is named by its index is used alone."""
+    most = {"cpu": processes, "cuda": torch.cuda.device_count()}.get(device.type, 1)
+    return min(processes, most) if device.index is None else 1
+
+
+def _open(weights: Path, dimensions: int, device: torch.device, number: int) -> InceptionExtractor:
     """The network in a process of its own."""
-    runtime = Runtime(torch.device("cpu"), torch.float32, compiled=False).of_rank(number)
+    runtime = Runtime(device, torch.float32, compiled=False).of_rank(number)
     return InceptionExtractor(weights, dimensions, runtime.device)
 
 
