@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from ddpm.config import Config
 from ddpm.data.image_set import ImageSpec, denormalize
@@ -441,3 +442,14 @@ def test_guidance_is_active_within_its_interval_of_noise_over_signal():
     assert Guidance(1.5, (0.5, 2.5)).is_active(alpha_bar).tolist() == [False, True, True, False]
     assert Guidance(1.5).is_active(alpha_bar).tolist() == [True] * 4
     assert UNGUIDED.is_active(alpha_bar).tolist() == [False] * 4
+
+
+def test_guided_sampling_compiles_once_for_network_and_guide_with_and_without_label(
+    tiny: Callable[..., Config], cpu: Runtime, monkeypatch: pytest.MonkeyPatch
+):
+    counter = CompileCounterWithBackend("aot_eager")
+    monkeypatch.setattr(Runtime, "compile", lambda _, function: torch.compile(function, backend=counter, dynamic=False))
+    torch._dynamo.reset()
+    guided = {"generate.guidance": 1.5, "generate.autoguidance": 1.3, "generate.steps": 6}
+    class_generator(tiny(guided), cpu).sample(range(1, 5))
+    assert counter.frame_count == 1

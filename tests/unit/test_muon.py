@@ -1,7 +1,10 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddpm.training.muon import Muon, orthogonalize
 
@@ -108,3 +111,31 @@ def test_a_parameter_without_a_gradient_stays():
     weights[0].grad = gradient(weights[0], 0)
     Muon(weights, lr=0.05, weight_decay=0.1).step()
     assert torch.equal(weights[1], still)
+
+
+class Counting(TorchDispatchMode):
+    """Counts what computes: not the views and the lists of them, which start nothing on a device."""
+
+    VIEWS = ("view", "_unsafe_view", "unbind", "detach", "transpose", "alias")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        self.count += function.overloadpacket.__name__ not in self.VIEWS
+        return function(*args, **kwargs or {})
+
+
+def test_a_step_starts_as_much_work_for_many_matrices_of_a_shape_as_for_few():
+    counts = []
+    for layers in (4, 16):
+        weights = [nn.Parameter(torch.ones(6, 4, 3, 3)) for _ in range(layers)]
+        muon = Muon(weights, lr=0.1, weight_decay=0.1)
+        for weight in weights:
+            weight.grad = torch.ones_like(weight)
+        muon.step()
+        with Counting() as counting:
+            muon.step()
+        counts.append(counting.count)
+    assert counts[0] == counts[1] < 40
