@@ -5,6 +5,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -41,7 +42,22 @@ def main() -> None:
     """Run; what the user can fix ends it with one sentence and exit status 1."""
     arguments = parse(sys.argv[1:])
     with one_sentence():
-        arguments.run(arguments)
+        try:
+            arguments.run(arguments)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            if not _output_was_cut():
+                raise
+
+
+def _output_was_cut() -> bool:
+    """Whether whoever reads the output has enough of it, as `head` has; what is left of it then goes nowhere."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 if __name__ == "__main__":

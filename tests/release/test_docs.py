@@ -22,7 +22,7 @@ from tools import results
 REPOSITORY = Path(__file__).parents[2]
 CARDS = {
     "mnist": "long",
-    "mnist_unconditional": "unconditional",
+    "mnist_unconditional": "long_unconditional",
 }  # of which preset each model is
 DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 DOCUMENTS += [REPOSITORY / f"ddpm/pretrained/{name}.md" for name in CARDS]

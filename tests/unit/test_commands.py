@@ -97,9 +97,15 @@ def test_an_image_of_another_size_is_resized_and_that_is_said(command: Command, 
 def test_info_says_what_a_checkpoint_holds(command: Command):
     assert "guidance_interval       [1.0, 5.0]" in command("info", "mnist")
     found = json.loads(command("info", "mnist_unconditional", "--json"))
-    assert found["conditioning"] == {"classes": 0, "clusters": 200}
-    assert found["network"]["parameters"] == 618_084
-    assert found["sampling"]["guidance"] == 1.7
+    assert found["conditioning"] == {"classes": 0, "clusters": 110}
+    assert found["network"]["parameters"] == 606_564
+    assert found["sampling"]["guidance"] == 1.4
+
+
+def test_a_reader_that_has_enough_is_no_mistake(root: Path):
+    command = f"{sys.executable} -m ddpm info mnist | head -1; exit ${{PIPESTATUS[0]}}"
+    done = ended(root, "bash", "-c", command)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "file\n", "")
 
 
 def test_every_command_explains_itself_by_examples(capsys: pytest.CaptureFixture[str]):
