@@ -45,19 +45,9 @@ def main() -> None:
         try:
             arguments.run(arguments)
             sys.stdout.flush()
-        except BrokenPipeError:
-            if not _output_was_cut():
-                raise
-
-
-def _output_was_cut() -> bool:
-    """Whether whoever reads the output has enough of it, as `head` has; what is left of it then goes nowhere."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        except BrokenPipeError:  # whoever reads the output has enough of it, as `head` has
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
 
 
 if __name__ == "__main__":
