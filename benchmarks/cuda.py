@@ -8,7 +8,6 @@ that they can.
 """
 
 import argparse
-import hashlib
 import importlib.util
 import json
 import math
@@ -82,6 +81,13 @@ class Bench:
         with RunFolder(folder, folder / "kept") as place:
             return train(recipe, self.training, self.validation, self.runtime, place, save_every_seconds, ranks)[1]
 
+    def digest(self, folder: Path, config: Any) -> str:  # noqa: ANN401
+        """Train in the folder, to the end; returns the beginning of the checkpoint's SHA-256."""
+        from ddpm.utils.files import sha256
+
+        self.train(folder, config)
+        return sha256(folder / "last.safetensors")[:16]
+
     def uncompiled(self) -> "Bench":
         """The same without compiling."""
         other = copy(self)
@@ -133,29 +139,25 @@ def same_bits(bench: Bench) -> dict[str, Any]:
                     bench.train(folder, config, stop_after=25)
                 except SystemExit as stop:
                     stopped = str(stop)
-            bench.train(folder, config)
-            digests.append(hashlib.sha256((folder / "last.safetensors").read_bytes()).hexdigest()[:16])
+            digests.append(bench.digest(folder, config))
     return {"holds": len(set(digests)) == 1 and "stopped at step" in stopped, "digests": digests, "stopped": stopped}
 
 
 @check
 def killed(bench: Bench) -> dict[str, Any]:
     """A training of 60 steps that is killed on its way (SIGKILL) and resumed gives the same checkpoint, uncompiled."""
-    bench, config, digests = bench.uncompiled(), bench.short(60, log_every=10), []
+    bench, config = bench.uncompiled(), bench.short(60, log_every=10)
     with TemporaryDirectory() as name:
-        for run in ("whole", "killed"):
-            folder = Path(name) / run
-            if run == "killed":
-                child = get_context("spawn").Process(target=_train_slowly, args=(bench, folder, config))
-                child.start()
-                while child.is_alive() and not (folder / "kept/state.safetensors").exists():
-                    time.sleep(0.01)
-                child.kill()
-                child.join()
-                status = child.exitcode
-            bench.train(folder, config)
-            digests.append(hashlib.sha256((folder / "last.safetensors").read_bytes()).hexdigest()[:16])
-    return {"holds": len(set(digests)) == 1 and status == -signal.SIGKILL, "digests": digests, "status": status}
+        folder = Path(name) / "killed"
+        child = get_context("spawn").Process(target=_train_slowly, args=(bench, folder, config))
+        child.start()
+        while child.is_alive() and not (folder / "kept/state.safetensors").exists():
+            time.sleep(0.01)
+        child.kill()
+        child.join()
+        digests = [bench.digest(place, config) for place in (folder, Path(name) / "whole")]
+    holds = len(set(digests)) == 1 and child.exitcode == -signal.SIGKILL
+    return {"holds": holds, "digests": digests, "status": child.exitcode}
 
 
 def _train_slowly(bench: Bench, folder: Path, config: Any) -> None:  # noqa: ANN401
@@ -169,11 +171,9 @@ def attention_bits(bench: Bench) -> dict[str, Any]:
     """With attention and dropout, too, two trainings of 20 steps give the same checkpoint."""
     config = bench.short(20)
     values = config.model.model_copy(update={"attention": True, "dropout": 0.1})
-    config, digests = config.model_copy(update={"model": values}), []
+    config = config.model_copy(update={"model": values})
     with TemporaryDirectory() as name:
-        for run in ("first", "second"):
-            bench.train(Path(name) / run, config)
-            digests.append(hashlib.sha256((Path(name) / run / "last.safetensors").read_bytes()).hexdigest()[:16])
+        digests = [bench.digest(Path(name) / run, config) for run in ("first", "second")]
     return {"holds": len(set(digests)) == 1, "digests": digests}
 
 

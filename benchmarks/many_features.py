@@ -29,9 +29,7 @@ def main() -> None:
     rows = []
     for features in given.features:
         # Correlated, as real features are: the eigenvalues then are not all alike.
-        mixed = random.normal(size=(features, features)).astype(np.float32) * np.linspace(
-            0, 1, features, dtype=np.float32
-        )
+        mixed = (random.normal(size=(features, features)) * np.linspace(0, 1, features)).astype(np.float32)
 
         def draw(images: int, mixed: np.ndarray = mixed) -> np.ndarray:
             return random.normal(size=(images, len(mixed))).astype(np.float32) @ mixed

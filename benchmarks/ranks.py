@@ -152,14 +152,8 @@ def measured(config: Config, shards: int, values: int) -> Constants:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--shards", type=int, default=8, help="train.shards: at most as many ranks (default 8)")
-    names = {
-        "shard-ms": "of a shard",
-        "update-ms": "of the update",
-        "latency-us": "of an exchange",
-        "gb-per-s": "of it",
-    }
-    for name, meaning in names.items():
-        parser.add_argument(f"--{name}", type=float, help=f"{meaning}, in place of measuring")
+    for name in ("shard-ms", "update-ms", "latency-us", "gb-per-s"):
+        parser.add_argument(f"--{name}", type=float, help="in place of measuring it: all four, or none")
     given = parser.parse_args()
     config = settings(QUIET)
     config = config.model_copy(update={"train": config.train.model_copy(update={"shards": given.shards})})

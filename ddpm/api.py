@@ -56,7 +56,7 @@ from ddpm.sampling.generator import Generator, make_generator
 from ddpm.sampling.trajectory import Trajectory
 from ddpm.utils.errors import DamagedFile, DdpmError
 from ddpm.utils.images import to_grey, to_pil, to_rgb
-from ddpm.utils.runtime import Runtime, one_thread, true_float32
+from ddpm.utils.runtime import Runtime, one_thread, true_float32, wanted_device
 
 ImagesIn = Image.Image | np.ndarray | Tensor | Sequence[Image.Image]
 Images = np.ndarray | list[Image.Image] | Tensor
@@ -593,7 +593,7 @@ def _read_settings(path: Path) -> GenerateConfig:
 def _device(device: str | torch.device) -> torch.device:
     count = torch.cuda.device_count()
     try:
-        found = torch.device(("cuda" if count else "cpu") if device == "auto" else device)
+        found = wanted_device(device)
     except RuntimeError as error:
         raise DdpmError(f"there is no device {device}: choose auto, cpu or cuda.") from error
     if found.type not in ("cpu", "cuda", "mps") or (found.type == "mps" and not torch.backends.mps.is_available()):

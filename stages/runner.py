@@ -28,7 +28,7 @@ def run(stage: Callable[[Config], None]) -> None:
         config = load_config(PARAMS)
         if "DVC_STAGE" in os.environ:
             _end_with_dvc()
-            device = wanted_device(config.runtime)
+            device = wanted_device(config.runtime.device)
             refuse_too_few(config.generate.num_images, config.data.name, config.fid, device)
             forget_recorded(os.environ["DVC_STAGE"].rpartition(":")[2], config)
         stage(config)

@@ -18,16 +18,16 @@ from stages.runner import run
 
 def train_stage(config: Config) -> None:
     recipe, training = Recipe(config.model, config.diffusion, config.train, config.seed), SPLIT / "train.npz"
-    runtime = choose_runtime(config.runtime, work := recipe.flops(read_image_set(training)))
-    processes = 1 if LAUNCHED.size > 1 else process_count(config.runtime, runtime, config.train.shards, work)
+    runtime = choose_runtime(config.runtime, flops := recipe.flops(read_image_set(training)))
+    processes = 1 if LAUNCHED.size > 1 else process_count(config.runtime, runtime, config.train.shards, flops)
     kept = resume_folder("train", config, *runtime.arithmetic())
     with RunFolder(MODEL, kept, PREVIEWS, writes=not LAUNCHED.rank) as folder:
         if found := folder.finished:
             folder.say(f"this very run was finished, but not recorded: it is taken from {folder.folder}")
         else:
-            trained = partial(train_on_files, recipe, training, SPLIT / "validation.npz", distance=EarlyDistance)
+            work = partial(train_on_files, recipe, training, SPLIT / "validation.npz", distance=EarlyDistance)
             often = config.runtime.checkpoint_every_seconds
-            results, cost = train_together(processes, partial(trained, save_every_seconds=often), runtime, folder)
+            results, cost = train_together(processes, partial(work, save_every_seconds=often), runtime, folder)
             cost |= one_thread(runtime.device)(runtime.describe)() | environment()
             cost = {"train_peak_memory_mib": peak_memory_bytes(runtime, processes) / 2**20} | cost
             folder.finish(found := finished_run("train", results=results, cost=cost))

@@ -1,15 +1,15 @@
 """A page in a real browser, which reaches nothing but the server of its own files."""
 
 import shutil
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, Error, Page, sync_playwright
+from serving import in_background
 
 from ddpm.export.browser_runtime import fetch_runtime
 from ddpm.export.serve import page_server
@@ -98,13 +98,9 @@ class Visit:
         return self.page.eval_on_selector_all(f"#pictures-{kind} button", "all => all.map(one => one.ariaLabel)")
 
 
-@contextmanager
-def serving(folder: Path) -> Iterator[str]:
+def serving(folder: Path) -> AbstractContextManager[str]:
     """The address of the page in a folder."""
-    with page_server(folder, 0) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
+    return in_background(page_server(folder, 0))
 
 
 @contextmanager

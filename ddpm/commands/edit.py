@@ -107,7 +107,7 @@ def _inpaint(model: Model, given: argparse.Namespace) -> object:
     return model.inpaint(
         read_picture(given.image, size),
         mask,
-        labels="auto" if given.label is None else _label(model, given),
+        labels=_label(model, given, default="auto"),
         count=given.count,
         jump_length=given.jump_length,
         resamplings=given.resamplings,
@@ -142,5 +142,5 @@ def _interpolate(model: Model, given: argparse.Namespace) -> object:
     )
 
 
-def _label(model: Model, given: argparse.Namespace) -> Label | None:
-    return None if given.label is None else class_labels(model, [given.label])[0]
+def _label(model: Model, given: argparse.Namespace, default: Label | None = None) -> Label | None:
+    return default if given.label is None else class_labels(model, [given.label])[0]

@@ -24,7 +24,7 @@ from ddpm.evaluation.reference import nearest_pixels
 from ddpm.evaluation.train_classifier import EPOCHS, train_classifier
 from ddpm.utils.errors import DamagedFile
 from ddpm.utils.files import load_arrays, save_arrays, significant, write_json
-from ddpm.utils.runtime import Runtime, fast_precision, worker_count
+from ddpm.utils.runtime import Runtime, fast_precision, wanted_device, worker_count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +59,7 @@ def evaluate(arguments: argparse.Namespace, features: Path) -> None:
     images = load_images(arguments.images, processors := worker_count("auto"))
     refuse_constant(images, lambda i: f"number {i + 1}")
     labels = _labels(arguments, len(images))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = wanted_device("auto")
     refuse_too_few(len(images), arguments.data, arguments, device)  # before the features of all real images
     Runtime(device, torch.float32, compiled=False).set_up()
     train, test = (SOURCES[arguments.data].load(arguments.reference, part) for part in ("train", "test"))

@@ -79,8 +79,8 @@ def measure_features(
         if bootstrap:
             ends = {kernel_key: kernel_interval(kernel, len(values), len(sample))}
             if few_distances:
-                low, high = mean_interval(distance_influences(values, real), bootstrap, stream("bootstrap"))
-                ends[frechet_key] = (max(0.0, numbers[frechet_key] + low), numbers[frechet_key] + high)
+                influences = distance_influences(values, real)
+                ends[frechet_key] = _moved(numbers[frechet_key], influences, bootstrap, stream("bootstrap"))
             else:
                 found_ends = bootstrap_intervals(values, real, bootstrap, stream("bootstrap"), infinity, what)
                 ends |= {key: pair for key, pair in zip((frechet_key, infinity_key), found_ends, strict=True) if pair}
@@ -168,8 +168,7 @@ def measure_patches(
     numbers = named(distances)
     if bootstrap:
         for key, influence in zip(keys, [*moved, np.mean(moved, 0)], strict=True):
-            low, high = mean_interval(1e3 * influence, bootstrap, stream("interval", key))
-            numbers |= _named({key: (max(0.0, numbers[key] + low), numbers[key] + high)})
+            numbers |= _named({key: _moved(numbers[key], 1e3 * influence, bootstrap, stream("interval", key))})
     if alone:
         return numbers
     held_out = some(test.images)
@@ -192,6 +191,14 @@ def mean_interval(values: np.ndarray, resamples: int, generator: np.random.Gener
     means = [values[generator.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
+
+
+def _moved(
+    distance: float, influences: np.ndarray, resamples: int, generator: np.random.Generator
+) -> tuple[float, float]:
+    """95 % interval of a distance, from the influence [n] of each image on it: never below 0. See `mean_interval`."""
+    low, high = mean_interval(influences, resamples, generator)
+    return max(0.0, distance + low), distance + high
 
 
 def over_replicates(first: Mapping[str, float], others: Sequence[Mapping[str, float]]) -> dict[str, float]:

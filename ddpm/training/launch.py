@@ -48,9 +48,9 @@ def train_together(processes: int, run: Callable[..., T], runtime: Runtime, fold
     it does, and DdpmError where a process was killed.
     """
     chosen = runtime.describe()
-    sharing = f"{max(processes, LAUNCHED.size)} of at most train.shards processes"
+    sharing = f"processes: {max(processes, LAUNCHED.size)}, at most train.shards"
     compiled = "compiled" if runtime.compiled else "not compiled"
-    folder.say(f"training on {chosen['device']}, {chosen['precision']}, {compiled}, {sharing}")
+    folder.say(f"training on {chosen['device']}, {chosen['precision']}, {compiled}; {sharing}")
     if LAUNCHED.size > 1:
         if runtime.device.index is not None:
             raise DdpmError(

@@ -170,7 +170,7 @@ def choose_runtime(config: RuntimeConfig, flops: float) -> Runtime:
             f"{too_old} runtime.device: cpu silences this.",
             stacklevel=2,
         )
-    device = wanted_device(config)
+    device = wanted_device(config.device)
     if device.type == "cuda" and (device.index or 0) >= count:
         raise DdpmError(
             f"runtime.device={config.device}: this machine has {count} CUDA devices; choose auto or cpu.{too_old}"
@@ -187,32 +187,37 @@ def choose_runtime(config: RuntimeConfig, flops: float) -> Runtime:
     return runtime
 
 
-def wanted_device(config: RuntimeConfig) -> torch.device:
-    """The device of the settings; `auto` is CUDA where there is a device, else the CPU."""
+def wanted_device(device: str | torch.device) -> torch.device:
+    """The device of that name; auto: CUDA where there is one, else the CPU. Raises RuntimeError where it is no name."""
     default = "cuda" if torch.cuda.device_count() else "cpu"
-    return torch.device(default if config.device == "auto" else config.device)
+    return torch.device(default if device == "auto" else device)
+
+
+def sharing(device: torch.device, processes: int) -> int:
+    """How many of so many processes can share work on a device.
+
+    No CUDA device is shared: there are at most as many processes as devices. A device that is named by its index is
+    used alone, and so is an Apple GPU.
+    """
+    if device.type == "mps" or device.index is not None:
+        return 1
+    return min(processes, torch.cuda.device_count()) if device.type == "cuda" else processes
 
 
 def process_count(config: RuntimeConfig, runtime: Runtime, most: int, flops: float) -> int:
     """How many processes share work of ``most`` equal parts: the setting, or one a processor or CUDA device.
 
-    flops: of the work, which must repay starting them on a CPU, where `auto` is no more than the free memory holds. No
-    CUDA device is shared: there are at most as many processes as devices. A device that is named by its index is used
-    alone, and so is an Apple GPU.
+    flops: of the work, which must repay starting them on a CPU, where `auto` is no more than the free memory holds. See
+    `sharing`.
     """
-    if runtime.device.type == "mps" or runtime.device.index is not None:
-        return 1
-    cuda = runtime.device.type == "cuda"
-    if cuda:
-        most = min(most, torch.cuda.device_count())
     if isinstance(config.processes, int):
         found = config.processes
-    elif cuda:
+    elif runtime.device.type == "cuda":
         found = most
     else:
         room = max(1, psutil.virtual_memory().available // _PROCESS_BYTES)
         found = min(worker_count("auto"), room) if flops > _PROCESSES_PAY_FLOPS else 1
-    return min(found, most)
+    return sharing(runtime.device, min(found, most))
 
 
 @contextmanager

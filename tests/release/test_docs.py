@@ -88,9 +88,8 @@ def test_painted_halves_are_read_as_the_digits_that_they_were():
     assert min(auto.values()) >= 0.95
     assert f"{100 * auto['all']:.1f}<!-- measured --> %" in (REPOSITORY / "README.md").read_text()
     mean, largest = (f"{found['inversion_error'][key]:.3f}<!-- measured -->" for key in ("mean", "largest"))
-    assert (
-        f"{mean} grey levels of 256 a pixel on average, {largest} at most" in (REPOSITORY / "docs/use.md").read_text()
-    )
+    stated = f"{mean} grey levels of 256 a pixel on average, {largest} at most"
+    assert stated in (REPOSITORY / "docs/use.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["editing", "halves"])

@@ -17,14 +17,13 @@ from ddpm.evaluation.features import UnavailableExtractor
 from ddpm.evaluation.features.inception import (
     InceptionExtractor,
     _open,
-    _sharing,
     find_weights,
     load_inception,
     open_inception,
 )
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.images import resize, to_rgb, write_rgb_pngs
-from ddpm.utils.runtime import Runtime
+from ddpm.utils.runtime import Runtime, sharing
 
 CPU = torch.device("cpu")
 IMAGES = 12
@@ -108,9 +107,9 @@ def test_features_have_the_same_bits_for_any_number_of_processes(weights: Path, 
 
 def test_cuda_devices_share_the_images_one_process_each(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
-    found = {name: _sharing(torch.device(name), 8) for name in ("cpu", "cuda", "cuda:1", "mps")}
+    found = {name: sharing(torch.device(name), 8) for name in ("cpu", "cuda", "cuda:1", "mps")}
     assert found == {"cpu": 8, "cuda": 3, "cuda:1": 1, "mps": 1}
-    assert _sharing(torch.device("cuda"), 2) == 2
+    assert sharing(torch.device("cuda"), 2) == 2
     # Each opens the network on a device of its own.
     asked: list[int] = []
     monkeypatch.setattr(

@@ -17,7 +17,7 @@ from ddpm.evaluation.features import EXTRACTORS, Features, UnavailableExtractor,
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.files import sha256
 from ddpm.utils.processes import process_pool
-from ddpm.utils.runtime import Runtime, one_thread
+from ddpm.utils.runtime import Runtime, one_thread, sharing
 
 _BATCH = {"cuda": 500, "mps": 100, "cpu": 50}
 
@@ -64,7 +64,7 @@ class InceptionExtractor:
         """
         self.network, self.device = load_inception(weights, dimensions, device), device
         self.weights, self.weights_sha256, self.dimensions = weights, sha256(weights), dimensions
-        self.processes = _sharing(device, processes)
+        self.processes = sharing(device, processes)
 
     def features(self, images: np.ndarray, label: str) -> Features:
         """Features float32 [n, d]; maps are averaged over their pixels, as pytorch-fid does."""
@@ -86,12 +86,6 @@ class InceptionExtractor:
         """Features of one batch."""
         batch = torch.tensor(images, device=self.device).float() / 255
         return self.network(batch.expand(-1, 3, -1, -1))[0].mean((2, 3)).cpu().numpy()
-
-
-def _sharing(device: torch.device, processes: int) -> int:
-    """How many of the processes can share the work: a device that is named by its index is used alone."""
-    most = {"cpu": processes, "cuda": torch.cuda.device_count()}.get(device.type, 1)
-    return min(processes, most) if device.index is None else 1
 
 
 def _open(weights: Path, dimensions: int, device: torch.device, number: int) -> InceptionExtractor:
