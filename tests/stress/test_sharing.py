@@ -434,9 +434,10 @@ def test_what_http_cannot_do_is_called_so(published: Published, tmp_path: Path):
     output = run_in(theirs, "dvc", "repro", "--pull", "--allow-missing")
     assert "run-cache is not supported for http" in output
     assert stages_run(output) == ["visualize", "report"]
+    # The server refuses POST and closes before it has read the file: the reason is its answer or the broken pipe, by
+    # which of the two the client sees first.
     complaint = refused(theirs, "push")
-    assert "Unsupported method ('POST')" in complaint
-    assert "failed to push data to the cloud" in complaint
+    assert "failed to push data to the cloud - 2 files failed to upload" in complaint
     assert published.objects() == before
 
 
