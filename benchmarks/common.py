@@ -22,7 +22,7 @@ from ddpm.data.sources.mnist import MNIST
 from ddpm.evaluation.classes import ambiguous
 from ddpm.evaluation.features.classifier import MnistExtractor
 from ddpm.evaluation.frechet import Gaussian, fit_gaussian, frechet_distance
-from ddpm.evaluation.neighbours import manifold
+from ddpm.evaluation.neighbours import Points, manifold
 from ddpm.evaluation.reference import Reference
 from ddpm.models.checkpoint import Checkpoint, load_checkpoint
 from ddpm.sampling.generator import Generator
@@ -101,7 +101,7 @@ def quality(images: np.ndarray, labels: np.ndarray | None = None) -> dict[str, f
     assert found.probabilities is not None
     distance = frechet_distance(real.gaussian, fit_gaussian(found.values))
     some = real.train[numpy_generator(0, "benchmark").permutation(real.count)[: len(images)]]
-    alike = manifold(some, found.values, "measure")
+    alike = manifold(Points(some), Points(found.values, "measure"))
     numbers = {
         "fd_mnist": distance,
         "over_floor": distance / floor(len(images)),

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import arguments, run, save, settings, show
-from ddpm.evaluation.measure import measure_features
+from ddpm.evaluation.measure import RealImages, measure_features
 from ddpm.evaluation.reference import reference_of
 from ddpm.utils.seeds import numpy_generator
 
@@ -39,10 +39,11 @@ def main() -> None:
         started = time.perf_counter()
         known = reference_of("random", *zip((train, test), labels, strict=True), None, 0)
         referred = time.perf_counter()
-        measure_features("x", "fd_x", draw(count), known, config.fid.bootstrap, stream, alone=False)
+        beside = RealImages.for_images(count, known, "x", stream)
+        measure_features("x", "fd_x", draw(count), beside, config.fid.bootstrap, stream, alone=False)
         measured = time.perf_counter()
         for _ in range(config.generate.replicates):
-            measure_features("x", "fd_x", draw(count), known, 0, stream, alone=True)
+            measure_features("x", "fd_x", draw(count), beside, 0, stream, alone=True)
         ended = time.perf_counter()
         rows.append(
             {

@@ -33,6 +33,7 @@ from ddpm.utils.runtime import choose_runtime, peak_memory_bytes, worker_count
 # (axis, what is measured, values, what else is set)
 AXES: list[tuple[str, str, list[int], dict[str, Any]]] = [
     ("images", "sample", [10_000, 30_000, 100_000], {"generate.steps": 1}),
+    ("images, npz", "sample", [10_000, 30_000, 100_000], {"generate.steps": 1, "generate.format": "npz"}),
     ("steps", "sample", [5, 10, 20, 40], {"generate.num_images": 1000}),
     ("base_channels", "sample", [16, 32, 64, 128], {"generate.num_images": 500, "generate.steps": 5}),
     ("image_size", "sample", [14, 28, 56, 112], {"generate.num_images": 500, "generate.steps": 5}),
@@ -42,6 +43,7 @@ AXES: list[tuple[str, str, list[int], dict[str, Any]]] = [
 ]
 KEYS = {
     "images": "generate.num_images",
+    "images, npz": "generate.num_images",
     "steps": "generate.steps",
     "base_channels": "model.base_channels",
     "batch_size": "train.batch_size",

@@ -18,7 +18,7 @@ from ddpm.evaluation.features import FeatureExtractor, open_extractors
 from ddpm.evaluation.features.classifier import ClassifierExtractor
 from ddpm.evaluation.frechet import curves
 from ddpm.evaluation.kernel import SUBSETS, subset_size
-from ddpm.evaluation.measure import alike, in_order, measure_classes, measure_features, measure_patches
+from ddpm.evaluation.measure import RealImages, alike, in_order, measure_classes, measure_features, measure_patches
 from ddpm.evaluation.neighbours import (
     COVERAGE_NEIGHBOURS,
     PRECISION_NEIGHBOURS,
@@ -49,7 +49,7 @@ class Evaluator:
     """networks: each with the real images by it. skipped: of those left out, why. seed: of the random choices.
 
     real: the training and the test images, where images are compared with them patch by patch, without a network.
-    device: of the networks.
+    device: of the networks. beside: what so many images have been compared with, by each network.
 
     Class probabilities are those of the first network that gives some; distances between single images' features are
     measured with the first one that has the features of all training images.
@@ -60,6 +60,7 @@ class Evaluator:
     seed: int
     real: tuple[ImageSet, ImageSet] | None = None
     device: torch.device = field(default_factory=partial(torch.device, "cpu"))
+    beside: dict[tuple[str, int], RealImages] = field(default_factory=dict, init=False, repr=False)
 
     def measure(
         self, images: np.ndarray, labels: np.ndarray | None, bootstrap: int, label: str, alone: bool = False
@@ -77,8 +78,11 @@ class Evaluator:
         for network, real in self.networks:
             found = network.features(images, label)
             stream = partial(numpy_generator, self.seed, "evaluation", network.name)
+            beside = self.beside.get(key := (network.name, len(images)))
+            if beside is None:
+                beside = self.beside[key] = RealImages.for_images(len(images), real, network.name, stream)
             keys = (network.name, network.frechet_key)
-            numbers |= measure_features(*keys, found.values, real, bootstrap, stream, alone)
+            numbers |= measure_features(*keys, found.values, beside, bootstrap, stream, alone)
             if found.probabilities is not None and classes.empty:
                 of_classes, classes = measure_classes(
                     network.frechet_key, found.values, found.probabilities, labels, real, bootstrap, stream, alone

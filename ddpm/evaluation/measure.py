@@ -4,6 +4,8 @@ A ``stream`` gives the random generator of a purpose: stream("bootstrap"), strea
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -20,7 +22,7 @@ from ddpm.evaluation.frechet import (
     frechet_infinity,
 )
 from ddpm.evaluation.kernel import kernel_distances, kernel_interval
-from ddpm.evaluation.neighbours import manifold
+from ddpm.evaluation.neighbours import Points, manifold
 from ddpm.evaluation.patches import IMAGES, REPEATS, compare_patches, level_sizes
 from ddpm.evaluation.reference import Reference
 from ddpm.utils.errors import DdpmError
@@ -44,8 +46,27 @@ def refuse_constant(images: np.ndarray, name: Callable[[int], str]) -> None:
         tqdm.write(f"{len(empty)} of {len(images)} images are blank ({some}): right only if the data has such images")
 
 
+@dataclass(frozen=True, eq=False)
+class RealImages:
+    """What so many generated images are compared with: as many random ones of the training and of the test set.
+
+    train [m, d], test [k, d]: features. Sets of as many images share it, as they have these neighbours in common.
+    """
+
+    reference: Reference
+    train: Points
+    test: Points
+
+    @classmethod
+    def for_images(cls, count: int, reference: Reference, name: str, stream: Stream) -> Self:
+        """Beside ``count`` images, by the network of this name."""
+        pick = stream("pick")
+        train, test = (part[pick.permutation(len(part))[:count]] for part in (reference.train, reference.test))
+        return cls(reference, Points(train, f"{name}, training images"), Points(test, f"{name}, real"))
+
+
 def measure_features(
-    name: str, frechet_key: str, features: np.ndarray, reference: Reference, bootstrap: int, stream: Stream, alone: bool
+    name: str, frechet_key: str, features: np.ndarray, beside: RealImages, bootstrap: int, stream: Stream, alone: bool
 ) -> dict[str, float]:
     """Fréchet and kernel distance, precision, recall, density and coverage of features [n, d], with intervals.
 
@@ -54,15 +75,14 @@ def measure_features(
     alone, no value. Raises DdpmError for too few images.
     """
     infinity_key, kernel_key = f"{frechet_key}_infinity", f"kd_{name}"
-    pick = stream("pick")
-    sample, test = (part[pick.permutation(len(part))[: len(features)]] for part in (reference.train, reference.test))
+    reference, sample = beside.reference, beside.train.features
     real, few_distances = reference.gaussian, costly(features.shape[1])
     numbers: dict[str, float] = {}
-    for values, suffix in ((features, ""), (test, "_real"))[: 1 if alone else 2]:
-        what = f"{name}, {'real' if suffix else 'generated'}"
+    for points, suffix in ((Points(features, f"{name}, generated"), ""), (beside.test, "_real"))[: 1 if alone else 2]:
+        values, what = points.features, points.label
         infinity = None if few_distances and alone else frechet_infinity(values, real, stream("orders", suffix))
         kernel = kernel_distances(values, sample, stream("subsets", suffix), what)
-        found = manifold(sample, values, what)
+        found = manifold(beside.train, points)
         means = {f"{key}_{name}": value.astype(np.float64) for key, value in found.items()}
         if not suffix or len(values) > values.shape[1]:
             numbers[frechet_key + suffix] = frechet_distance(real, fit_gaussian(values, f"the {what} set"))

@@ -4,6 +4,8 @@ Distances are Euclidean. They are computed a strip at a time, so that memory doe
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,8 +18,26 @@ _STRIP = 500
 _NUMBERS = 100_000_000  # of points at a time: 400 MB
 
 
-def manifold(real: np.ndarray, generated: np.ndarray, label: str = "") -> dict[str, np.ndarray]:
-    """Fidelity and diversity of features [n, d] beside real ones [m, d]; n = m makes the numbers comparable.
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Features [n, d] of a set of images; ``label`` names the progress bar."""
+
+    features: np.ndarray
+    label: str = ""
+
+    @property
+    def tensor(self) -> Tensor:
+        """float64 [n, d]."""
+        return torch.from_numpy(self.features.astype(np.float64))
+
+    @cached_property
+    def radii(self) -> tuple[Tensor, Tensor]:
+        """The distance of each to its third and to its fifth nearest other: two float64 [n]."""
+        return _radii(self.tensor, (PRECISION_NEIGHBOURS, COVERAGE_NEIGHBOURS), f"radii, {self.label}")
+
+
+def manifold(real: Points, generated: Points) -> dict[str, np.ndarray]:
+    """Fidelity and diversity of generated features [n, d] beside real ones [m, d]; n = m makes the numbers comparable.
 
     An image's radius is the distance to the k-th nearest of its own set: k = 3 for precision and recall (Kynkäänniemi
     et al. 2019, eq. 1 and 2), k = 5 for density and coverage (Naeem et al. 2020, eq. 3 and 5).
@@ -27,14 +47,12 @@ def manifold(real: np.ndarray, generated: np.ndarray, label: str = "") -> dict[s
     generated one. density: float64 [n], in how many radii of real images a generated one lies, over k. coverage: bool
     [m], whether any generated image lies within the radius of a real one.
     """
-    real_t, generated_t = (torch.from_numpy(part.astype(np.float64)) for part in (real, generated))
-    k = (PRECISION_NEIGHBOURS, COVERAGE_NEIGHBOURS)
-    real_radii, real_radii_wide = _radii(real_t, k, f"radii, real, {label}")
-    generated_radii, _ = _radii(generated_t, k, f"radii, {label}")
-    recall = torch.zeros(len(real), dtype=torch.bool)
-    nearest = torch.full((len(real),), torch.inf, dtype=torch.float64)
+    real_radii, real_radii_wide = real.radii
+    generated_radii, _ = generated.radii
+    recall = torch.zeros(len(real_radii), dtype=torch.bool)
+    nearest = torch.full((len(real_radii),), torch.inf, dtype=torch.float64)
     precision, density = [], []
-    for strip, distance in _strips(generated_t, real_t, f"neighbours, {label}"):
+    for strip, distance in _strips(generated.tensor, real.tensor, f"neighbours, {generated.label}"):
         precision.append((distance <= real_radii).any(1))
         density.append((distance <= real_radii_wide).sum(1).double() / COVERAGE_NEIGHBOURS)
         recall |= (distance <= generated_radii[strip, None]).any(0)

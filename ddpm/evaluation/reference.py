@@ -1,6 +1,7 @@
 """What generated images are compared with: the features of the real ones by one network."""
 
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,7 +44,7 @@ class Reference:
     test_nearest: np.ndarray
     floor: float
 
-    @property
+    @cached_property
     def gaussian(self) -> Gaussian:
         """Of all training images."""
         return Gaussian(self.mean, self.covariance, self.count)

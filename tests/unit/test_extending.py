@@ -301,9 +301,12 @@ def test_the_metric(cpu: Runtime, real: tuple[ImageSet, ImageSet], tiny: Callabl
     (network,), _ = open_extractors(settings, real[0], cpu.device, Path("absent.safetensors"))
     reference: Reference = make_reference(network, *real, 7)
     features = network.features(real[1].images // 2, "test").values
-    found = changed.measure_features(
-        "pooled", "fd_pooled", features, reference, 0, lambda *_: np.random.default_rng(0), False
-    )
+
+    def stream(*_: object) -> np.random.Generator:
+        return np.random.default_rng(0)
+
+    beside = measure.RealImages.for_images(len(features), reference, "pooled", stream)
+    found = changed.measure_features("pooled", "fd_pooled", features, beside, 0, stream, False)
     assert found["mean_distance_pooled"] == pytest.approx(1.0, abs=0.1)  # 16 features, each darker by a quarter
     assert found["mean_distance_pooled_real"] < 0.1
 

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,13 +13,14 @@ import torch
 from ddpm.commands.evaluate import number_table
 from ddpm.data.image_set import ImageSet, ImageSpec
 from ddpm.data.load import read_labels
-from ddpm.evaluation import frechet
+from ddpm.evaluation import frechet, neighbours
 from ddpm.evaluation import reference as reference_module
 from ddpm.evaluation.evaluator import Evaluator
 from ddpm.evaluation.features import Features
 from ddpm.evaluation.features.classifier import MnistExtractor
 from ddpm.evaluation.frechet import fit_gaussian, frechet_distance
 from ddpm.evaluation.measure import (
+    RealImages,
     alike,
     mean_interval,
     measure_classes,
@@ -51,7 +53,8 @@ def measured(
     assert by.probabilities is not None
     stream = partial(numpy_generator, 1)
     features, probabilities = by.values[chosen], by.probabilities[chosen]
-    numbers = measure_features("mnist", "fd_mnist", features, reference, 20, stream, alone)
+    beside = RealImages.for_images(len(features), reference, "mnist", stream)
+    numbers = measure_features("mnist", "fd_mnist", features, beside, 20, stream, alone)
     classes, _ = measure_classes("fd_mnist", features, probabilities, labels, reference, 20, stream, alone)
     return numbers | classes
 
@@ -94,8 +97,9 @@ def test_of_many_features_few_eigenvalue_problems_are_solved(
     labels = (np.zeros(len(part), np.int64) for part in (train, test))
     known = reference_of("x", *zip((train, test), labels, strict=True), None, 7)
     stream = partial(numpy_generator, 7)
-    numbers = measure_features("x", "fd_x", sets[0], known, 200, stream, False)
-    others = [measure_features("x", "fd_x", part, known, 0, stream, True) for part in sets[1:]]
+    beside = RealImages.for_images(200, known, "x", stream)
+    numbers = measure_features("x", "fd_x", sets[0], beside, 200, stream, False)
+    others = [measure_features("x", "fd_x", part, beside, 0, stream, True) for part in sets[1:]]
     assert max(solved) == 8
     assert 0.9 * most < len(solved) <= most
     assert numbers["fd_x_low"] < numbers["fd_x"] < numbers["fd_x_high"]
@@ -139,8 +143,21 @@ def test_a_few_copies_among_fresh_digits_are_counted(
     assert table.iloc[3].tolist() == [4, 3, 0.0, 3, 0.0]
 
 
+def test_what_sets_of_as_many_images_are_compared_with_is_found_once(
+    reference: Reference, test_digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+):
+    evaluator = Evaluator([(MnistExtractor(torch.device("cpu")), reference)], {}, 1)
+    found, radii = [], neighbours._radii
+    monkeypatch.setattr(neighbours, "_radii", lambda *given: found.append(given[-1]) or radii(*given))
+    first, *others = [evaluator.measure(test_digits.images[8000:8200], None, 0, "x", alone=True) for _ in range(3)]
+    assert sorted(found) == [*["radii, mnist, generated"] * 3, "radii, mnist, training images"]
+    assert all(other.numbers == first.numbers for other in others)
+    assert evaluator.measure(test_digits.images[8000:8300], None, 0, "x", alone=True).numbers != first.numbers
+    assert found.count("radii, mnist, training images") == 2
+
+
 def test_without_the_features_of_all_training_images_pixels_are_left(rng: np.random.Generator, reference: Reference):
-    sample = Reference(**{**vars(reference), "count": 60_000})
+    sample = replace(reference, count=60_000)
     images = rng.integers(256, size=(40, 1, 28, 28), dtype=np.uint8)
     train = ImageSet(images, np.zeros(40, np.int64), np.arange(40), 1)
     evaluator = Evaluator([(MnistExtractor(torch.device("cpu")), sample)], {}, 1)
@@ -214,10 +231,11 @@ def test_a_damaged_table_of_labels_is_named(tmp_path: Path, content: str):
 
 ELSEWHERE = """
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 import numpy as np
-from ddpm.evaluation.measure import measure_features
+from ddpm.evaluation.measure import RealImages, measure_features
 from ddpm.evaluation.reference import reference_of
 from ddpm.utils.files import significant, write_json
 from ddpm.utils.seeds import numpy_generator
@@ -226,7 +244,9 @@ mixing = rng.normal(size=(64, 64))
 train, test, generated = (np.maximum(0, rng.normal(s, 1, (n, 64)) @ mixing).astype(np.float32)
                           for s, n in ((0, 6000), (0, 1000), (0.1, 1000)))
 known = reference_of("x", (train, np.zeros(6000, int)), (test, np.zeros(1000, int)), None, 7)
-numbers = measure_features("x", "fd_x", generated, known, 10, partial(numpy_generator, 7), False)
+stream = partial(numpy_generator, 7)
+beside = RealImages.for_images(1000, known, "x", stream)
+numbers = measure_features("x", "fd_x", generated, beside, 10, stream, False)
 write_json(Path(sys.argv[1]), significant(numbers))
 """
 

@@ -6,7 +6,7 @@ from scipy.stats import mannwhitneyu
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from ddpm.evaluation import neighbours
-from ddpm.evaluation.neighbours import manifold, memorized_fraction, nearest, nearest_auc
+from ddpm.evaluation.neighbours import Points, manifold, memorized_fraction, nearest, nearest_auc
 
 
 @pytest.fixture(params=[0.0, 0.4])
@@ -16,7 +16,7 @@ def sets(rng: np.random.Generator, request: pytest.FixtureRequest) -> tuple[np.n
 
 def test_precision_and_recall_are_those_of_torch_fidelity(sets: tuple[np.ndarray, np.ndarray]):
     real, generated = sets
-    found = manifold(real, generated, "test")
+    found = manifold(Points(real), Points(generated))
     # Its first set is the generated one, its second the real one.
     theirs = prc_features_to_metric(torch.from_numpy(generated), torch.from_numpy(real), verbose=False)
     assert found["precision"].mean() == pytest.approx(theirs["precision"], rel=1e-6)
@@ -25,7 +25,7 @@ def test_precision_and_recall_are_those_of_torch_fidelity(sets: tuple[np.ndarray
 
 def test_density_and_coverage_are_those_of_prdc(sets: tuple[np.ndarray, np.ndarray]):
     real, generated = sets
-    found = manifold(real, generated, "test")
+    found = manifold(Points(real), Points(generated))
     theirs = compute_prdc(real, generated, nearest_k=5)
     assert found["density"].mean() == pytest.approx(theirs["density"], rel=1e-9)
     assert found["coverage"].mean() == pytest.approx(theirs["coverage"], rel=1e-9)
@@ -35,10 +35,10 @@ def test_density_and_coverage_are_those_of_prdc(sets: tuple[np.ndarray, np.ndarr
 
 
 def test_strips_change_nothing(sets: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch):
-    whole = manifold(*sets, "test")
+    whole = manifold(*map(Points, sets))
     index, distance = nearest(*sets, "test")
     monkeypatch.setattr(neighbours, "_STRIP", 33)
-    parts = manifold(*sets, "test")
+    parts = manifold(*map(Points, sets))
     for name in ("precision", "recall", "density", "coverage"):
         assert np.array_equal(whole[name], parts[name]), name
     assert np.array_equal(nearest(*sets, "test")[0], index)
@@ -80,7 +80,7 @@ def test_the_nearest_is_found_among_more_points_than_fit_into_memory(
 
 def test_a_collapsed_set_is_precise_and_covers_nothing(rng: np.random.Generator):
     real = rng.normal(size=(500, 4))
-    found = manifold(real, np.repeat(real[:1], 500, 0), "test")
+    found = manifold(Points(real), Points(np.repeat(real[:1], 500, 0)))
     assert found["precision"].mean() == 1
     assert found["recall"].mean() < 0.01
     assert found["coverage"].mean() < 0.05
