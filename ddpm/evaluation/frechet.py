@@ -1,13 +1,13 @@
 """The Fréchet distance between two sets of features, each taken as a Gaussian, with its bias and its uncertainty."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from tqdm import tqdm
 
 from ddpm.utils.errors import DdpmError
+from ddpm.utils.threads import in_threads
 
 _MANY_DIMENSIONS = 1024
 
@@ -86,7 +86,9 @@ def curve_sizes(count: int, dimensions: int) -> list[int]:
     return [] if count < 2 * least else np.linspace(least, count, points).round().astype(int).tolist()
 
 
-def frechet_infinity(features: np.ndarray, reference: Gaussian, generator: np.random.Generator) -> float | None:
+def frechet_infinity(
+    features: np.ndarray, reference: Gaussian, generator: np.random.Generator, label: str = ""
+) -> float | None:
     """FD∞: the distance that infinitely many images like features [n, d] would have, without the bias of a finite set.
 
     The distance falls with the number of images as FD∞ + c/n; a line through it over 1/n, at sizes from n/5 up, meets
@@ -97,8 +99,9 @@ def frechet_infinity(features: np.ndarray, reference: Gaussian, generator: np.ra
     sizes = curve_sizes(*features.shape)
     if not sizes:
         return None
-    orders = range(curves(features.shape[1])[0])
-    found = [_curve(features[generator.permutation(len(features))], reference, sizes) for _ in orders]
+    count = curves(features.shape[1])[0]
+    orders = (generator.permutation(len(features)) for _ in range(count))
+    found = _curves(features, orders, count, reference, sizes, f"infinity, {label}")
     return float(_intercept(sizes, np.mean(found, 0)))
 
 
@@ -119,12 +122,8 @@ def bootstrap_intervals(
     count = len(features)
     estimate = frechet_distance(reference, fit_gaussian(features))
     sizes = [count] if infinity is None else curve_sizes(*features.shape)
-    found = np.array(
-        [
-            _curve(features[generator.integers(count, size=count)], reference, sizes)
-            for _ in tqdm(range(resamples), desc=f"bootstrap, {label}", unit="resample")
-        ]
-    )
+    chosen = (generator.integers(count, size=count) for _ in range(resamples))
+    found = np.array(_curves(features, chosen, resamples, reference, sizes, f"bootstrap, {label}"))
     low, high = _centred(found[:, -1], estimate)
     of_infinity = None if infinity is None else _centred(_intercept(sizes, found.T), infinity)
     return (max(0.0, low), high), of_infinity
@@ -150,6 +149,18 @@ def distance_influences(features: np.ndarray, reference: Gaussian) -> np.ndarray
 def _above_rounding(values: np.ndarray) -> np.ndarray:
     """Which eigenvalues [d] are more than rounding errors, whose roots would differ from machine to machine."""
     return values > values.max(initial=0.0) * len(values) * np.finfo(np.float64).eps
+
+
+def _curves(
+    features: np.ndarray,
+    chosen: Iterable[np.ndarray],
+    count: int,
+    reference: Gaussian,
+    sizes: Sequence[int],
+    label: str,
+) -> list[np.ndarray]:
+    """`_curve` of ``count`` choices among features [n, d]."""
+    return in_threads(lambda rows: _curve(features[rows], reference, sizes), chosen, count, label, "curve")
 
 
 def _curve(features: np.ndarray, reference: Gaussian, sizes: Sequence[int]) -> np.ndarray:

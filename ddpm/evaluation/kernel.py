@@ -1,7 +1,8 @@
 """The kernel distance: it compares features like the Fréchet distance, but assumes no Gaussian and has no bias."""
 
 import numpy as np
-from tqdm import tqdm
+
+from ddpm.utils.threads import in_threads
 
 SUBSETS = 100
 SUBSET_SIZE = 1000
@@ -22,13 +23,18 @@ def kernel_distances(
     negative. n, m ≥ 8; ``label`` names the progress bar.
     """
     size = subset_size(len(generated), len(real))
-    found = []
-    for _ in tqdm(range(SUBSETS), desc=f"kernel, {label}", unit="subset"):
-        x, y = (part[generator.permutation(len(part))[:size]].astype(np.float64) for part in (generated, real))
+
+    def distance(chosen: tuple[np.ndarray, np.ndarray]) -> float:
+        x, y = (part[rows].astype(np.float64) for part, rows in zip((generated, real), chosen, strict=True))
         xx, yy, xy = ((a @ b.T / x.shape[1] + 1.0) ** 3 for a, b in ((x, x), (y, y), (x, y)))
         within = xx.sum() - np.trace(xx) + yy.sum() - np.trace(yy)
-        found.append(within / (size * (size - 1)) - 2.0 * xy.mean())
-    return np.array(found)
+        return float(within / (size * (size - 1)) - 2.0 * xy.mean())
+
+    def choose(part: np.ndarray) -> np.ndarray:
+        return generator.permutation(len(part))[:size]
+
+    pairs = ((choose(generated), choose(real)) for _ in range(SUBSETS))
+    return np.array(in_threads(distance, pairs, SUBSETS, f"kernel, {label}", "subset"))
 
 
 def kernel_interval(distances: np.ndarray, generated: int, real: int) -> tuple[float, float]:

@@ -80,7 +80,7 @@ def measure_features(
     numbers: dict[str, float] = {}
     for points, suffix in ((Points(features, f"{name}, generated"), ""), (beside.test, "_real"))[: 1 if alone else 2]:
         values, what = points.features, points.label
-        infinity = None if few_distances and alone else frechet_infinity(values, real, stream("orders", suffix))
+        infinity = None if few_distances and alone else frechet_infinity(values, real, stream("orders", suffix), what)
         kernel = kernel_distances(values, sample, stream("subsets", suffix), what)
         found = manifold(beside.train, points)
         means = {f"{key}_{name}": value.astype(np.float64) for key, value in found.items()}

@@ -4,13 +4,13 @@ Karras et al. 2018, "Progressive Growing of GANs", §5, with the constants of th
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import Tensor
-from tqdm import tqdm
+
+from ddpm.utils.threads import in_threads
 
 PATCH = 7  # pixels a side
 PATCHES = 128  # of each image, at each level
@@ -148,10 +148,9 @@ def compare_patches(
 
 
 def _by_blocks(along: Callable[[Tensor], np.ndarray], directions: Tensor, label: str) -> list[np.ndarray]:
-    """``along`` of a few directions [d, ·] at a time. Threads share them: numpy sorts without Python's lock."""
+    """``along`` of a few directions [d, ·] at a time."""
     blocks = directions.split(_BLOCK, 1)
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return list(tqdm(pool.map(along, blocks), total=len(blocks), desc=f"patches, {label}", unit="block"))
+    return in_threads(along, blocks, len(blocks), f"patches, {label}", "block")
 
 
 def _blur(images: Tensor) -> Tensor:

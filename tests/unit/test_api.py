@@ -117,10 +117,10 @@ def test_a_trajectory_ends_at_the_sample(model: ddpm.Model):
 
 
 def test_the_settings_are_those_of_the_checkpoint_or_of_a_file(model: ddpm.Model, tmp_path: Path, root: Path):
-    assert model.settings["autoguidance"] == 1.5
+    assert model.settings["autoguidance"] == 1.3
     assert model.settings["steps"] == 30
     path = root / "tests/params.yaml"
-    assert ddpm.load(settings=path).settings["guidance"] == load_config(path).generate.guidance != 1.1
+    assert ddpm.load(settings=path).settings["guidance"] == load_config(path).generate.guidance != 1.0
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ EVERYWHERE = {
     "ddpm/utils/registry.py": "finds entries by name",
     "ddpm/utils/resume.py": "where a killed run is kept",
     "ddpm/utils/runtime.py": "where and how fast, never what",
+    "ddpm/utils/threads.py": "which thread computes what",
     "stages/paths.py": "the paths, which dvc.yaml names as well",
     "stages/resume.py": "where a killed run is kept",
     "stages/runner.py": "how a stage begins and ends",

@@ -15,13 +15,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ddpm.data.image_set import ImageSpec, normalize
 from ddpm.evaluation.features import EXTRACTORS, Features, refuse_few
 from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
 from ddpm.utils.files import atomic_path, sha256
 from ddpm.utils.images import resize, to_grey, to_rgb
+from ddpm.utils.threads import in_threads
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "mnist_classifier.safetensors"
 WEIGHTS_SHA256 = "d494fd8d7691dc7102686cbad497e28dcd9b12dfe959101ce3f072faaedf677e"
@@ -142,19 +142,19 @@ class ClassifierExtractor:
         size = min(spec.size, LARGEST)
         self.preprocessing = f"8 bit; {colours}; other sizes resized to {size} × {size} bicubically"
 
-    @torch.inference_mode()
     def features(self, images: np.ndarray, label: str) -> Features:
         """Features float32 [n, 128] and probabilities float32 [n, classes]: see `ddpm.evaluation.features`."""
-        values, probabilities = [], []
-        step = _BATCH[self.device.type]
-        with tqdm(total=len(images), desc=f"classifier, {label}", unit="image") as progress:
-            for start in range(0, len(images), step):
-                batch = torch.tensor(as_input(images[start : start + step], self.spec))
-                found = self.network.features(batch.to(self.device))
-                values.append(found.cpu().numpy())
-                probabilities.append(self.network.classify(found).softmax(1).cpu().numpy())
-                progress.update(len(batch))
+        batches = range(0, len(images), step := _BATCH[self.device.type])
+        parts = (images[start : start + step] for start in batches)
+        found = in_threads(self.embed, parts, len(batches), f"classifier, {label}", "batch", self.device)
+        values, probabilities = zip(*found, strict=True)
         return Features(np.concatenate(values), np.concatenate(probabilities))
+
+    @torch.inference_mode()
+    def embed(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Features and probabilities of one batch."""
+        found = self.network.features(torch.tensor(as_input(images, self.spec)).to(self.device))
+        return found.cpu().numpy(), self.network.classify(found).softmax(1).cpu().numpy()
 
 
 @EXTRACTORS.register("mnist")

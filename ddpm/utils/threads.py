@@ -1,0 +1,34 @@
+"""Threads that share computations which leave Python's lock, as NumPy's matrix products and decompositions do.
+
+Each of them computes alone: threads within one matrix product wait for each other all the time, and beside a busy
+neighbour small ones then take many times as long. Results have the same bits for any number of cores.
+"""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from ddpm.utils.runtime import one_thread, worker_count
+
+A = TypeVar("A")
+R = TypeVar("R")
+_CPU = torch.device("cpu")
+
+
+def in_threads(
+    function: Callable[[A], R], items: Iterable[A], count: int, label: str, unit: str, device: torch.device = _CPU
+) -> list[R]:
+    """``function`` of each of ``count`` items, in their order; ``label`` and ``unit`` are of the progress bar.
+
+    device: of the computations. On others than a CPU they go one after the other.
+    """
+    with (
+        one_thread(device),
+        threadpool_limits(1, user_api="blas"),
+        ThreadPoolExecutor(worker_count("auto") if device.type == "cpu" else 1) as pool,
+    ):
+        return list(tqdm(pool.map(function, items), total=count, desc=label, unit=unit))
