@@ -118,7 +118,7 @@ def test_a_trajectory_ends_at_the_sample(model: ddpm.Model):
 
 def test_the_settings_are_those_of_the_checkpoint_or_of_a_file(model: ddpm.Model, tmp_path: Path, root: Path):
     assert model.settings["autoguidance"] == 1.3
-    assert model.settings["steps"] == 30
+    assert model.settings["steps"] == 40
     path = root / "tests/params.yaml"
     assert ddpm.load(settings=path).settings["guidance"] == load_config(path).generate.guidance != 1.0
 
