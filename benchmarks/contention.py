@@ -1,14 +1,16 @@
-"""What training and sampling keep of their speed beside a busy machine: `python -m benchmarks.contention REVISION`.
+"""What the stages keep of their speed beside a busy machine: `python -m benchmarks.contention REVISION`.
 
-This commit and an earlier one, one after the other: a short training and a short sampling run of each, quiet, beside
-one busy process of one thread, and beside two. The first run of each commit compiles and is not counted. Nothing else
-should run meanwhile. `kept` is the speed as a part of the same commit's quiet speed.
+This commit and an earlier one, one after the other: a short training, a short sampling run and the measuring of its
+images, quiet, beside one busy process of one thread, and beside two. The first run of each commit compiles and is not
+counted. Nothing else should run meanwhile. `kept` is the speed as a part of the same commit's quiet speed; that of
+measuring is in images a second of the whole stage, its start included.
 """
 
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +32,13 @@ CHANGES: dict[str, dict[str, Any]] = {
     "generate": {"num_images": 2000, "trajectories": 1},
     "runtime": {"compile": "on", "precision": "auto"},
 }
-FIGURES = {"train": "train_images_per_second", "generate": "generate_images_per_second"}
+FIGURES = {
+    "train": "train_images_per_second",
+    "generate": "generate_images_per_second",
+    "fid": "fid_images_per_second",
+}
+# Stages that come first; the release that had no classifier has no such stage.
+EARLIER = {"train": ("split",), "fid": ("classifier", "reference")}
 BUSY = (0, 1, 2)
 
 
@@ -58,23 +66,28 @@ def prepare(commit: str, folder: Path) -> None:
         if key in values["generate"]:
             values["generate"][key] = 0
     yaml.dump(values, folder / "params.yaml")
-    for stage in ("split", *FIGURES):
-        stage_of(folder, stage)
+    for stage in FIGURES:
+        for name in (*EARLIER.get(stage, ()), stage):
+            if (folder / f"stages/{name}.py").exists():
+                speed_of(folder, name)
 
 
-def stage_of(folder: Path, stage: str) -> dict[str, Any]:
-    """Run a stage of a clone, from its start; returns what it says of its cost."""
+def speed_of(folder: Path, stage: str) -> float:
+    """Run a stage of a clone, from its start; returns images a second, by its own account where it gives one."""
     environment = {"TORCHINDUCTOR_CACHE_DIR": str(folder / ".compiler"), "PYTHONPATH": ""}
     shutil.rmtree(folder / ".ckpt", ignore_errors=True)
     command = (sys.executable, "-m", f"stages.{stage}")
+    started = time.perf_counter()
     if subprocess.run(command, cwd=folder, env=os.environ | environment, check=False).returncode:
         raise DdpmError(f"`python -m stages.{stage}` failed in {folder}.")
-    return dict(read_json(folder / f"data/cost/{stage}.json")) if stage in FIGURES else {}
+    seconds, cost = time.perf_counter() - started, folder / f"data/cost/{stage}.json"
+    return float(read_json(cost)[FIGURES[stage]] if cost.exists() else CHANGES["generate"]["num_images"] / seconds)
 
 
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("revision", help="the earlier commit")
+    parser.add_argument("--stages", nargs="+", choices=list(FIGURES), default=list(FIGURES), help="default: all")
     given = parser.parse_args()
     leave_surroundings()
     rows: list[dict[str, Any]] = []
@@ -85,10 +98,10 @@ def main() -> None:
             quiet: dict[str, float] = {}
             for processes in tqdm(BUSY, desc=commit[:7]):
                 row: dict[str, Any] = {"commit": commit[:7], "busy": processes}
-                for stage, key in FIGURES.items():
+                for stage in given.stages:
                     with busy(processes):
-                        speed = stage_of(folder, stage)[key]
-                    row |= {key: speed, f"{stage}_kept": speed / quiet.setdefault(stage, speed)}
+                        speed = speed_of(folder, stage)
+                    row |= {FIGURES[stage]: speed, f"{stage}_kept": speed / quiet.setdefault(stage, speed)}
                 rows.append(row)
                 save(rows, given.json, {"processors": os.cpu_count()})
     show(rows)
