@@ -24,11 +24,13 @@ def in_threads(
 ) -> list[R]:
     """``function`` of each of ``count`` items, in their order; ``label`` and ``unit`` are of the progress bar.
 
-    device: of the computations. On others than a CPU they go one after the other.
+    device: of the computations. On others than a CPU they go one after the other, in the thread that calls.
     """
+    if device.type != "cpu":
+        return list(tqdm(map(function, items), total=count, desc=label, unit=unit))
     with (
         one_thread(device),
         threadpool_limits(1, user_api="blas"),
-        ThreadPoolExecutor(worker_count("auto") if device.type == "cpu" else 1) as pool,
+        ThreadPoolExecutor(worker_count("auto")) as pool,
     ):
         return list(tqdm(pool.map(function, items), total=count, desc=label, unit=unit))

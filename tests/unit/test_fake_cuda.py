@@ -208,7 +208,8 @@ def test_features_are_computed_on_the_device_and_read_once_a_batch(
     network = runtime.prepare(load_classifier(torch.device("cpu")), trains=False)
     extractor = ClassifierExtractor(network, digits.spec, "", CUDA)  # type: ignore[arg-type]
     # Without inference mode, in which such tensors cannot be; here and below.
-    found = ClassifierExtractor.features.__wrapped__(extractor, digits.images[:2500], "test")
+    monkeypatch.setattr(ClassifierExtractor, "embed", ClassifierExtractor.embed.__wrapped__)
+    found = extractor.features(digits.images[:2500], "test")
     assert found.values.shape == (2500, 128)
     assert found.probabilities.shape == (2500, 10)
     assert read == 4 * [CUDA]  # features and probabilities of two batches
