@@ -231,7 +231,6 @@ def test_a_damaged_table_of_labels_is_named(tmp_path: Path, content: str):
 
 ELSEWHERE = """
 import sys
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 import numpy as np

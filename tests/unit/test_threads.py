@@ -1,3 +1,5 @@
+from threading import get_ident
+
 import numpy as np
 import pytest
 import torch
@@ -40,12 +42,8 @@ def test_an_error_in_a_thread_is_raised_and_the_threads_of_products_are_as_befor
     assert (torch.get_num_threads(), blas_threads()) == outside
 
 
-def test_what_another_device_computes_goes_one_after_the_other():
-    busy: list[int] = []
-
-    def alone(number: int) -> int:
-        busy.append(number)
-        assert busy == [number]
-        return busy.pop()
-
-    assert in_threads(alone, range(200), 200, "items", "item", torch.device("meta")) == list(range(200))
+@pytest.mark.parametrize(("device", "here"), [("cpu", False), ("meta", True)])
+def test_another_device_than_a_cpu_is_used_by_the_thread_that_calls(device: str, here: bool):
+    found = in_threads(lambda number: (number, get_ident()), range(200), 200, "items", "item", torch.device(device))
+    assert [number for number, _ in found] == list(range(200))
+    assert (get_ident() in {thread for _, thread in found}) == here
