@@ -70,10 +70,14 @@ RECIPES: dict[str, tuple[str | None, dict[str, Any]]] = {
 PROBE_STEPS = 40
 
 
-def speeds(recipes: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Images per second of each recipe's training over a few steps, and where; kept in the folder for a resumed run."""
+def speeds(recipes: Sequence[str], rows: Sequence[dict[str, Any]], folder: Path) -> dict[str, float]:
+    """Images per second of each recipe's training: of its earlier rows, or over a few steps.
+
+    What was measured is kept in the folder: a run that is killed in its first row resumes with the same epochs.
+    """
     note = folder / "speeds.json"
-    found = read_json(note) if note.exists() else choose_runtime(settings().runtime, float("inf")).describe()
+    found = read_json(note) if note.exists() else {}
+    found |= {row["recipe"]: row["images_per_second"] for row in rows}
     for name in [name for name in recipes if name not in found]:
         preset, changes = RECIPES[name]
         probe = settings(changes, QUIET, preset=preset)
@@ -116,10 +120,10 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="a sheet of 100 images of each row")
     given = parser.parse_args()
     check(given.images)
-    speed = speeds(given.recipes, given.work)
     metadata = {"images": given.images, "recipes": RECIPES} | defaults()
-    metadata |= {key: value for key, value in speed.items() if key not in RECIPES}
+    metadata |= choose_runtime(settings().runtime, float("inf")).describe()
     rows = earlier(given.json, metadata)
+    speed = speeds(given.recipes, rows, given.work)
     known = {(row["recipe"], row["seconds"]) for row in rows}
     for seconds in sorted(given.seconds):
         for name in [name for name in given.recipes if (name, seconds) not in known]:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from clones import SETTINGS, TINY
+from filelock import FileLock
 from ruamel.yaml import YAML
 from xdist.scheduler import LoadScopeScheduling
 
@@ -69,7 +70,8 @@ def raw() -> Path:
     if all((folder / name).is_file() and sha256(folder / name) == digest for name, digest in FILES.items()):
         return folder
     cache = Path(tempfile.gettempdir()) / f"mnist-for-tests-{os.getuid()}"
-    MNIST.fetch("auto", cache)
+    with FileLock(f"{cache}.lock"):  # other processes of the same tests want it too
+        MNIST.fetch("auto", cache)
     return cache
 
 

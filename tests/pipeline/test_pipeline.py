@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from browser import chromium
+from browser import PATIENCE, chromium
 from clones import (
     STAGES,
     change,
@@ -214,6 +214,7 @@ def test_plots_of_two_revisions_are_drawn_without_a_network(reproduced: str, clo
     asked: list[str] = []
     with chromium() as browser:
         page = browser.new_context(offline=True).new_page()
+        page.set_default_timeout(PATIENCE)
         page.on("request", lambda request: asked.append(request.url))
         page.goto((clone / "dvc_plots/index.html").as_uri())
         page.wait_for_function("document.querySelectorAll('.vega-embed canvas').length == 4")

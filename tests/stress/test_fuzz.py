@@ -298,11 +298,11 @@ def test_aliases_that_stand_for_billions_of_values_are_refused_at_once(tmp_path:
     content = SETTINGS.read_text().replace("3407", "*a11", 1)
     path = tmp_path / "params.yaml"
     path.write_text("\n".join([*bomb, content]))
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(DdpmError, match=r"seed = .*unknown key a0") as caught:
         load_config(path)
     in_one_line(caught.value, str(path))
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 @fuzz(200)

@@ -302,11 +302,11 @@ def test_checks_of_cuda_for_which_there_is_no_time_are_named(
 ):
     def slow(bench: cuda.Bench) -> dict[str, object]:
         """Is true."""
-        time.sleep(0.1)
+        time.sleep(1.0)
         return {"holds": True}
 
     monkeypatch.setattr(cuda, "CHECKS", {"slow": slow, "noise": cuda.CHECKS["noise"], "other": slow})
-    told = ["--rehearse", "--mnist", str(raw), "--minutes", "0.001", "--json", "found.json", "--page", "found.md"]
+    told = ["--rehearse", "--mnist", str(raw), "--minutes", "0.015", "--json", "found.json", "--page", "found.md"]
     monkeypatch.setattr("sys.argv", ["cuda", *told])
     assert cuda.main() == 1
     assert capsys.readouterr().err.endswith("error: time was over before noise, other: give more --minutes.\n")
@@ -353,4 +353,4 @@ def test_busy_processes_are_busy_inside_and_gone_after_it():
         while min(process.cpu_times().user for process in started) < 0.05:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-    assert set(psutil.Process().children()) == before
+    assert not set(psutil.Process().children()) & started

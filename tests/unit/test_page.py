@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from browser import Visit, chromium, page_runtime, serving, visit
+from browser import PATIENCE, Visit, chromium, page_runtime, serving, visit
 from PIL import Image
 from playwright.sync_api import Browser
 
@@ -327,6 +327,7 @@ def test_a_file_that_is_missing_is_named(browser: Browser, site: Path, tmp_path:
 
 def test_opened_as_a_file_the_page_says_what_to_do(browser: Browser, site: Path):
     opened = browser.new_page()
+    opened.set_default_timeout(PATIENCE)
     opened.goto((site / "index.html").as_uri())
     opened.wait_for_selector('#status[data-state="error"]')
     assert opened.inner_text("#status").endswith("Serve its folder: python -m ddpm page")

@@ -161,7 +161,7 @@ def test_processes_do_not_outlive_a_killed_parent(root: Path, tmp_path: Path):
     wait(lambda: not any(child.is_running() for child in children))
 
 
-def wait(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+def wait(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

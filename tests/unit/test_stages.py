@@ -67,6 +67,8 @@ def place(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("TORCH_HOME", str(workspace / "torch"))
     monkeypatch.delenv("DDPM_CKPT_DIR", raising=False)
+    # Its thread would outlive the test.
+    monkeypatch.setattr("stages.runner._end_with_dvc", lambda: None)
     handler, deterministic = signal.getsignal(signal.SIGTERM), torch.are_deterministic_algorithms_enabled()
     yield Place(workspace)
     signal.signal(signal.SIGTERM, handler)

@@ -18,7 +18,9 @@ def test_it_is_short_and_kept_without_outputs(notebook: nbformat.NotebookNode):
 
 
 def test_every_cell_runs_and_the_pictures_are_there(notebook: nbformat.NotebookNode, root: Path):
-    done = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(root)}}).execute()
+    done = NotebookClient(
+        notebook, timeout=600, startup_timeout=300, resources={"metadata": {"path": str(root)}}
+    ).execute()
     shown = [{kind for output in cell.outputs for kind in output.get("data", {})} for cell in done.cells]
     pictures = [place for place, kinds in enumerate(shown) if "image/png" in kinds]
     assert pictures == [1, 2, 3, 4, 5, 6, 8, 9]
