@@ -8,6 +8,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from ddpm.utils.errors import one_sentence
 
@@ -23,10 +24,16 @@ COMMANDS = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One sentence in place of all options, which --help shows."""
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """What the command line asks for; its ``run`` is the function to call. Raises SystemExit for a mistake in it."""
     shown = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="python -m ddpm", description=__doc__, formatter_class=shown)
+    parser = _Parser(prog="python -m ddpm", description=__doc__, formatter_class=shown)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, formatter_class=shown)

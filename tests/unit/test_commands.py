@@ -159,3 +159,18 @@ def test_a_mistake_is_one_sentence_and_nothing_is_written(command: Command, digi
     assert reason in message
     assert len(message.splitlines()) == 1
     assert sorted(Path().iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "the following arguments are required: COMMAND; see python -m ddpm --help"),
+        (["sample", "--count", "x"], "argument --count: invalid int value: 'x'; see python -m ddpm sample --help"),
+        (["edit", "inpaint"], "the following arguments are required: image; see python -m ddpm edit inpaint --help"),
+    ],
+)
+def test_what_was_typed_wrong_is_said_in_one_sentence(capsys: pytest.CaptureFixture[str], words: list[str], said: str):
+    with pytest.raises(SystemExit) as ending:
+        parse(words)
+    assert ending.value.code == 2
+    assert capsys.readouterr().err == f"error: {said}\n"
