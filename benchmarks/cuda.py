@@ -371,7 +371,7 @@ def main() -> int:
     parser.add_argument("--mnist", type=Path, default=ROOT / "data/raw", help="the four IDX files (default data/raw)")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--page", type=Path, metavar="FILE", help="the same as Markdown")
-    parser.add_argument("--checks", nargs="+", help="only these")
+    parser.add_argument("--checks", nargs="+", choices=list(CHECKS), metavar="NAME", help="only these")
     parser.add_argument("--rehearse", action="store_true", help="in small, on the CPU")
     parser.add_argument(
         "--minutes", type=float, help="after which no further check begins (default 6.5, in a rehearsal never)"

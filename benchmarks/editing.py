@@ -3,8 +3,8 @@
 A half of real test digits is erased and painted again by the shipped model; the classifier of `ddpm.evaluation` reads
 the result. Counted are the unambiguous halves: the ten training digits whose same half is nearest to it, pixel by
 pixel, are all of one class, whichever that is. Ways: "auto", the class is found by the visible half; "label", it is
-given; "no_label", there is none. Beside it the round-trip error of the inversion. With --pictures it writes those of
-docs/use.md.
+given; "no_label", there is none; "no_label_no_resampling", nor is any step repeated (RePaint's resampling). Beside it
+the round-trip error of the inversion. With --pictures it writes those of docs/use.md.
 """
 
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def main() -> None:
     given = parser.parse_args()
     model, test = ddpm.load(), MNIST.load(RAW, "test")
     if given.pictures:
-        draw(model, of_each_class(test, 3))
+        write_pictures(model, of_each_class(test, 3))
         return
     if given.digits < 1:
         raise DdpmError(f"--digits {given.digits}: at least 1.")
@@ -103,14 +103,14 @@ def painted_right(
 
 
 def row(erased: str, halves: int, right: dict[str, np.ndarray]) -> dict[str, float | int | str]:
-    """The fractions, and the standard error of that of the lack of any label."""
+    """The fractions, and the standard error of that for which the class is found: `auto`, or `classify`."""
     fractions = {way: float(found.mean()) for way, found in right.items()}
     found = next(found for way, found in right.items() if way in ("classify", "auto"))
     error = {"standard_error": float(found.std() / len(found) ** 0.5)}
     return {"erased": erased, "halves": halves, "unambiguous": len(found)} | fractions | error
 
 
-def draw(model: Model, digits: ImageSet) -> None:
+def write_pictures(model: Model, digits: ImageSet) -> None:
     """The pictures: samples, a test digit; in-painting, interpolation and variations of three test digits a class."""
     _write("digits", np.asarray(model.sample(64)), 16)
     write_png(PICTURES / "digit.png", digits.images[3])
@@ -118,8 +118,8 @@ def draw(model: Model, digits: ImageSet) -> None:
     shown = digits.images[:10]
     holes = np.where(erased, 96, shown).astype(np.uint8)
     completions = [np.asarray(model.inpaint(shown, erased, seed=seed)) for seed in (0, 1)]
-    told = np.asarray(model.inpaint(shown, erased, labels=digits.labels[:10]))
-    _write("inpainting", np.concatenate([shown, holes, *completions, told]), 10)
+    labelled = np.asarray(model.inpaint(shown, erased, labels=digits.labels[:10]))
+    _write("inpainting", np.concatenate([shown, holes, *completions, labelled]), 10)
     pairs = [(0, 11), (3, 18), (7, 12), (14, 9)]
     images, labels = digits.images, digits.labels.tolist()
     paths = [model.interpolate(images[a], images[b], 11, labels=(labels[a], labels[b])) for a, b in pairs[:2]]

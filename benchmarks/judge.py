@@ -1,4 +1,4 @@
-"""A second classifier, which no default was chosen by: `python -m benchmarks.judge data/raw
+"""A second classifier, by which nothing in the pipeline is measured: `python -m benchmarks.judge data/raw
 benchmarks/judge.safetensors`.
 
 Another architecture (residual blocks, GELU, features averaged over the image instead of taken from it place by place)

@@ -56,7 +56,7 @@ class Constants:
 
     def step(self, ranks: int, shards: int, size: int) -> dict[str, float]:
         """The model's seconds of a step of so many ranks, by their parts; size: bytes of a shard's gradients."""
-        each = shards // ranks
+        each = -(-shards // ranks)  # the largest share, which the others wait for
         parts = np.reshape(self.shard[: len(self.shard) // each * each], (-1, each)).sum(1)
         found = {
             "compute_s": float(parts.mean()),
@@ -158,20 +158,20 @@ def main() -> None:
     config = settings(QUIET)
     config = config.model_copy(update={"train": config.train.model_copy(update={"shards": given.shards})})
     values = sum(weight.numel() for weight in build_network(config.model, SPEC).parameters())
-    told = given.shard_ms, given.update_ms, given.latency_us, given.gb_per_s
-    if None in told and any(told):
+    constants_given = given.shard_ms, given.update_ms, given.latency_us, given.gb_per_s
+    if len({value is None for value in constants_given}) > 1:
         parser.error("give all four constants, or none.")
-    if None in told:
+    if None in constants_given:
         constants = measured(config, given.shards, values)
     else:
-        shard, update, latency, bandwidth = told
+        shard, update, latency, bandwidth = constants_given
         constants = Constants([shard / 1e3] * given.shards, update / 1e3, latency / 1e6, bandwidth * 1e9)
     metadata = {"batch_size": config.train.batch_size, "shards": given.shards, "values": values}
     metadata |= {"latency_s": constants.latency, "bytes_per_s": constants.bandwidth}
     rows: list[dict[str, Any]] = []
     for ranks in (2**power for power in range(given.shards.bit_length())):
         row: dict[str, Any] = {"ranks": ranks} | constants.step(ranks, given.shards, 4 * values)
-        if None in told:
+        if None in constants_given:
             here = ranks <= (os.cpu_count() or 1)
             row["measured_s"] = measured_step(config, ranks) if here else None
         rows.append(row | {"model_speedup": rows[0]["model_s"] / row["model_s"] if rows else 1.0})

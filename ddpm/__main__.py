@@ -1,4 +1,4 @@
-"""Use a trained model from the shell. Nothing need be trained first: `python -m ddpm sample` draws 64 digits.
+"""Use a trained model from the shell. Nothing need be trained first: `python -m ddpm sample` samples 64 digits.
 
 `python -m ddpm COMMAND --help` has examples of each.
 """
@@ -14,7 +14,7 @@ from ddpm.utils.errors import one_sentence
 
 # Each sub-command and what it does: a module of `ddpm.commands`, of which only the one that is called is imported.
 COMMANDS = {
-    "sample": "draw images",
+    "sample": "sample images",
     "edit": "complete a part of an image, vary it, go from one to another",
     "info": "what a checkpoint holds",
     "average": "average the weights of a training over another length",

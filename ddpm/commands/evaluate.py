@@ -60,7 +60,9 @@ def evaluate(arguments: argparse.Namespace, features: Path) -> None:
     refuse_constant(images, lambda i: f"number {i + 1}")
     labels = _labels(arguments, len(images))
     device = wanted_device("auto")
-    refuse_too_few(len(images), arguments.data, arguments, device)  # before the features of all real images
+    # Before the features of all real images.
+    names = "the number of images, {},", "--extractors"
+    refuse_too_few(len(images), arguments.data, arguments, device, *names)
     Runtime(device, torch.float32, compiled=False).set_up()
     train, test = (SOURCES[arguments.data].load(arguments.reference, part) for part in ("train", "test"))
     classifier = arguments.classifier or features / "classifier.safetensors"

@@ -1,4 +1,4 @@
-"""Draw images with a trained model.
+"""Sample images from a trained model.
 
 python -m ddpm sample                                      64 digits of all classes in digits.png
 python -m ddpm sample --classes 3 8 --count 16 --scale 4   threes and eights in turn, larger
@@ -6,7 +6,7 @@ python -m ddpm sample --classes sneaker --model FILE       by name, of a model o
 python -m ddpm sample --count 10000 --out digits           10,000 PNG files in the folder digits
 python -m ddpm sample --count 10000 --out digits.npz       arrays: images and, of a model with classes, labels
 python -m ddpm sample --model data/model/best.safetensors  by the model that the pipeline trained here
-python -m ddpm sample --model mnist_unconditional          by one that was never told a class
+python -m ddpm sample --model mnist_unconditional          by one that knows no class label
 """
 
 import argparse

@@ -129,7 +129,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
 
 
 def _check_header(header: Any) -> None:  # noqa: ANN401
-    """Raises ValueError that names the key whose value is none."""
+    """Raises ValueError that names the key whose value is wrong."""
     try:
         metadata = _Header.model_validate(header).metadata
     except ValidationError as error:
@@ -148,7 +148,7 @@ def _check_conditioning(conditioning: Conditioning, model: ModelConfig, spec: Im
         raise ValueError("its labels are not those of its network")
     frequencies = conditioning.frequencies
     if frequencies.dtype != torch.float64 or frequencies.min() < 0 or not 0 < frequencies.sum() < math.inf:
-        raise ValueError("the frequencies of its labels are none")
+        raise ValueError("the frequencies of its labels are negative, not finite or all zero")
     if not all(tensor.is_floating_point() and bool(tensor.float().isfinite().all()) for tensor in tensors.values()):
         raise ValueError("the means of its clusters are no finite numbers")
 

@@ -63,19 +63,18 @@ def sample_batches(
     """
     total = generator.config.num_images
     size = min(batch_size, total) if isinstance(batch_size, int) else fitting_batch(total, generator.device)
-    first, resumed = 1, 0
+    first = 1
     with tqdm(total=total, desc=label, unit="image", smoothing=0.1) as progress, stop_signals("batch") as stop:
-        shared = _share(pool, generator.config, first, size, kept)
+        missing = _missing(first, total, size, kept)
+        if missing and missing[0] > 1:
+            progress.write(f"resuming {label} from image {missing[0]} of {total}, kept in {kept}")
+        shared = _share(pool, generator.config, missing, size, kept)
         while first <= total:
             try:
                 if first in shared:
                     shared[first].result()
                 batch = _read_batch(kept, first)
-                if batch:
-                    resumed = first + len(batch.images)
-                else:
-                    if resumed == first:
-                        progress.write(f"resuming {label} from image {first} of {total}, kept in {kept}")
+                if not batch:
                     batch = _keep_batch(generator, generator.config, first, size, kept, progress)
             except RuntimeError as error:
                 # While a CUDA graph is recorded, want of memory is a plain RuntimeError.
@@ -87,7 +86,7 @@ def sample_batches(
                 progress.write(f"out of memory: going on with batches of {size}")
                 # Those under way cannot be cancelled: the smaller ones must not meet them in memory.
                 wait([future for future in shared.values() if not future.cancel()])
-                shared = _share(pool, generator.config, first, size, kept)
+                shared = _share(pool, generator.config, _missing(first, total, size, kept), size, kept)
                 continue
             yield batch
             first += len(batch.images)
@@ -165,12 +164,22 @@ def _keep_batch(
     return batch
 
 
-def _share(pool: Pool | None, config: GenerateConfig, first: int, size: int, kept: Path) -> dict[int, Future[None]]:
-    """Have the pool sample the batches from image ``first`` on that are not kept: by their first images' numbers."""
-    if not pool:
-        return {}
-    starts = [start for start in range(first, config.num_images + 1, size) if not _path(kept, start).exists()]
-    return {start: pool.submit(_keep_only, config, start, size, kept) for start in starts}
+def _missing(first: int, total: int, size: int, kept: Path) -> list[int]:
+    """The first images of the batches that are not kept, from image ``first`` on: those have ``size`` images."""
+    missing = []
+    while first <= total:
+        batch = _read_batch(kept, first)
+        if not batch:
+            missing.append(first)
+        first += len(batch.images) if batch else size
+    return missing
+
+
+def _share(
+    pool: Pool | None, config: GenerateConfig, starts: list[int], size: int, kept: Path
+) -> dict[int, Future[None]]:
+    """Have the pool sample the batches that begin with these images; by these."""
+    return {start: pool.submit(_keep_only, config, start, size, kept) for start in starts} if pool else {}
 
 
 def _keep_only(*given: Any) -> None:  # noqa: ANN401

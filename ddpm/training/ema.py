@@ -10,7 +10,7 @@ LENGTHS = (0.05, 0.1)  # of the averages from which `ddpm.training.posthoc` make
 class Ema:
     """average ← d · average + (1 − d) · weight, with d = min(decay, (1 + n) / (10 + n)) after n updates.
 
-    The ramp keeps the untrained weights of a young run out of the average. DDPM, §4 and its reference code.
+    The ramp keeps the untrained weights of a young run out of the average. DDPM, appendix B and its reference code.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:

@@ -1,4 +1,4 @@
-"""Threads that share computations which leave Python's lock, as NumPy's matrix products and decompositions do.
+"""Threads that share computations without Python's global lock (GIL): NumPy's matrix products, decompositions.
 
 Each of them computes alone: threads within one matrix product wait for each other all the time, and beside a busy
 neighbour small ones then take many times as long. Results have the same bits for any number of cores.

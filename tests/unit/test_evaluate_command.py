@@ -89,7 +89,10 @@ def test_it_measures_in_true_float32(
             lambda path: np.savez(path, images=np.eye(28, dtype=np.uint8)[None], labels=np.zeros(2)),
             "labels that are not",
         ),
-        (lambda path: np.savez(path, images=np.eye(28)[None]), "too few to be measured by the 128 features of mnist"),
+        (
+            lambda path: np.savez(path, images=np.eye(28)[None]),
+            "the number of images, 1, is too few to be measured by the 128 features of mnist",
+        ),
     ],
     ids=["missing", "blank", "NaN", "labels", "few"],
 )

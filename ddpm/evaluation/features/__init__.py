@@ -45,7 +45,7 @@ class UnavailableExtractor(Exception):
 
 
 # An entry is called with what its parameters name: ``device``, ``spec`` (of the data set), ``images`` (how many it has
-# for training), ``classifier`` (the file of the stage `classifier`), ``processes`` (that may share its work on a CPU),
+# for training), ``classifier`` (the file of the stage `classifier`), ``processes`` (that may share its work),
 # and settings (`fid` in params.yaml). It returns a FeatureExtractor, or raises UnavailableExtractor, or DdpmError where
 # the network was required.
 EXTRACTORS: Registry[Any] = Registry("feature extractor", __name__)
@@ -63,14 +63,21 @@ def extractor_names(extractors: str | tuple[str, ...], spec: ImageSpec) -> tuple
     return (*own, "inception")
 
 
-def refuse_too_few(num_images: int, data_name: str, settings: Any, device: torch.device) -> None:  # noqa: ANN401
+def refuse_too_few(
+    num_images: int,
+    data_name: str,
+    settings: Any,  # noqa: ANN401
+    device: torch.device,
+    given: str = "generate.num_images={}",
+    option: str = "fid.extractors",
+) -> None:
     """Raise DdpmError where so many images are too few for a network that would measure them, before they are sampled.
 
     Their covariance would be singular: see `ddpm.evaluation.frechet.fit_gaussian`. How many features an image has is
     the entry's attribute ``dimensions`` or the setting NAME_features; an entry with neither is not judged here, nor is
     one whose setting NAME is auto where the ``device`` is no CUDA device, as it is left out there. Whether a data set
     has labels for a classifier may show only when it is there: without the attribute ``labelled`` of its source none is
-    judged.
+    judged. given, option: what the message calls the number of images and the choice of networks.
     """
     trained = ("classifier",) if getattr(SOURCES[data_name], "labelled", False) else ()
     own = (data_name,) if data_name in EXTRACTORS else trained
@@ -79,8 +86,8 @@ def refuse_too_few(num_images: int, data_name: str, settings: Any, device: torch
         used = getattr(settings, name, "required") != "auto" or device.type == "cuda"
         if used and num_images <= dimensions:
             raise DdpmError(
-                f"generate.num_images={num_images} is too few to be measured by the {dimensions} features of {name}: "
-                f"raise it above {dimensions}, or leave {name} out of fid.extractors."
+                f"{given.format(num_images)} is too few to be measured by the {dimensions} features of {name}: "
+                f"raise it above {dimensions}, or leave {name} out of {option}."
             )
 
 

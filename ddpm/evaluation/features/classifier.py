@@ -152,7 +152,7 @@ class ClassifierExtractor:
 
     @torch.inference_mode()
     def embed(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Features and probabilities of one batch."""
+        """Of one batch of uint8 images [n, c, h, w]: features float32 [n, 128], probabilities float32 [n, classes]."""
         found = self.network.features(torch.tensor(as_input(images, self.spec)).to(self.device))
         return found.cpu().numpy(), self.network.classify(found).softmax(1).cpu().numpy()
 
