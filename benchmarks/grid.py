@@ -242,8 +242,6 @@ def main() -> None:
     folder = Path(".ckpt/grid").absolute() / f"{commit_of('HEAD')[:12]}-{given.epochs:g}-{given.images}"
     prepare(folder, budget)
     dvc(folder, "queue", "stop", "--kill")  # what a call that was stopped has left
-    while "Running" in dvc(folder, "queue", "status"):  # until the workers have noted what was killed
-        time.sleep(1)
     dvc(folder, "queue", "remove", "--queued", "--failed", "--success")
     known = {key[:-1] for key in rows} | {(*cell, seed) for cell, seed, _, _ in experiments(folder)}
     for cell in tqdm(wanted, desc="queue", unit="cell"):
