@@ -114,6 +114,22 @@ def dvc(folder: Path, *words: str) -> str:
     return call("dvc", "--cd", str(folder), *words, OMP_NUM_THREADS="1")
 
 
+def clear_queue(folder: Path) -> None:
+    """Kill what runs in the clone, wait for the workers to end, and empty its queue. Raises DdpmError.
+
+    A worker that is about to end can take one more experiment without running it: also one queued meanwhile. For DVC
+    it then runs for ever, and `dvc exp show` fails, until `dvc queue stop --kill`, without workers, marks it as failed.
+    """
+    dvc(folder, "queue", "remove", "--queued")
+    dvc(folder, "queue", "stop", "--kill")
+    for _ in range(60):  # each asks the workers for a second, and takes two
+        if "Worker status: 0 active, 0 idle" in dvc(folder, "queue", "status"):
+            dvc(folder, "queue", "stop", "--kill")
+            dvc(folder, "queue", "remove", "--failed", "--success")
+            return
+    raise DdpmError(f"the workers of {folder} do not end: kill their processes (`dvc exp queue-worker`), then go on.")
+
+
 def enqueue(folder: Path, cell: Cell, seeds: Sequence[int]) -> None:
     """Queue an experiment for each seed: DVC makes them of a list of values."""
     given = [f"{key}={value}" for key, value in zip(AXES, cell, strict=True)] + [f"seed={','.join(map(str, seeds))}"]
@@ -241,8 +257,7 @@ def main() -> None:
     leave_surroundings()
     folder = Path(".ckpt/grid").absolute() / f"{commit_of('HEAD')[:12]}-{given.epochs:g}-{given.images}"
     prepare(folder, budget)
-    dvc(folder, "queue", "stop", "--kill")  # what a call that was stopped has left
-    dvc(folder, "queue", "remove", "--queued", "--failed", "--success")
+    clear_queue(folder)  # of what a call that was stopped has left
     known = {key[:-1] for key in rows} | {(*cell, seed) for cell, seed, _, _ in experiments(folder)}
     for cell in tqdm(wanted, desc="queue", unit="cell"):
         if missing := [seed for seed in given.seeds if (*cell, seed) not in known]:
