@@ -24,7 +24,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-NEEDED = ("torch", "numpy", "scipy", "pydantic", "ruamel.yaml", "safetensors", "PIL", "tqdm", "psutil")
+NEEDED = (
+    "torch",
+    "numpy",
+    "scipy",
+    "pydantic",
+    "ruamel.yaml",
+    "safetensors",
+    "PIL",
+    "tqdm",
+    "psutil",
+    "threadpoolctl",
+    "filelock",
+)
 ROOT = Path(__file__).parents[1]
 CHECKS: dict[str, Callable[["Bench"], dict[str, Any]]] = {}
 

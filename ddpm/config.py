@@ -361,7 +361,8 @@ class Config(_Section):
         for key, steps in (("generate.steps", self.generate.steps), ("train.preview_steps", self.train.preview_steps)):
             if steps > self.diffusion.timesteps:
                 raise ValueError(f"{key} ({steps}) must not exceed diffusion.timesteps ({self.diffusion.timesteps})")
-        if self.model.classes and not self.train.label_dropout and self.generate.guidance != 1.0:
+        labelled = self.model.classes or self.model.clusters != 1
+        if labelled and not self.train.label_dropout and self.generate.guidance != 1.0:
             raise ValueError(
                 f"generate.guidance ({self.generate.guidance}) needs a network trained with the null label too: "
                 "raise train.label_dropout above 0, or set generate.guidance to 1"

@@ -64,6 +64,8 @@ def repeat(revision: str, folder: Path, kills: int = 0, seconds: float = 60.0) -
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+                # DVC writes its locks in place: a file that is cut off there stops every later command.
+                (folder / ".dvc/tmp/rwlock").unlink(missing_ok=True)
     return compare(lock, (folder / "dvc.lock").read_text() if process.returncode == 0 else "")
 
 

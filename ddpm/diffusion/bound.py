@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from ddpm.utils.devices import with_float64
+
 _HALF_STEP = 1.0 / 255.0  # half the distance of two grey values in [-1, 1]
 
 
@@ -18,11 +20,14 @@ def divergence(difference: Tensor, log_variance_q: Tensor, log_variance_p: Tenso
 
 
 def decoder_term(x_0: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """L_0 = −log p(x_0 | x_1): the Gaussian N(mean, variance) summed up over each grey value's interval: float64 [n].
+    """L_0 = −log p(x_0 | x_1): the Gaussian N(mean, variance) summed up over each grey value's interval: float64 [n],
+    on the CPU where the device has no float64.
 
     x_0: in [-1, 1], of 256 grey values; the intervals of the darkest and the brightest are open. variance: of every
     pixel, or one of all. DDPM, eq. 13.
     """
+    if (exact := with_float64(x_0.device)) != x_0.device:
+        x_0, mean, variance = x_0.to(exact), mean.to(exact), variance.to(exact)
     x_0, mean, sigma = x_0.double(), mean.double(), variance.sqrt()
     above = torch.where(x_0 > 1.0 - _HALF_STEP, math.inf, (x_0 + _HALF_STEP - mean) / sigma)
     below = torch.where(x_0 < -1.0 + _HALF_STEP, -math.inf, (x_0 - _HALF_STEP - mean) / sigma)

@@ -110,5 +110,5 @@ class Denoiser:
         if self.clip:
             x_0 = CLIPPINGS["static" if self.clip is True else self.clip](x_0)
         if self.memory is not None:
-            self.memory[:] = [x_0]
+            self.memory[:] = [x_0.clamp(-1.0, 1.0)]  # as in training
         return x_0, whole[:, channels:]

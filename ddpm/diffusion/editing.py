@@ -12,6 +12,7 @@ from torch import Tensor
 from ddpm.diffusion.process import eps_from_x_0, q_posterior_mean, q_sample, v_from
 from ddpm.diffusion.samplers import Denoise, Noise, OnStep, Sampler, reverse_variance
 from ddpm.diffusion.schedule import Schedule
+from ddpm.utils.devices import with_float64
 
 
 def first_times(schedule: Schedule, count: int) -> Schedule:
@@ -138,6 +139,8 @@ def slerp(one: Tensor, other: Tensor, fraction: Tensor) -> Tensor:
     Shoemake 1985, "Animating Rotation with Quaternion Curves", §3.3; of x_T: Song et al. 2021 (DDIM), eq. 67.
     fraction: [n, 1, 1, 1]; the result is ``one`` at 0 and ``other`` at 1.
     """
+    device, exact = one.device, with_float64(one.device)
+    one, other, fraction = one.to(exact), other.to(exact), fraction.to(exact)
     flat = one.flatten(1).double(), other.flatten(1).double()
     lengths = [part.norm(dim=1) for part in flat]
     cosine = (flat[0] * flat[1]).sum(1) / (lengths[0] * lengths[1])
@@ -145,7 +148,7 @@ def slerp(one: Tensor, other: Tensor, fraction: Tensor) -> Tensor:
     straight = theta < 1e-6  # nearly the same direction: the limit of the formula is the straight line
     sine = torch.where(straight, 1.0, theta.sin())
     weights = [torch.where(straight, part, (part * theta).sin() / sine) for part in (1.0 - fraction, fraction)]
-    return (weights[0] * one + weights[1] * other).to(one.dtype)
+    return (weights[0] * one + weights[1] * other).to(one.dtype).to(device)
 
 
 def noised_pair(

@@ -26,7 +26,7 @@ from ddpm.diffusion.samplers import (
     learned_log_variance,
 )
 from ddpm.diffusion.schedule import Schedule
-from ddpm.utils.devices import to_device
+from ddpm.utils.devices import to_device, with_float64
 from ddpm.utils.processes import Pool
 from ddpm.utils.seeds import stream_number, torch_generator
 
@@ -118,9 +118,8 @@ class Likelihood:
         chosen = to_device(order[group :: self.groups], self.images.device)
         x_0, stream = normalize(self.images[chosen]), stream_number("likelihood")
         denoise = self.conditioned(None if self.labels is None else self.labels[chosen])
-        # Other devices, such as an Apple GPU, have no float64.
-        exact = x_0.device if x_0.device.type in ("cpu", "cuda") else torch.device("cpu")
-        images = x_0.to(exact)
+        images = x_0.to(exact := with_float64(x_0.device))
+        share = len(self.images) / len(chosen)  # groups differ by one image where their number does not divide them
         found = {"prior": prior_term(images, schedule)}
         found |= {name: images.new_zeros(len(images)).double() for name in VARIANCES}
         for step in (0, *visited_times(group, self.groups, len(schedule))):
@@ -134,14 +133,14 @@ class Likelihood:
                     found["decoder_learned"] = decoder_term(images, x_0_hat, log_variance.exp())
                     found["learned"] = torch.zeros_like(found["decoder_learned"])
                 else:
-                    found["learned"] += self.groups * learned_step_term(images, x_0_hat, schedule, step, log_variance)
+                    found["learned"] += share * learned_step_term(images, x_0_hat, schedule, step, log_variance)
             else:
                 x_0_hat = denoise(x_t, int(schedule.times[step])).to(exact)
             if step == 0:
                 found["decoder"] = decoder_term(images, x_0_hat, step_variance(schedule, 0, "small"))
                 continue
             for variance in VARIANCES:
-                found[variance] += self.groups * step_term(images, x_0_hat, schedule, step, variance)
+                found[variance] += share * step_term(images, x_0_hat, schedule, step, variance)
         if self.labels is not None:
             found["label"] = self.labels[chosen]
         return {name: values.cpu() for name, values in found.items()}
@@ -156,21 +155,23 @@ def log_likelihood_bound(
     on_step: OnStep | None = None,
 ) -> Tensor:
     """The lower bound of log p(x_0) of each image [n, c, h, w] of 256 grey values, in nats: float64 [n]
-    on their device.
+    on their device, or on the CPU where it has no float64.
 
     Every term is evaluated, each with one noise: DDPM, eq. 5. on_step: as in `ddpm.diffusion.samplers`, with the steps
     counted from the least noise.
     """
-    total = prior_term(x_0, schedule)
+    images = x_0.to(exact := with_float64(x_0.device))
+    total = prior_term(images, schedule)
     for step in range(len(schedule)):
         x_t = q_sample(x_0, schedule.alpha_bar[step].float(), noise())
         x_0_hat = denoise(x_t, int(schedule.times[step]))
         if on_step:
             on_step(step, x_t, x_0_hat)
+        x_0_hat = x_0_hat.to(exact)
         if step:
-            total += step_term(x_0, x_0_hat, schedule, step, variance)
+            total += step_term(images, x_0_hat, schedule, step, variance)
         else:
-            total += decoder_term(x_0, x_0_hat, step_variance(schedule, 0, variance))
+            total += decoder_term(images, x_0_hat, step_variance(schedule, 0, variance))
     return -total
 
 

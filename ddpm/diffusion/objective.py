@@ -196,7 +196,7 @@ class Objective:
         if self.self_conditioning:
             with torch.no_grad():
                 first = predict(torch.cat([x_t, torch.zeros_like(x_t)], 1), t, labels).float()[:, :channels]
-                x_0_hat = self.target.to_x_0(x_t, alpha_bar, first, alpha_bar_prev)
+                x_0_hat = self.target.to_x_0(x_t, alpha_bar, first, alpha_bar_prev).clamp(-1.0, 1.0)
                 shown = x_0_hat if known is None else x_0_hat * known[:, None, None, None]
             given = torch.cat([x_t, shown], 1)
         prediction = predict(given, t, labels).float()
@@ -209,7 +209,7 @@ class Objective:
         log_variance = torch.lerp(log_small, log_large, (spread + 1.0) / 2.0)
         means = [q_posterior_mean(x, x_t, alpha_bar, alpha_bar_prev) for x in (x_0, x_0_hat)]
         steps = divergence(means[0] - means[1], log_small, log_variance)
-        bound = torch.where(t == 0, decoder_term(x_0, means[1], log_variance.exp()).float(), steps)
+        bound = torch.where(t == 0, decoder_term(x_0, means[1], log_variance.exp()).float().to(steps.device), steps)
         bits = bound / (x_0[0].numel() * math.log(2.0))
         return torch.stack([(prediction - wanted).square().mean((1, 2, 3)), bits], 1)
 

@@ -2,7 +2,8 @@
 
 The file carries what built the network, so that sampling rebuilds it and never asks. Tensors are grouped by a prefix:
 ``ema`` (the average, which sampling uses), ``guide`` (the same early in the run, for autoguidance),
-``labels`` (the tensors of `Conditioning`), ``weights``, ``optimizer``, ``rng`` and ``sums`` (what resuming needs).
+``labels`` (the tensors of `Conditioning`), ``weights``, ``optimizer``, ``sums``, ``times`` and ``power_…`` (what
+resuming needs; the last, averages of other lengths, also for `ddpm.training.posthoc`).
 
 It also carries its own SHA-256, as safetensors has no checksum: that of all its bytes, with zeros in place of the
 digest. So no byte of a tensor or a setting can change unnoticed.
@@ -64,7 +65,7 @@ class _Header(BaseModel):
 class Checkpoint:
     """model, diffusion, spec: what built the network. metadata: plain JSON values (step, losses, …).
 
-    conditioning: on what labels. tensors: groups of named tensors, "ema" at least.
+    conditioning: on what labels. tensors: groups of named tensors, see above.
     """
 
     model: ModelConfig

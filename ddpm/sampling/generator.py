@@ -71,7 +71,7 @@ class Generator:
         if config.autoguidance != 1.0 and self.denoiser.guide is None:
             raise DdpmError(
                 f"generate.autoguidance={config.autoguidance} needs a guide, which this checkpoint does not hold: set "
-                "it to 1, or train with train.guide_fraction above 0."
+                "it to 1, take a later one (generate.checkpoint=last), or train with train.guide_fraction above 0."
             )
         towards_label = Guidance(config.guidance, config.guidance_interval)
         away_from_guide = Guidance(config.autoguidance, config.autoguidance_interval)

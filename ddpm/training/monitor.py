@@ -244,6 +244,6 @@ class Monitor:
             "train_processes": self.ranks.size,
         }
         if self.runtime.device.type == "cuda":
-            # Known only here: the process that started the ranks holds nothing on their devices.
+            # Known only here: the process that started the ranks computes nothing on their devices.
             cost["train_peak_memory_mib"] = peak_memory_bytes(self.runtime) / 2**20
         return results, cost

@@ -43,9 +43,9 @@ class Ranks:
             distributed.init_process_group(backend, place, patience, world_size=self.size, rank=self.rank)
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
-            raise DdpmError(
-                f"the training processes do not reach each other ({reason}): set runtime.processes to 1."
-            ) from error
+            launched = place == "env://"
+            fix = "start them by torchrun, or unset WORLD_SIZE" if launched else "set runtime.processes to 1"
+            raise DdpmError(f"the training processes do not reach each other ({reason}): {fix}.") from error
 
     def part(self, count: int) -> range:
         """Which of ``count`` things are this rank's: a run of them, so that the ranks' parts come in order."""

@@ -1,4 +1,4 @@
-"""How tensors get to a device."""
+"""Devices of tensors."""
 
 import torch
 from torch import Tensor
@@ -11,3 +11,8 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     Apple GPU that is not said, so this waits there.
     """
     return tensor.to(device, non_blocking=device.type == "cuda")
+
+
+def with_float64(device: torch.device) -> torch.device:
+    """The device, or the CPU in place of one that has no float64, such as an Apple GPU."""
+    return device if device.type in ("cpu", "cuda") else torch.device("cpu")

@@ -119,6 +119,18 @@ def test_a_run_killed_again_and_again_is_compared_at_its_end(repository: Path):
     assert done.stdout.split()[-4:] == ["same", "1", "timing", "1"]
 
 
+def test_a_kill_while_dvc_writes_its_locks_is_got_over(repository: Path):
+    # What such a kill leaves: a file that was opened to be written, and nothing in it.
+    once = 'if not Path("once").exists():\n    Path("once").touch()\n    Path(".dvc/tmp/rwlock").write_text("")\n'
+    (repository / "make.py").write_text(MAKE + once + "    time.sleep(1000)\n")
+    run_in(repository, "git", "commit", "--quiet", "--all", "--message", "cut off")
+    done = reproduce(repository, "--kills", "1", "--seconds", "20")
+    run_in(repository, "git", "reset", "--quiet", "--hard", "random")
+    assert "killed: 1 of 1" in done.stdout
+    assert "Unable to read RWLock-file" not in done.stderr
+    assert done.stdout.split()[-2:] == ["timing", "1"]
+
+
 def test_a_run_that_fails_is_not_the_same(repository: Path):
     (repository / "make.py").write_text("raise SystemExit(1)")
     run_in(repository, "git", "commit", "--quiet", "--all", "--message", "fails")

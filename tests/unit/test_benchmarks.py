@@ -317,13 +317,25 @@ def test_checks_of_cuda_for_which_there_is_no_time_are_named(
 def test_the_benchmark_of_cuda_needs_no_more_than_it_names(raw: Path, root: Path):
     script = textwrap.dedent(
         """
+        import ast
         import sys
+        from pathlib import Path
 
         for name in ("dvc", "pandas", "torchvision", "matplotlib", "pytorch_fid"):
             sys.modules[name] = None  # importing it fails
         from benchmarks import cuda
 
-        sys.exit(cuda.main())
+        status = cuda.main()
+        named = {name.partition(".")[0] for name in cuda.NEEDED}
+        for module, file in [(name, getattr(each, "__file__", None)) for name, each in sys.modules.items() if each]:
+            if module.partition(".")[0] in ("ddpm", "benchmarks") and file:
+                # What is imported only when something is called for is not needed by what was run.
+                for node in ast.parse(Path(file).read_text()).body:
+                    names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                    names += [node.module] if isinstance(node, ast.ImportFrom) else []
+                    for top in {name.partition(".")[0] for name in names} - sys.stdlib_module_names:
+                        assert top in named | {"ddpm", "benchmarks"}, f"{file} imports {top}"
+        sys.exit(status)
         """
     )
     told = ["--rehearse", "--mnist", str(raw), "--checks", "noise", "checkpoint_on_the_cpu", "classifier"]

@@ -163,6 +163,7 @@ def test_a_missing_key_is_named(parameters: Callable[..., dict[str, Any]], key: 
         ),
         ({"generate.classes": [3], "model.classes": 0}, r"generate\.classes \(\[3\]\).*model\.classes to auto"),
         ({"train.label_dropout": 0.0}, r"generate\.guidance \([\d.]+\).*train\.label_dropout"),
+        ({"train.label_dropout": 0.0, "model.classes": 0}, r"generate\.guidance \([\d.]+\).*train\.label_dropout"),
         (
             {"fid.extractors": [], "fid.swd": "off"},
             r"fid\.extractors is empty and fid\.swd is off, so nothing is measured",

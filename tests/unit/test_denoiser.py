@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -67,6 +69,10 @@ def test_self_conditioning_gives_the_network_its_last_x_0_within_one_sampling_ru
         assert met[-2].shape == met[-1].shape == (2, 2, 4, 4)
         assert not met[-2][:, 1:].any()
         assert torch.equal(met[-1][:, 1:], first if each is not denoiser else torch.zeros_like(first))
+    unclipped = replace(denoiser, clip=False).remembering()
+    assert unclipped(x_t, 60).abs().max() > 1
+    unclipped(x_t, 40)
+    assert torch.equal(met[-1][:, 1:], (2 * x_t).clamp(-1, 1))  # as in training
 
 
 def test_a_learned_variance_is_split_from_the_prediction():

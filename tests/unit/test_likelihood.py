@@ -172,6 +172,17 @@ def test_of_few_images_each_meets_more_steps_and_all_steps_are_met():
         bits(lambda _: denoise, images[:1], None, [], schedule, 1)
 
 
+@pytest.mark.parametrize("count", [6, 7, 9, 11])
+def test_the_bound_is_that_of_all_steps_for_any_number_of_images(count: int):
+    """Images that are all alike, and a denoiser with the same error everywhere, have the same terms at every step."""
+    schedule = linear(4, 1e-4, 0.2)  # three groups, as there are three steps beside the decoder's
+    images = torch.full((count, 1, 3, 3), 90, dtype=torch.uint8)
+    x_0 = normalize(images[:1])
+    found = bits(lambda _: lambda x_t, t: (x_0 + 0.1).expand_as(x_t), images, None, [], schedule, 1)
+    nats = sum(step_term(x_0, x_0 + 0.1, schedule, step, "small").item() for step in (1, 2, 3))
+    assert found["bpd_steps_small"] == pytest.approx(nats / (9 * math.log(2)), rel=1e-6)
+
+
 def test_few_times_an_image_give_the_same_bound_within_its_error(gaussian_images: Tensor):
     many, few = (bound(LINEAR, gaussian_images, times) for times in (200, 5))
     assert few["bpd_small"] == pytest.approx(many["bpd_small"], abs=4 * few["bpd_small_se"])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddpm.config import Config
 from ddpm.data.image_set import ImageSet
-from ddpm.diffusion.likelihood import Likelihood, bits_per_dimension
+from ddpm.diffusion.editing import slerp
+from ddpm.diffusion.likelihood import Likelihood, bits_per_dimension, log_likelihood_bound
 from ddpm.diffusion.noise import normal_table
 from ddpm.diffusion.samplers import SAMPLERS
+from ddpm.diffusion.schedule import build_schedule
 from ddpm.evaluation.features.classifier import MnistExtractor
 from ddpm.models.checkpoint import load_checkpoint
 from ddpm.sampling.batches import write_images
@@ -94,7 +97,14 @@ def test_what_is_chosen_for_it(apple: Runtime, configure: Callable[..., Config])
     assert choose_runtime(configure({"runtime.device": "auto"}).runtime, 0.0).device.type != "mps"
 
 
-@pytest.mark.parametrize("changes", [{}, {"model.attention": True, "model.dropout": 0.1, "train.optimizer": "adamw"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"model.attention": True, "model.dropout": 0.1, "train.optimizer": "adamw"},
+        {"model.learned_variance": True},
+    ],
+)
 def test_training_and_what_follows_it_stay_on_it_and_do_without_float64(
     apple: Runtime, tiny: Callable[..., Config], digits: ImageSet, tmp_path: Path, changes: dict[str, Any]
 ):
@@ -118,9 +128,19 @@ def test_training_and_what_follows_it_stay_on_it_and_do_without_float64(
     denoiser = make_denoiser(checkpoint, str(path), apple, clip=True)
     images = torch.from_numpy(validation.images).to(MPS)
     labels = checkpoint.conditioning.labels(validation, MPS)
-    likelihood = Likelihood(denoiser.conditioned, images, labels, denoiser.schedule, 2, config.seed)
+    learned = denoiser.learned_variance
+    likelihood = Likelihood(denoiser.conditioned, images, labels, denoiser.schedule, 2, config.seed, learned)
     bits_per_dimension(likelihood, checkpoint.conditioning.frequencies.flatten().tolist())
     assert len(MnistExtractor(MPS).features(validation.images, "some").values) == 60
+
+
+def test_interpolation_and_log_likelihood_do_without_float64_there(apple: Runtime):
+    schedule = build_schedule(SimpleNamespace(schedule="cosine", timesteps=4))
+    x_0, fraction = torch.zeros(2, 1, 3, 3, device=MPS), torch.zeros(2, 1, 1, 1, device=MPS)
+    assert slerp(x_0, x_0, fraction).device == META
+    bound = log_likelihood_bound(lambda x_t, t: x_t, x_0, schedule, lambda: x_0)
+    assert bound.shape == (2,)
+    assert bound.dtype == torch.float64
 
 
 def test_the_stand_in_refuses_what_an_apple_gpu_refuses(apple: Runtime):

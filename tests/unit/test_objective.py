@@ -263,7 +263,7 @@ def test_the_bound_with_a_learned_variance_is_least_at_the_true_one():
 def test_with_self_conditioning_half_of_the_images_come_with_the_networks_own_x_0():
     ours = learning(SELF, target="x_0")
     images, t, eps = torch.full((2, 1, 4, 4), 200, dtype=torch.uint8), torch.tensor([30, 60]), torch.randn(2, 1, 4, 4)
-    weight, met = torch.tensor(0.5, requires_grad=True), []
+    weight, met = torch.tensor(1.5, requires_grad=True), []
 
     def predict(given: Tensor, *_: Tensor | None) -> Tensor:
         met.append(given)
@@ -272,15 +272,16 @@ def test_with_self_conditioning_half_of_the_images_come_with_the_networks_own_x_
     errors = ours.squared_errors(predict, images, t, eps, None, torch.tensor([True, False]))
     (first, second), x_t = met, met[0][:, :1]
     assert not first[:, 1:].any()
-    torch.testing.assert_close(second[0, 1], 0.5 * x_t[0, 0])
+    own = (1.5 * x_t).clamp(-1, 1)
+    torch.testing.assert_close(second[0, 1], own[0, 0])
     assert not second[1, 1].any()
     assert not second.requires_grad
     x_0 = images / 127.5 - 1
-    expected = (torch.stack([x_t[0], 0.5 * x_t[1]]) - x_0).square().mean((1, 2, 3))
+    expected = (torch.stack([1.5 * x_t[0] + own[0], 1.5 * x_t[1]]) - x_0).square().mean((1, 2, 3))
     torch.testing.assert_close(errors.detach(), expected)
     met.clear()
     ours.squared_errors(predict, images, t, eps, None)
-    torch.testing.assert_close(met[1][:, 1:], 0.5 * x_t)
+    torch.testing.assert_close(met[1][:, 1:], own)
 
 
 @pytest.mark.parametrize(("sampling", "tolerance"), [("stratified", 1), ("uniform", 60)])

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -224,6 +225,14 @@ def test_every_part_is_of_one_rank_and_they_come_in_order(count: int, size: int)
     parts = [Ranks(rank, size).part(count) for rank in range(size)]
     assert [number for part in parts for number in part] == list(range(count))
     assert max(map(len, parts)) == Ranks(0, size).each(count)
+
+
+def test_a_process_with_what_torchrun_sets_but_without_torchrun_is_told_so():
+    code = "import torch; from ddpm.training.ranks import LAUNCHED; LAUNCHED.connect('env://', torch.device('cpu'))"
+    variables = {name: value for name, value in os.environ.items() if name != "MASTER_ADDR"} | {"WORLD_SIZE": "2"}
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert re.search(r"MASTER_ADDR.*: start them by torchrun, or unset WORLD_SIZE\.$", done.stderr.strip())
 
 
 def test_a_rank_that_hangs_is_given_up_with_one_sentence(tmp_path: Path):
