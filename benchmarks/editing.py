@@ -111,7 +111,7 @@ def row(erased: str, halves: int, right: dict[str, np.ndarray]) -> dict[str, flo
 
 
 def write_pictures(model: Model, digits: ImageSet) -> None:
-    """The pictures: samples, a test digit; in-painting, interpolation and variations of three test digits a class."""
+    """The pictures: samples, a test digit; inpainting, interpolation and variations of three test digits a class."""
     _write("digits", np.asarray(model.sample(64)), 16)
     write_png(PICTURES / "digit.png", digits.images[3])
     erased = ERASED["right"]

@@ -29,7 +29,7 @@ digit[:, 4:24, 13:16] = 255  # a one
 for call, name in (
     (lambda: model.sample(1, labels=7), "first digit"),
     (lambda: model.sample(1, labels=7, seed=1), "next digit"),
-    (lambda: model.inpaint(digit, right), "in-painting a digit"),
+    (lambda: model.inpaint(digit, right), "inpainting a digit"),
 ):
     started = time.perf_counter()
     call()
