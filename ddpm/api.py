@@ -2,13 +2,15 @@
 
 Images that go in are one image or several: a Pillow image, a uint8 array or a floating-point one in [0, 1] or [-1, 1]
 of shape [h, w], [c, h, w], [h, w, c], [n, h, w], [n, h, w, c] or [n, c, h, w], a tensor of these, or a list of Pillow
-images. The digits of MNIST are white on black. Images that come out are, by ``as_``:
+images. Of Pillow images, 16-bit grey is rounded to 8 bits, and what is transparent becomes black. The digits of MNIST
+are white on black. Images that come out are, by ``as_``:
 
     "numpy"    uint8 array [n, c, h, w]
     "pil"      list of n Pillow images
     "tensor"   float32 tensor [n, c, h, w], x_0 around [-1, 1], on the model's device
 
-``labels`` is one class label for all images or a sequence with one each, by number or by name (`Model.class_names`).
+``labels`` is one class label for all images or a sequence with one each: a name (`Model.class_names`) or, where no
+class is called so, a number from 0. An array of NumPy integers has numbers alone, as `Model.classify` gives them.
 ``seed`` decides the noise: image number i of a call depends on seed, settings and i alone, not on how many are sampled
 beside it. Settings are keys of the section `generate` of params.yaml (`Settings`); what is not given is the model's
 own. Mistakes raise DdpmError with a sentence.
@@ -32,6 +34,7 @@ from tqdm import tqdm
 
 from ddpm import pretrained
 from ddpm.config import GenerateConfig, describe, read_yaml
+from ddpm.data.decoding import as_rgb
 from ddpm.data.image_set import ImageSpec, denormalize, normalize
 from ddpm.data.load import as_images
 from ddpm.diffusion.denoiser import Denoiser
@@ -53,6 +56,7 @@ from ddpm.diffusion.schedule import SPACINGS, Schedule, respace
 from ddpm.models.checkpoint import Checkpoint, load_checkpoint
 from ddpm.sampling.conditions import known_error, labels_of_classes, nearest_labels
 from ddpm.sampling.generator import Generator, make_generator
+from ddpm.sampling.labels import class_number
 from ddpm.sampling.trajectory import Trajectory
 from ddpm.utils.errors import DamagedFile, DdpmError
 from ddpm.utils.images import to_grey, to_pil, to_rgb
@@ -66,6 +70,7 @@ As = Literal["numpy", "pil", "tensor"]
 
 MOST_IMAGES = 1_000_000  # of a call, which holds them in memory
 _BATCH = 250
+_BACKGROUND = (0, 0, 0)  # behind what is transparent, as for the files of `python -m ddpm edit`
 _SHOWN_AFTER = 3.0  # seconds that a progress bar waits: most calls are over by then
 
 
@@ -307,7 +312,7 @@ class Model:
             raise DdpmError("interpolate takes two single images, a and b.")
         classes = _classes(labels, 2, self.class_names)
         generator = self._changed(_DETERMINISTIC | settings if seed is None else settings)
-        known = [self._known(image, None if classes is None else int(classes[i])) for i, image in enumerate(ends)]
+        known = [self._known(image, None if classes is None else classes[i : i + 1]) for i, image in enumerate(ends)]
         of_ends = [self._denoiser(generator, label) for label in known]
         fraction = torch.linspace(0.0, 1.0, count, device=self.device).view(-1, 1, 1, 1)
         one, other = (
@@ -444,7 +449,7 @@ class Model:
         schedule, numbers = self.generator.denoiser.schedule, range(1, len(images) + 1)
         steps = respace(schedule, SPACINGS["trailing"](schedule, min(_CLASSIFYING_STEPS, len(schedule))))
         errors = []
-        classes = tqdm(range(self.classes), desc="classify", unit="class", delay=_SHOWN_AFTER, leave=False)
+        classes = tqdm(np.arange(self.classes), desc="classify", unit="class", delay=_SHOWN_AFTER, leave=False)
         for label in classes:
             denoise = self.generator.denoiser.conditioned(self._known(images, label, ~painted))
             errors.append(known_error(denoise.remembering(), x_0, known, steps, self._noise(numbers, seed)))
@@ -469,14 +474,13 @@ class Model:
     def _images(self, given: ImagesIn, count: int) -> np.ndarray:
         """Images of a caller as uint8 [n, c, h, w]; a single one ``count`` times."""
         count = _whole(count, "count", least=1, most=MOST_IMAGES)
-        if isinstance(given, np.ndarray | Tensor):
-            array = _array(given)
-        elif isinstance(given, Image.Image):
-            array = np.asarray(given.convert("L" if self.spec.channels == 1 else "RGB"))
-        elif isinstance(given, Sequence) and given and all(isinstance(image, Image.Image) for image in given):
-            for image in given:
-                self._check_size(*image.size)
-            array = np.stack([np.asarray(image.convert("RGB")) for image in given])
+        pictures = [given] if isinstance(given, Image.Image) else given
+        if isinstance(pictures, np.ndarray | Tensor):
+            array = _array(pictures)
+        elif isinstance(pictures, Sequence) and pictures and all(isinstance(one, Image.Image) for one in pictures):
+            for picture in pictures:
+                self._check_size(*picture.size)
+            array = np.stack([np.asarray(as_rgb(picture, _BACKGROUND)) for picture in pictures])
         else:
             raise DdpmError(
                 "the image is no Pillow image, no list of one or more of these, and no array or tensor: PIL.Image.open "
@@ -609,7 +613,8 @@ def _classes(labels: Labels, count: int, names: tuple[str, ...]) -> np.ndarray |
         return None
     if not names:
         raise DdpmError("this model knows no class labels: leave labels away.")
-    given = np.asarray(labels, object)
+    # As objects, NumPy's integers would become Python's.
+    given = np.asarray(labels, None if isinstance(labels, np.ndarray | np.generic) else object)
     if given.shape not in ((), (1,), (count,)):
         raise DdpmError(f"labels are one class label, or one for each of the {count} images.")
     found = np.array([_class(label, names) for label in given.flat], np.int64)
@@ -617,9 +622,9 @@ def _classes(labels: Labels, count: int, names: tuple[str, ...]) -> np.ndarray |
 
 
 def _class(label: object, names: tuple[str, ...]) -> int:
-    number = names.index(label) if isinstance(label, str) and label in names else label
-    if isinstance(number, int | np.integer) and 0 <= number < len(names):
-        return int(number)
+    number = class_number(label, names)
+    if number is not None:
+        return number
     called = "" if names == tuple(map(str, range(len(names)))) else f", called {', '.join(names)}"
     raise DdpmError(f"there is no class {label}: this model knows the class labels 0 to {len(names) - 1}{called}.")
 

@@ -124,7 +124,7 @@ class DataConfig(_Section):
     source: Name
     path: Name
     labels: Name
-    image_size: Annotated[int, Field(ge=4, le=1024)]
+    image_size: Annotated[int, Field(ge=7, le=1024)]  # the patches of `swd` have 7 pixels a side
     channels: Literal["auto", 1, 3]
     resize: Annotated[str, _name_in(RESIZINGS)]
     background: Annotated[str, _like("[a-z]+|#[0-9a-f]{6}", 'a colour such as white or "#ff8000"')]

@@ -24,8 +24,7 @@ def fid(config: Config) -> None:
     labels = read_labels(LABELS, len(images))
     found = evaluator.measure(images, labels, settings.bootstrap, "generated")
     others = [evaluator.measure(x, labels, 0, name, alone=True).numbers for name, x in load_arrays(REPLICATES).items()]
-    with_real = {key: value for key, value in found.numbers.items() if f"{key}_real" in found.numbers}
-    numbers = in_order({"replicates": 1 + len(others), **found.numbers, **over_replicates(with_real, others)})
+    numbers = in_order({"replicates": 1 + len(others), **found.numbers, **over_replicates(found.numbers, others)})
     test_nearest = load_arrays(REFERENCE / "pixels.npz")["test_nearest"]
     memorization, nearest = evaluator.memorization(images, found.features, train, test_nearest)
     classes = found.classes.assign(label=[train.class_names[label] for label in found.classes["label"]])

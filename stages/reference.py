@@ -3,8 +3,7 @@
 from ddpm.config import Config
 from ddpm.data.sources import SOURCES
 from ddpm.evaluation.features import open_extractors
-from ddpm.evaluation.reference import make_reference, nearest_pixels
-from ddpm.utils.files import save_arrays
+from ddpm.evaluation.reference import find_nearest_pixels, make_reference
 from ddpm.utils.runtime import choose_runtime, process_count
 from stages.paths import CLASSIFIER, RAW, REFERENCE
 from stages.runner import run
@@ -18,7 +17,7 @@ def reference(config: Config) -> None:
     networks, skipped = open_extractors(config.fid, train, runtime.device, CLASSIFIER, processes)
     for network in networks:
         make_reference(network, train, test, config.seed).save(REFERENCE / f"{network.name}.npz")
-    save_arrays(REFERENCE / "pixels.npz", test_nearest=nearest_pixels(train, test))
+    find_nearest_pixels(REFERENCE / "pixels.npz", train, test)
     for name, reason in skipped.items():
         print(f"{name} skipped: {reason}")
 

@@ -64,6 +64,16 @@ def forget_recorded(stage: str, config: Config) -> None:
 
 def dvc_stages(config: Config) -> dict[str, Any]:
     """The stages of dvc.yaml by name, its ``${section.key}`` replaced by the settings."""
-    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
-    resolved = re.sub(r"\$\{([\w.]+)\}", lambda match: str(attrgetter(match[1])(config)), text)
-    return dict(YAML(typ="safe", pure=True).load(resolved)["stages"])
+
+    def resolved(value: Any) -> Any:  # noqa: ANN401
+        if isinstance(value, dict):
+            return {key: resolved(part) for key, part in value.items()}
+        if isinstance(value, list):
+            return [resolved(part) for part in value]
+        if not isinstance(value, str):
+            return value
+        return re.sub(r"\$\{([\w.]+)\}", lambda match: str(attrgetter(match[1])(config)), value)
+
+    # Not before the YAML is read: `data.path` may have characters that mean something there.
+    stages: dict[str, Any] = resolved(YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"])
+    return stages

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 from ruamel.yaml import YAML
 
-from ddpm.report.metrics import LOWER_IS_BETTER, Difference
+from ddpm.report.metrics import Difference, lower_is_better
 from ddpm.report.page import flat
 from ddpm.report.runs import Run, runs_page
 from ddpm.utils.errors import DdpmError, one_sentence
@@ -59,7 +59,7 @@ def verdict(key: str, interval: tuple[float, float]) -> str:
     low, high = interval
     if low <= 0 <= high:
         return "no difference that counts"
-    return "B is better" if (high < 0) == key.startswith(LOWER_IS_BETTER) else "A is better"
+    return "B is better" if (high < 0) == lower_is_better(key) else "A is better"
 
 
 def compare(name_a: str, name_b: str) -> pd.DataFrame:

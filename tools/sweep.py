@@ -1,6 +1,6 @@
 """Search settings that are best by a metric: `python -m tools.sweep 'train.lr=[0.003, 0.03, log]' --trials 20`.
 
-A list of values is a choice among them; one that ends in log or linear, the ends of a range, whole numbers if both are;
+A list of values is a choice among them; two numbers and log or linear, the ends of a range, whole numbers if both are;
 any other value is fixed for the sweep. A YAML file of such lines may be named instead. The first trial has the present
 settings, where these lie in the space; Optuna proposes the others. Each trial is a DVC experiment in a copy of the
 workspace, NAME-0, NAME-1, …, for `dvc exp show` and `dvc exp apply`.
@@ -39,7 +39,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ruamel.yaml import YAML, YAMLError
 
 from ddpm.config import load_config, parse_config
-from ddpm.report.metrics import LOWER_IS_BETTER
+from ddpm.report.metrics import lower_is_better
 from ddpm.utils.errors import DdpmError, one_sentence
 from ddpm.utils.files import read_json, write_json
 from ddpm.utils.resume import KeptRun
@@ -50,7 +50,6 @@ from tools import run
 from tools.compare import difference_interval
 
 DISTANCES = PREVIEWS / "distance.csv"
-SCALES = ("log", "linear")
 TARGET = "summary"  # the stage that a trial ends with; the figures come when the best is applied and reproduced
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 120.0  # for a stopped training to save
@@ -85,7 +84,7 @@ def distribution(key: str, value: Any) -> BaseDistribution | None:  # noqa: ANN4
     """
     if not isinstance(value, list):
         return None
-    if not value or value[-1] not in SCALES:
+    if not _is_range(value):
         return CategoricalDistribution([override(choice) for choice in value])
     *ends, scale = value
     try:
@@ -94,6 +93,12 @@ def distribution(key: str, value: Any) -> BaseDistribution | None:  # noqa: ANN4
         return kind(low, high, log=scale == "log")
     except (TypeError, ValueError) as error:
         raise DdpmError(f"{key}={value}: a range is [low, high, log] or [low, high, linear].") from error
+
+
+def _is_range(values: Sequence[Any]) -> bool:
+    """Whether a list ends in the scale of a range. After names `linear` is one more; none is called log."""
+    *ends, scale = values or [None]
+    return bool(scale == "log" or (scale == "linear" and not all(isinstance(end, str) for end in ends)))
 
 
 def override(value: Any) -> str:  # noqa: ANN401
@@ -112,7 +117,7 @@ def check_space(space: Mapping[str, Any], params: Path) -> None:
     fixed = {key: value for key, value in space.items() if not isinstance(value, list)}
     for key, value in space.items():
         choices = value if isinstance(value, list) else [value]
-        for choice in choices[:-1] if choices and choices[-1] in SCALES else choices:
+        for choice in choices[:-1] if _is_range(choices) else choices:
             values = YAML(typ="safe", pure=True).load(params)
             for each in (fixed | {key: choice}).items():
                 change(values, *each)
@@ -148,7 +153,7 @@ class Sweep(KeptRun):
         found = {key: distribution(key, value) for key, value in space.items()}
         self.distributions = {key: proposed_from for key, proposed_from in found.items() if proposed_from}
         self.fixed = {key: override(value) for key, value in space.items() if not found[key]}
-        self.lower = metric.startswith((*LOWER_IS_BETTER, "val_", "bpd", "memorized_"))
+        self.lower = lower_is_better(metric)
         self.seed, self.head = load_config(PARAMS).seed, run("git", "rev-parse", "HEAD").strip()
         changed = hashlib.sha256(run("git", "diff", "HEAD").encode()).hexdigest()
         self.terms = {"space": dict(space), "metric": metric, "commit": self.head, "uncommitted": changed}

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpm.api import Label, Model
+from ddpm.api import Model
 from ddpm.commands.options import (
     add_options,
     check_output,
-    class_labels,
     given_settings,
     open_model,
     read_picture,
@@ -107,7 +106,7 @@ def _inpaint(model: Model, given: argparse.Namespace) -> object:
     return model.inpaint(
         read_picture(given.image, size),
         mask,
-        labels=_label(model, given, default="auto"),
+        labels="auto" if given.label is None else given.label,
         count=given.count,
         jump_length=given.jump_length,
         resamplings=given.resamplings,
@@ -120,7 +119,7 @@ def _vary(model: Model, given: argparse.Namespace) -> object:
     return model.vary(
         read_picture(given.image, model.spec.size),
         given.strength,
-        labels=_label(model, given),
+        labels=given.label,
         count=given.count,
         seed=given.seed,
         **given_settings(given),
@@ -131,16 +130,11 @@ def _interpolate(model: Model, given: argparse.Namespace) -> object:
     if given.strength is None and (given.seed is not None or given.sampler):
         raise DdpmError("--seed and --sampler need --strength: the noises of the two images are those that DDIM finds.")
     partly = {} if given.strength is None else {"strength": given.strength, "seed": given.seed or 0}
-    labels = None if given.labels is None else class_labels(model, given.labels)
     return model.interpolate(
         read_picture(given.a, model.spec.size),
         read_picture(given.b, model.spec.size),
         given.count,
-        labels=labels,
+        labels=given.labels,
         **partly,
         **given_settings(given),
     )
-
-
-def _label(model: Model, given: argparse.Namespace, default: Label | None = None) -> Label | None:
-    return default if given.label is None else class_labels(model, [given.label])[0]

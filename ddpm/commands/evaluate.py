@@ -20,10 +20,10 @@ from ddpm.data.sources import SOURCES
 from ddpm.evaluation.evaluator import open_evaluator
 from ddpm.evaluation.features import EXTRACTORS, extractor_names, refuse_too_few
 from ddpm.evaluation.measure import refuse_constant
-from ddpm.evaluation.reference import nearest_pixels
-from ddpm.evaluation.train_classifier import EPOCHS, train_classifier
+from ddpm.evaluation.reference import find_nearest_pixels
+from ddpm.evaluation.train_classifier import EPOCHS, train_classifier, trained_on
 from ddpm.utils.errors import DamagedFile
-from ddpm.utils.files import load_arrays, save_arrays, significant, write_json
+from ddpm.utils.files import load_arrays, significant, write_json
 from ddpm.utils.runtime import Runtime, fast_precision, wanted_device, worker_count
 
 
@@ -66,16 +66,14 @@ def evaluate(arguments: argparse.Namespace, features: Path) -> None:
     Runtime(device, torch.float32, compiled=False).set_up()
     train, test = (SOURCES[arguments.data].load(arguments.reference, part) for part in ("train", "test"))
     classifier = arguments.classifier or features / "classifier.safetensors"
-    if "classifier" in extractor_names(arguments.extractors, train.spec) and not classifier.exists():
+    known = classifier.exists() and (arguments.classifier or trained_on(classifier, train))
+    if "classifier" in extractor_names(arguments.extractors, train.spec) and not known:
         train_classifier(classifier, train, test, arguments.classifier_epochs, device, fast_precision(device))
     evaluator = open_evaluator(arguments, train, test, arguments.seed, device, features, classifier, processors)
     for network, reference in evaluator.networks:
         reference.save(features / f"{network.name}.npz")
-    by_pixels = features / "pixels.npz"
-    if not by_pixels.exists():
-        save_arrays(by_pixels, test_nearest=nearest_pixels(train, test))
+    test_nearest = find_nearest_pixels(features / "pixels.npz", train, test)
     found = evaluator.measure(images, labels, arguments.bootstrap, "images")
-    test_nearest = load_arrays(by_pixels)["test_nearest"]
     numbers = found.numbers | evaluator.memorization(images, found.features, train, test_nearest)[0]
     print(number_table(numbers))
     if arguments.json:

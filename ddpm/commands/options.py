@@ -1,13 +1,12 @@
 """What several sub-commands share: which model, how it samples, where images come from and go."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ddpm import pretrained
-from ddpm.api import Label, Model, Settings, load
+from ddpm.api import Model, Settings, load
 from ddpm.data.decoding import decode
 from ddpm.diffusion.samplers import SAMPLERS
 from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
@@ -62,11 +61,6 @@ def _add_output_options(parser: argparse.ArgumentParser, default: str) -> None:
 def open_model(arguments: argparse.Namespace) -> Model:
     """The model that the options name. Raises DdpmError."""
     return load(arguments.model, device=arguments.device, settings=arguments.params)
-
-
-def class_labels(model: Model, words: Sequence[str]) -> list[Label]:
-    """Class labels as they are typed: names of the model's classes, else numbers."""
-    return [int(word) if word not in model.class_names and word.isdecimal() else word for word in words]
 
 
 def given_settings(arguments: argparse.Namespace) -> Settings:

@@ -14,14 +14,7 @@ import argparse
 import numpy as np
 
 from ddpm.api import MOST_IMAGES
-from ddpm.commands.options import (
-    add_options,
-    check_output,
-    class_labels,
-    given_settings,
-    open_model,
-    write_images,
-)
+from ddpm.commands.options import add_options, check_output, given_settings, open_model, write_images
 from ddpm.utils.errors import DdpmError
 
 
@@ -40,7 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not 1 <= arguments.count <= MOST_IMAGES:
         raise DdpmError(f"--count {arguments.count}: a whole number from 1 to {MOST_IMAGES:,} is wanted.")
     model = open_model(arguments)
-    classes = class_labels(model, arguments.classes or [])
+    classes = arguments.classes
     labels = [classes[i % len(classes)] for i in range(arguments.count)] if classes else None
     images = model.sample(arguments.count, labels=labels, seed=arguments.seed, **given_settings(arguments))
     write_images(arguments, np.asarray(images), labels=model.class_labels(arguments.count, labels))

@@ -51,9 +51,10 @@ def parse_colour(name: str) -> Colour:
 def decode(path: Path, size: int, resize: str, background: Colour) -> tuple[np.ndarray, tuple[int, int]]:
     """A PNG, JPEG or WebP file as uint8 [3, size, size], and its own (width, height), upright.
 
-    Told by its content, not by its name. An EXIF orientation is applied; 16-bit grey is rounded to 8 bits, of
-    16-bit colours Pillow keeps the upper 8; palettes, CMYK and grey become RGB; what is transparent shows the
-    background. Raises DamagedFile, which names no file, for what is none of these, broken or an animation; OSError.
+    Told by its content, not by its name. An EXIF orientation is applied; of the pictures that a camera keeps in one
+    JPEG (MPO) the first is read; 16-bit grey is rounded to 8 bits, of 16-bit colours Pillow keeps the upper 8;
+    palettes, CMYK and grey become RGB; what is transparent shows the background. Raises DamagedFile, which names no
+    file, for what is none of these, broken or an animation; OSError.
     """
     content = path.read_bytes()
     try:
@@ -61,12 +62,13 @@ def decode(path: Path, size: int, resize: str, background: Colour) -> tuple[np.n
             # Pillow itself compares no checksum of the pixels: a flipped bit would be another picture.
             Image.open(io.BytesIO(content), formats=["PNG"]).verify()
         image = Image.open(io.BytesIO(content), formats=_FORMATS)
-        if getattr(image, "is_animated", False):
+        # Pillow tells a JPEG of several pictures by the format MPO: a photograph and its preview or other eye.
+        if image.format != "MPO" and getattr(image, "is_animated", False):
             raise DamagedFile("an animation")
         width, height = image.size if image.getexif().get(_ORIENTATION, 1) < 5 else image.size[::-1]
         # A JPEG file is decoded at a half, quarter or eighth where that is plenty.
         image.draft("RGB", (2 * size, 2 * size))
-        square = RESIZINGS[resize](_rgb(ImageOps.exif_transpose(image), background), size, background)
+        square = RESIZINGS[resize](as_rgb(ImageOps.exif_transpose(image), background), size, background)
         return np.asarray(square).transpose(2, 0, 1), (width, height)
     except DamagedFile:
         raise
@@ -74,10 +76,16 @@ def decode(path: Path, size: int, resize: str, background: Colour) -> tuple[np.n
         raise DamagedFile(" ".join(str(error).split()) or type(error).__name__) from error
 
 
-def _rgb(image: Image.Image, background: Colour) -> Image.Image:
-    """The image in RGB, what is transparent laid on the background."""
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversions clip to 255
-        image = Image.fromarray(((np.asarray(image, np.uint32) + 128) // 257).astype(np.uint8))
+def as_rgb(image: Image.Image, background: Colour) -> Image.Image:
+    """An image of any mode in RGB: grey of 16 bits rounded to 8, what is transparent laid on the background.
+
+    Mode I, of 32 bits, is taken for 16: Pillow reads files of 16 bits into it, such as PGM.
+    """
+    if image.mode.startswith("I"):  # which Pillow's own conversions clip to 255
+        deep, clear = np.asarray(image, np.int64).clip(0, 65535), image.info.get("transparency")
+        image = Image.fromarray(((deep + 128) // 257).astype(np.uint8))
+        if clear is not None:  # the one grey that is transparent, of 16 bits as well
+            image.putalpha(Image.fromarray(np.where(deep == clear, 0, 255).astype(np.uint8)))
     if not image.has_transparency_data:
         return image.convert("RGB")
     paper = Image.new("RGBA", image.size, (*background, 255))

@@ -1,6 +1,5 @@
 """Images in, numbers out: the feature networks together with the real images by them."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +27,7 @@ from ddpm.evaluation.neighbours import (
 )
 from ddpm.evaluation.patches import DIRECTIONS, IMAGES, PATCH, PATCHES
 from ddpm.evaluation.reference import Reference, find_reference, pixels
+from ddpm.utils.files import arrays_sha256
 from ddpm.utils.seeds import numpy_generator
 
 
@@ -172,7 +172,7 @@ def _patch_protocol(shape: Sequence[int], train: ImageSet) -> dict[str, object]:
         "preprocessing": f"{width} × {height} pixels; 8 bit; compared {colours}, {spec.size} × {spec.size}",
         "images": min(IMAGES, count, len(train) // 2),
         "reference_images": len(train),
-        "reference_sha256": hashlib.sha256(np.ascontiguousarray(train.images).data).hexdigest(),
+        "reference_sha256": arrays_sha256(train.images),
     }
 
 

@@ -21,7 +21,7 @@ from ddpm.evaluation.frechet import (
     frechet_distance,
     frechet_infinity,
 )
-from ddpm.evaluation.kernel import kernel_distances, kernel_interval
+from ddpm.evaluation.kernel import kernel_distances, kernel_interval, subset_size
 from ddpm.evaluation.neighbours import Points, manifold
 from ddpm.evaluation.patches import IMAGES, REPEATS, compare_patches, level_sizes
 from ddpm.evaluation.reference import Reference
@@ -71,8 +71,9 @@ def measure_features(
     """Fréchet and kernel distance, precision, recall, density and coverage of features [n, d], with intervals.
 
     name: of the feature network. bootstrap: resamples of the intervals, 0 for none. alone: leaves out what real images
-    score, of which there is no Fréchet distance where there are too few. Of `costly` features FD∞ has no interval and,
-    alone, no value. Raises DdpmError for too few images.
+    score. Where these are not as many as n, so are the numbers that depend on how many there are: Fréchet distance,
+    recall, coverage, the floor. Of `costly` features FD∞ has no interval and, alone, no value. Raises DdpmError for too
+    few images.
     """
     infinity_key, kernel_key = f"{frechet_key}_infinity", f"kd_{name}"
     reference, sample = beside.reference, beside.train.features
@@ -81,20 +82,23 @@ def measure_features(
     for points, suffix in ((Points(features, f"{name}, generated"), ""), (beside.test, "_real"))[: 1 if alone else 2]:
         values, what = points.features, points.label
         infinity = None if few_distances and alone else frechet_infinity(values, real, stream("orders", suffix), what)
-        kernel = kernel_distances(values, sample, stream("subsets", suffix), what)
+        as_many = len(values) == len(features)
         found = manifold(beside.train, points)
-        means = {f"{key}_{name}": value.astype(np.float64) for key, value in found.items()}
-        if not suffix or len(values) > values.shape[1]:
+        comparable = found if as_many else {key: found[key] for key in ("precision", "density")}
+        means = {f"{key}_{name}": value.astype(np.float64) for key, value in comparable.items()}
+        if as_many:
             numbers[frechet_key + suffix] = frechet_distance(real, fit_gaussian(values, f"the {what} set"))
         if infinity is not None:
             numbers[infinity_key + suffix] = infinity
-        numbers[kernel_key + suffix] = float(kernel.mean())
+        if not suffix or subset_size(len(values), len(sample)) > 1:
+            kernel = kernel_distances(values, sample, stream("subsets", suffix), what)
+            numbers[kernel_key + suffix] = float(kernel.mean())
         numbers |= {key + suffix: float(value.mean()) for key, value in means.items()}
         if suffix or alone:
             continue
-        floor = reference.frechet_floor(len(features))
-        numbers[f"{frechet_key}_floor"] = floor
-        numbers[f"{frechet_key}_over_floor"] = numbers[frechet_key] / floor
+        if not np.isnan(floor := reference.frechet_floor(len(features))):
+            numbers[f"{frechet_key}_floor"] = floor
+            numbers[f"{frechet_key}_over_floor"] = numbers[frechet_key] / floor
         numbers[f"{kernel_key}_subset_std"] = float(kernel.std(ddof=1))
         if bootstrap:
             ends = {kernel_key: kernel_interval(kernel, len(values), len(sample))}
@@ -153,8 +157,9 @@ def measure_classes(
         if labels is not None:
             means["label_accuracy"] = probabilities.argmax(1) == labels
         numbers |= _named({key: mean_interval(mean, bootstrap, stream("interval", key)) for key, mean in means.items()})
-    numbers["min_class_fraction"] = float(fractions["generated"].min())
-    numbers["max_class_fraction"] = float(fractions["generated"].max())
+    if not alone:
+        numbers["min_class_fraction"] = float(fractions["generated"].min())
+        numbers["max_class_fraction"] = float(fractions["generated"].max())
     known = {key: value for key, value in numbers.items() if not np.isnan(value)}
     rows = [(label, name, fractions[name][label], distances[name][label]) for label in range(classes) for name in sets]
     return in_order(known), pd.DataFrame(rows, columns=["label", "set", "fraction", frechet_key])
@@ -168,7 +173,8 @@ def measure_patches(
     images: uint8 [n, c, h, w], compared at the size and in the channels of the data set. Of each level and, as ``swd``,
     their mean; at most `IMAGES` of the images, and as many as half of the training images. The floor is the mean
     distance of `REPEATS` random sets of the other training images from the same ones, each by its part of the
-    directions. bootstrap, alone: see `measure_features`.
+    directions. Fewer test images than that are left out: they would score more. bootstrap, alone: see
+    `measure_features`.
     """
     count = min(IMAGES, len(images), len(train) // 2)
     known, others = np.split(stream("pick").permutation(len(train)), [count])
@@ -191,8 +197,8 @@ def measure_patches(
             numbers |= _named({key: _moved(numbers[key], 1e3 * influence, bootstrap, stream("interval", key))})
     if alone:
         return numbers
-    held_out = some(test.images)
-    numbers |= named(compare_patches(held_out, real[: len(held_out)], stream, label="real")[0], "_real")
+    if len(test) >= count:
+        numbers |= named(compare_patches(some(test.images), real, stream, label="real")[0], "_real")
     floors = []
     for repeat in range(REPEATS):
         further = train.images[stream("floor", repeat).permutation(others)[:count]]
@@ -224,11 +230,13 @@ def _moved(
 def over_replicates(first: Mapping[str, float], others: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Mean and standard deviation over several sets of images of one model, of the numbers that all of them have.
 
+    Counts, which are whole numbers, are no measure of a set.
+
     Returns NAME_replicates_mean and NAME_replicates_std (n − 1 below the root); nothing for no others.
     """
     found: dict[str, float] = {}
     for name in first if others else ():
-        if all(name in other for other in others):
+        if isinstance(first[name], float) and all(name in other for other in others):
             values = np.array([first[name], *(other[name] for other in others)])
             found |= {f"{name}_replicates_mean": float(values.mean())}
             found |= {f"{name}_replicates_std": float(values.std(ddof=1))}

@@ -12,7 +12,7 @@ from ddpm.evaluation.features import FeatureExtractor
 from ddpm.evaluation.frechet import Gaussian, fit_gaussian, floor_samples, frechet_distance
 from ddpm.evaluation.neighbours import nearest
 from ddpm.utils.errors import DamagedFile
-from ddpm.utils.files import load_arrays, save_arrays
+from ddpm.utils.files import arrays_sha256, load_arrays, save_arrays
 from ddpm.utils.seeds import numpy_generator
 
 FLOOR_IMAGES = 10_000
@@ -28,7 +28,7 @@ class Reference:
     [m]: of all of them, or of a random sample. test float32 [k, d], test_labels int64 [k], test_probabilities float32
     [k, c], c = 0 for a network that gives none. test_nearest float64 [k]: distance of each test image to the nearest
     training image; empty where ``train`` is a sample. floor: the Fréchet distance of `FLOOR_IMAGES` random training
-    images. seed: of the random choices.
+    images, NaN: see `frechet_floor`. seed: of the random choices. images_sha256: of the images and labels measured.
     """
 
     weights_sha256: str
@@ -43,6 +43,7 @@ class Reference:
     test_probabilities: np.ndarray
     test_nearest: np.ndarray
     floor: float
+    images_sha256: str = ""
 
     @cached_property
     def gaussian(self) -> Gaussian:
@@ -55,8 +56,8 @@ class Reference:
         return len(self.train) == self.count
 
     def frechet_floor(self, count: int) -> float:
-        """The Fréchet distance of ``count`` random training images; of `FLOOR_IMAGES` where ``train`` is a sample."""
-        if count == FLOOR_IMAGES or not self.complete:
+        """The Fréchet distance of ``count`` random training images; NaN where ``train`` has not twice as many."""
+        if count == FLOOR_IMAGES:
             return self.floor
         return frechet_floor(self.train, self.gaussian, count, _stream(self.seed, "floor"))
 
@@ -77,7 +78,7 @@ def make_reference(extractor: FeatureExtractor, train: ImageSet, test: ImageSet,
     """Measure the real images. Raises DdpmError for fewer training images than feature dimensions."""
     everything, held_out = (extractor.features(part.images, name) for part, name in ((train, "train"), (test, "test")))
     sets = (everything.values, train.labels), (held_out.values, test.labels)
-    return reference_of(extractor.weights_sha256, *sets, held_out.probabilities, seed)
+    return reference_of(extractor.weights_sha256, *sets, held_out.probabilities, seed, real_sha256(train, test))
 
 
 def reference_of(
@@ -86,6 +87,7 @@ def reference_of(
     test: tuple[np.ndarray, np.ndarray],
     test_probabilities: np.ndarray | None,
     seed: int,
+    images_sha256: str = "",
 ) -> Reference:
     """From features and labels of all training and test images: see `Reference`."""
     features, labels = train
@@ -105,20 +107,26 @@ def reference_of(
         np.empty((len(test[0]), 0), np.float32) if test_probabilities is None else test_probabilities,
         nearest(test[0], features, "test, features")[1] if complete else np.empty(0),
         frechet_floor(features, gaussian, FLOOR_IMAGES, _stream(seed, "floor")),
+        images_sha256,
     )
 
 
 def find_reference(path: Path, extractor: FeatureExtractor, train: ImageSet, test: ImageSet, seed: int) -> Reference:
-    """The reference stored at ``path``, or a new one where none is there, or one of other weights or another seed.
+    """The reference stored at ``path``, or a new one where none is there, or one of other images, weights or seed.
 
     Raises MissingFile, DamagedFile, and what `make_reference` does.
     """
     if path.exists():
         stored = Reference.load(path)
-        wanted = (extractor.weights_sha256, extractor.dimensions, seed)
-        if (stored.weights_sha256, len(stored.mean), stored.seed) == wanted:
+        wanted = (extractor.weights_sha256, extractor.dimensions, seed, real_sha256(train, test))
+        if (stored.weights_sha256, len(stored.mean), stored.seed, stored.images_sha256) == wanted:
             return stored
     return make_reference(extractor, train, test, seed)
+
+
+def real_sha256(train: ImageSet, test: ImageSet) -> str:
+    """SHA-256 of the images and the labels of a data set."""
+    return arrays_sha256(train.images, train.labels, test.images, test.labels)
 
 
 def pixels(images: np.ndarray) -> np.ndarray:
@@ -131,13 +139,27 @@ def nearest_pixels(train: ImageSet, test: ImageSet) -> np.ndarray:
     return nearest(test.images, train.images, "test, pixels", pixels)[1]
 
 
+def find_nearest_pixels(path: Path, train: ImageSet, test: ImageSet) -> np.ndarray:
+    """`nearest_pixels` as stored at ``path``; measured, and stored there, where nothing is, or that of other images.
+
+    Raises DamagedFile, OSError.
+    """
+    digest = real_sha256(train, test)
+    stored = load_arrays(path) if path.exists() else {}
+    if str(stored.get("images_sha256")) != digest:
+        stored = {"test_nearest": nearest_pixels(train, test), "images_sha256": np.asarray(digest)}
+        save_arrays(path, **stored)
+    return stored["test_nearest"]
+
+
 def frechet_floor(train: np.ndarray, everything: Gaussian, count: int, generator: np.random.Generator) -> float:
     """The Fréchet distance that ``count`` random ones of features [n, d] score against all of them.
 
-    The mean over `floor_samples` samples of at most half of the images, as all of them would score nothing.
+    The mean over `floor_samples` samples. NaN for more than half of the images: all of them would score nothing.
     """
-    size = min(count, len(train) // 2)
-    samples = (train[generator.permutation(len(train))[:size]] for _ in range(floor_samples(train.shape[1])))
+    if count > len(train) // 2:
+        return float("nan")
+    samples = (train[generator.permutation(len(train))[:count]] for _ in range(floor_samples(train.shape[1])))
     return float(np.mean([frechet_distance(everything, fit_gaussian(sample, "a floor sample")) for sample in samples]))
 
 

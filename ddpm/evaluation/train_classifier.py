@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from ddpm.data.image_set import ImageSet
 from ddpm.data.sources import SOURCES
-from ddpm.evaluation.features.classifier import Classifier, as_input, classifier_of, save_trained
-from ddpm.utils.files import atomic_path, sha256
+from ddpm.evaluation.features.classifier import Classifier, as_input, classifier_of, load_trained, save_trained
+from ddpm.utils.files import arrays_sha256, atomic_path, sha256
 from ddpm.utils.seeds import torch_generator
 
 SEED = 3407
@@ -99,8 +99,18 @@ def train_classifier(
     network = train(lambda: classifier_of(spec), images, train_set.labels, SEED, epochs, device, precision)
     found = accuracy(network, held_out, test_set.labels, device)
     recipe = f"{epochs} epochs of {len(train_set)} images, seed {SEED}, {str(precision).removeprefix('torch.')}"
-    save_trained(path, network, spec, {"test_accuracy": found, "recipe": recipe})
+    remarks = {"test_accuracy": found, "recipe": recipe, "images_sha256": _sha256(train_set)}
+    save_trained(path, network, spec, remarks)
     return found
+
+
+def trained_on(path: Path, train_set: ImageSet) -> bool:
+    """Whether `train_classifier` wrote ``path`` for just these images and labels. Raises MissingFile, DamagedFile."""
+    return load_trained(path, torch.device("cpu"))[2].get("images_sha256") == _sha256(train_set)
+
+
+def _sha256(images: ImageSet) -> str:
+    return arrays_sha256(images.images, images.labels)
 
 
 def main(build: Callable[[], nn.Module] = Classifier, seed: int = SEED, epochs: int = EPOCHS) -> None:

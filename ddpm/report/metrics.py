@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-LOWER_IS_BETTER = ("fd_", "fid_", "kd_", "swd", "ambiguous_")
+_LOWER_IS_BETTER = ("fd_", "fid_", "kd_", "swd", "ambiguous_", "memorized_", "bpd_", "val_")  # beginnings of keys
+_COSTS = ("_seconds", "_mib", "_nfe", "parameters", "flops_per_image")  # their ends
 _MEANINGS = {  # by the beginning of the key, as the name of the feature network follows
     "fd_": "Fréchet distance to the training images; lower is better",
     "fid_": "Fréchet distance of the literature (FID); lower is better",
@@ -67,6 +68,11 @@ class Difference:
     low: float | None = None
     high: float | None = None
     verdict: str = ""
+
+
+def lower_is_better(key: str) -> bool:
+    """Whether of two runs the one with the smaller number ``key`` is better by it: distances, errors, costs."""
+    return key.startswith(_LOWER_IS_BETTER) or key.endswith(_COSTS)
 
 
 def quality_keys(headline: Sequence[str], cost: Mapping[str, Any]) -> list[str]:

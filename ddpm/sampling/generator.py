@@ -20,7 +20,7 @@ from ddpm.diffusion.samplers import SAMPLERS, OnStep, Sampler, evaluated_times
 from ddpm.diffusion.schedule import SPACINGS, Schedule, build_schedule, respace
 from ddpm.models.checkpoint import Checkpoint, load_checkpoint, restore_network
 from ddpm.models.conditioning import Conditioning
-from ddpm.sampling.labels import balanced_labels
+from ddpm.sampling.labels import balanced_labels, class_number
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.runtime import Runtime
 
@@ -100,19 +100,19 @@ class Generator:
         return balanced_labels(numbers, self.conditioning.weights(classes))
 
     def _classes(self) -> list[int] | None:
-        """The class labels that ``config.classes`` names by number or by name; None for all. Raises DdpmError."""
+        """The class labels that ``config.classes`` names, see `class_number`; None for all. Raises DdpmError."""
         count, wanted, names = self.conditioning.classes, self.config.classes, self.spec.class_names
         if wanted == "all":
             return None
         given = f"generate.classes=[{', '.join(map(str, wanted))}]"
         if not count:
             raise DdpmError(f"{given}, but this network knows no class labels: set it to all.")
-        labels = [names.index(label) if label in names else label for label in wanted]
-        for label in labels:
-            if not isinstance(label, int) or label >= count:
-                known = "" if names == tuple(map(str, range(count))) else f", called {', '.join(names)}"
-                raise DdpmError(f"{given}: the network knows the class labels 0 to {count - 1}{known}.")
-        return [int(label) for label in labels]
+        labels = [class_number(label, names) for label in wanted]
+        found = [label for label in labels if label is not None]
+        if len(found) < len(labels):
+            known = "" if names == tuple(map(str, range(count))) else f", called {', '.join(names)}"
+            raise DdpmError(f"{given}: the network knows the class labels 0 to {count - 1}{known}.")
+        return found
 
     def class_labels(self, numbers: Sequence[int]) -> np.ndarray | None:
         """The class label of each image, int64 [n]; None for a network that is given no class labels."""

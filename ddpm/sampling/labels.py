@@ -1,8 +1,21 @@
-"""Which label each image is conditioned on."""
+"""Which label each image is conditioned on, and which class a label names."""
 
 from collections.abc import Sequence
 
 import numpy as np
+
+
+def class_number(label: object, names: Sequence[str]) -> int | None:
+    """The place in ``names`` of the class that a label names, or else of which it is the number; None for neither.
+
+    A folder of images may be called 2: so a number is a name first, be it typed in a shell, in YAML or in Python. But
+    NumPy's integers, as which labels come out of a data set or a model, are numbers alone.
+    """
+    wanted, numbers = str(label), [str(number) for number in range(len(names))]
+    for known in (numbers,) if isinstance(label, np.integer) else (names, numbers):
+        if wanted in known:
+            return known.index(wanted)
+    return None
 
 
 def balanced_labels(numbers: Sequence[int], frequencies: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -7,10 +7,12 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
+from ddpm.models.checkpoint import load_checkpoint
 from ddpm.utils.files import atomic_path, write_csv
-from ddpm.utils.resume import KeptRun
+from ddpm.utils.resume import KeptRun, restarting
 
 PREVIEWS = "previews"
+BEST = "best.safetensors"
 
 
 class RunFolder(KeptRun):
@@ -25,11 +27,14 @@ class RunFolder(KeptRun):
         self.output, self.previews, self.writes = output, previews, writes
         self.state = kept / "state.safetensors"
         self._kept = kept / "files"
+        # The best checkpoint of the steps that ``state`` knows, once a later one has taken its place.
+        self._known_best, self._best_is_known = kept / "known_best.safetensors", False
 
     def __enter__(self) -> Self:
         if not self.writes:
             return self
         super().__enter__()
+        self._undo_best()
         for output in filter(None, (self.output, self.previews)):
             output.mkdir(parents=True, exist_ok=True)
         for kept in self._kept.rglob("*"):
@@ -48,6 +53,9 @@ class RunFolder(KeptRun):
             return
         kept = self._kept / name
         kept.parent.mkdir(parents=True, exist_ok=True)
+        if name == BEST and self._best_is_known and kept.exists():
+            kept.replace(self._known_best)
+            self._best_is_known = False
         writer(kept)
         self._show(kept, durable=durable)
 
@@ -55,6 +63,7 @@ class RunFolder(KeptRun):
         """Make the file ``state``, from which a killed run resumes."""
         if self.writes:
             writer(self.state)
+            self._best_is_known = True
 
     def say(self, text: str) -> None:
         """Tell the user."""
@@ -66,6 +75,19 @@ class RunFolder(KeptRun):
         # A row is written every few steps, and is in the state too: the disk need not keep up.
         table = (list(rows[0]), [list(row.values()) for row in rows])
         self.write(name, lambda path: write_csv(path, *table, durable=False), durable=False)
+
+    def _undo_best(self) -> None:
+        """Put back the best checkpoint that ``state`` knows: a kill has undone the steps of a later one.
+
+        Where results have not the same bits in every run, these steps may come out worse the second time.
+        """
+        self._best_is_known = self.state.exists()
+        if self.finished is not None or not self._best_is_known or not self._known_best.exists():
+            return
+        with restarting(self.folder):
+            state, best = (load_checkpoint(path).metadata for path in (self.state, self._known_best))
+        if best["step"] == state["best_step"]:
+            self._known_best.replace(self._kept / BEST)
 
     def _show(self, kept: Path, *, durable: bool = True) -> None:
         name = kept.relative_to(self._kept)

@@ -142,6 +142,14 @@ def sha256(*paths: Path) -> str:
     return digest.hexdigest()
 
 
+def arrays_sha256(*arrays: np.ndarray) -> str:
+    """Hexadecimal SHA-256 of the values of ``arrays``, one after the other."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
 def save_arrays(path: Path, **arrays: np.ndarray | float) -> None:
     """Store named arrays as an uncompressed npz, atomically: equal arrays give equal bytes. Raises OSError.
 

@@ -44,7 +44,7 @@ class Pngs(ImageFiles):
 
     def add(self, images: np.ndarray) -> None:  # noqa: D102
         self.finish()
-        for part in np.array_split(images, self.workers):
+        for part in np.array_split(images, min(self.workers, len(images))):
             given = (self.folder, part, self.next, self.count, self.size)
             self._writing.append(self._threads.submit(write_rgb_pngs, *given))
             self.next += len(part)

@@ -5,7 +5,7 @@ import os
 import platform
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -71,8 +71,7 @@ class Runtime:
         On a CPU it computes in one thread: the results then have the same bits for any number of processes and cores.
         """
         cuda = self.device.type == "cuda" and self.device.index is None
-        # Where each process is shown a device of its own alone, as by Slurm, that is number 0, whatever the rank.
-        device = torch.device("cuda", rank % torch.cuda.device_count()) if cuda else self.device
+        device = _device_of_rank(rank) if cuda else self.device
         own = replace(self, device=device)
         own.set_up()
         if cuda:
@@ -295,10 +294,19 @@ def fast_precision(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def _device_of_rank(rank: int) -> torch.device:
+    """The CUDA device of process number ``rank`` of those on this machine."""
+    # Where each process is shown a device of its own alone, as by Slurm, that is number 0, whatever the rank.
+    return torch.device("cuda", rank % torch.cuda.device_count())
+
+
 def _compiles(device: torch.device) -> bool:
     """Whether torch.compile works here: it needs a C++ compiler on a CPU, Triton and a C compiler on CUDA."""
+    # What torchrun has started takes a device of its own only later; to try on the first would put memory of all there.
+    own = _device_of_rank(int(os.environ.get("LOCAL_RANK") or 0)) if device == torch.device("cuda") else device
     try:
-        torch.compile(lambda x: x.sin() + 1, dynamic=False)(torch.ones(64, device=device))
+        with torch.cuda.device(own) if own.type == "cuda" else nullcontext():
+            torch.compile(lambda x: x.sin() + 1, dynamic=False)(torch.ones(64, device=own))
     except Exception as error:  # the compiler's failures have no common type; whatever it was, running uncompiled works
         warnings.warn(f"running uncompiled, as torch.compile fails here: {error}", stacklevel=2)
         return False

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ from clones import change
 from PIL import Image
 
 import ddpm
+from ddpm import pretrained
+from ddpm.__main__ import main
 from ddpm.api import Settings
 from ddpm.config import Config, GenerateConfig, load_config
 from ddpm.data.image_set import ImageSet, ImageSpec, denormalize, normalize
 from ddpm.diffusion.likelihood import Likelihood, bits_per_dimension
 from ddpm.diffusion.process import q_sample
 from ddpm.models.build import build_network
-from ddpm.models.checkpoint import Checkpoint, save_checkpoint
+from ddpm.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ddpm.models.conditioning import Conditioning
 from ddpm.sampling.conditions import labels_of_classes, nearest_labels
 from ddpm.sampling.generator import make_generator
@@ -107,6 +110,35 @@ def test_classes_may_be_named(own: Path, model: ddpm.Model):
     assert np.array_equal(one, other)
     with pytest.raises(DdpmError, match=r"no class shoe: .* labels 0 to 9, called top, .*, boot\.$"):
         named.vary(ZERO, labels="shoe")
+
+
+def test_a_number_is_the_name_of_a_class_first(
+    model: ddpm.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, some: ImageSet, right: np.ndarray
+):
+    """Of the model that ships, each digit called by the number after it."""
+    path, shipped = tmp_path / "numbered.safetensors", load_checkpoint(pretrained.FOLDER / "mnist.safetensors")
+    names = tuple(map(str, range(1, 11)))
+    save_checkpoint(path, replace(shipped, spec=replace(shipped.spec, class_names=names)))
+    numbered = ddpm.load(path, device="cpu")
+    assert numbered.class_labels(4, [2, "2", 10, 0]).tolist() == [1, 1, 9, 0]
+    assert np.array_equal(numbered.sample(2, labels=2, **FAST), model.sample(2, labels=1, **FAST))
+    ends = ((numbered, (2, 9)), (model, (1, 8)))
+    assert np.array_equal(*(each.interpolate(ZERO, ZERO, 2, labels=labels, steps=3) for each, labels in ends))
+    # As it is typed in a shell.
+    words = ("sample", "--model", str(path), "--steps", "1", "--autoguidance", "1", "--device", "cpu", "--count", "3")
+    monkeypatch.setattr(sys, "argv", ["ddpm", *words, "--classes", "2", "10", "0", "--out", str(tmp_path / "a.npz")])
+    main()
+    assert np.load(tmp_path / "a.npz")["labels"].tolist() == [1, 9, 0]
+    # What comes out of the model are numbers.
+    found = numbered.classify(some.images)
+    assert np.array_equal(found, some.labels)
+    assert numbered.class_labels(10, found).tolist() == found.tolist()
+    assert numbered.class_labels(2, found[3]).tolist() == [3, 3]
+    painted = [each.inpaint(some.images[3:5], right, resamplings=1, **FAST) for each in (numbered, model)]
+    assert np.array_equal(*painted)
+    for unknown in (11, "11", np.array([10])):
+        with pytest.raises(DdpmError, match=r"no class 1[01]: .*labels 0 to 9, called 1, 2, .*, 10\.$"):
+            numbered.sample(1, labels=unknown)
 
 
 def test_a_trajectory_ends_at_the_sample(model: ddpm.Model):
@@ -253,11 +285,26 @@ def test_denoising_is_one_evaluation_of_the_network(model: ddpm.Model, some: Ima
         lambda image: Image.fromarray(image[0, 0]).convert("RGB"),
         lambda image: [Image.fromarray(image[0, 0])],
         lambda image: np.repeat(image, 3, 1),
+        lambda image: Image.fromarray(image[0, 0] * np.uint16(257)),
+        lambda image: [Image.fromarray(image[0, 0] * np.int32(257))],
     ],
-    ids=["h w", "c h w", "h w c", "unit", "x_0", "RGB", "list", "colour"],
+    ids=["h w", "c h w", "h w c", "unit", "x_0", "RGB", "list", "colour", "16 bits", "16 bits of 32"],
 )
 def test_images_go_in_in_any_form(model: ddpm.Model, some: ImageSet, form: Callable[[np.ndarray], Any]):
     assert np.array_equal(model.vary(form(some.images[2:3]), 0.0), some.images[2:3])
+
+
+def test_what_is_transparent_in_a_pillow_image_becomes_black(model: ddpm.Model, some: ImageSet):
+    digit = some.images[2, 0]
+    paper = 255 - digit
+    clear = Image.new("LA", (28, 28), 255)
+    clear.putalpha(Image.fromarray(digit))
+    keyed, deep = Image.fromarray(paper), Image.fromarray(paper * np.uint16(257))
+    keyed.info["transparency"], deep.info["transparency"] = 255, 65_535
+    inner = np.where(digit == 0, 0, paper)
+    for given, expected in ((clear, digit), (clear.convert("RGBA"), digit), (keyed, inner), (deep, inner)):
+        assert np.array_equal(model.vary(given, 0.0)[0, 0], expected)
+        assert np.array_equal(model.vary([given, clear], 0.0)[:, 0], [expected, digit])
 
 
 def test_a_tensor_may_be_of_bfloat16(model: ddpm.Model):

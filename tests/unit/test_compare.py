@@ -29,6 +29,7 @@ def test_better_is_lower_for_distances_and_higher_for_fractions():
     assert verdict("recall_mnist", (0.1, 0.5)) == "B is better"
     assert verdict("confident_fraction", (-0.5, -0.1)) == "A is better"
     assert verdict("swd", (-0.5, -0.1)) == verdict("ambiguous_fraction", (-0.2, -0.1)) == "B is better"
+    assert verdict("generate_seconds", (-0.2, -0.1)) == verdict("parameters", (-2, -1)) == "B is better"
     assert verdict("fd_mnist", (-0.1, 0.1)) == "no difference that counts"
 
 

@@ -22,6 +22,7 @@ MISTAKES = {
     "data.source": "",
     "split.train_fraction": 1.5,
     "model.network": "transformer",
+    "data.image_size": 6,
     "model.classes": 10,
     "model.base_channels": 33,
     "model.blocks_per_level": 10**6,

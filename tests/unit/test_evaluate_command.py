@@ -12,6 +12,7 @@ import torch
 from ddpm.__main__ import main
 from ddpm.commands import evaluate as command_module
 from ddpm.data.image_set import ImageSet
+from ddpm.evaluation.train_classifier import train_classifier
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.files import sha256
 from ddpm.utils.images import write_rgb_pngs
@@ -63,6 +64,30 @@ def test_another_data_set_is_measured_by_a_classifier_that_is_trained_once(
     by_patches = json.loads(written.read_text())
     assert by_patches["swd_16"] == by_patches["swd"] < 3 * by_patches["swd_floor"]
     assert not [key for key in by_patches if key.startswith("fd_")]
+
+
+def test_a_classifier_kept_of_other_images_is_trained_again(
+    coloured_source: str, coloured: tuple[ImageSet, ImageSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Trained(Exception):
+        pass
+
+    def train(*_: object) -> None:
+        raise Trained
+
+    train_set, test_set = coloured
+    np.savez(pictures := tmp_path / "images.npz", images=test_set.images[:200])
+    (features := tmp_path / "real").mkdir()
+    kept = features / "classifier.safetensors"
+    changed = train_set.take(np.arange(len(train_set))[::-1])
+    train_classifier(kept, changed, test_set, 1, torch.device("cpu"), torch.float32)
+    monkeypatch.setattr(command_module, "train_classifier", train)
+    command = (pictures, "--reference", tmp_path, "--data", coloured_source, "--bootstrap", 0, "--features", features)
+    with pytest.raises(Trained):
+        run(monkeypatch, *command)
+    run(monkeypatch, *command, "--classifier", kept)  # who names a file wants that one
+    train_classifier(kept, train_set, test_set, 1, torch.device("cpu"), torch.float32)
+    run(monkeypatch, *command)
 
 
 def test_it_measures_in_true_float32(

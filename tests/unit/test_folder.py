@@ -125,12 +125,92 @@ def test_folders_train_and_test_are_the_parts(photos: Path, fetch: Fetch, tmp_pa
     (both / "test" / "cat").mkdir(parents=True)
     (both / "train" / "cat").mkdir(parents=True)
     (both / "train" / "dog").mkdir(parents=True)
-    for number, place in enumerate(("train/cat", "train/dog", "train/dog", "test/cat")):
+    for number, place in enumerate(("train/cat", "train/dog", "train/dog", "test/cat", "test/cat")):
         Image.new("L", (20, 20), 10 * number).save(both / place / f"{number}.png")
     train, test, _ = fetch(both)
     assert train.class_names == test.class_names == ("cat", "dog")
-    assert (train.labels.tolist(), test.labels.tolist()) == ([0, 1, 1], [0])
+    assert (train.labels.tolist(), test.labels.tolist()) == ([0, 1, 1], [0, 0])
     assert train.images[:, 0, 0, 0].tolist() == [0, 10, 20]
+
+
+def lay(folder: Path, **counts: int) -> Path:
+    """So many images in each folder; `train_cats` is cats in train."""
+    for place, count in counts.items():
+        (folder / place.replace("_", "/")).mkdir(parents=True)
+        for number in range(count):
+            halves().save(folder / place.replace("_", "/") / f"{number}.png")
+    return folder
+
+
+def refusal(fetch: Fetch, path: Path, **settings: object) -> str:
+    """The one sentence that a folder is refused with, and that leaves nothing behind."""
+    with pytest.raises(DdpmError) as caught:
+        fetch(path, **settings)
+    assert not (path.parent / "workspace/data/raw").exists()
+    said = str(caught.value)
+    assert (said.count(". "), said.endswith("."), len(said.splitlines())) == (0, True, 1)
+    return said.replace(f"data.path={path}", "data.path=own")
+
+
+def test_classes_that_only_the_test_images_have_are_refused(fetch: Fetch, tmp_path: Path):
+    own = lay(tmp_path / "own", train_Cat=3, train_dog=3, test_cat=2, test_dog=2, test_emu=1)
+    assert refusal(fetch, own) == (
+        "data.path=own: train holds no image that can be read of the classes cat, emu, which test holds: name the "
+        "folder of a class alike in both, or move some of its images to train."
+    )
+    files = [path.relative_to(own).as_posix() for path in sorted(own.rglob("*.png"))]
+    labels = ["Bird" if file.startswith("test") else "bird" for file in files]
+    pd.DataFrame({"file": files, "label": labels}).to_csv(own / "labels.csv", index=False)
+    assert refusal(fetch, own, labels="labels.csv") == (
+        "data.path=own: train holds no image that can be read of the class Bird, which test holds: name a class alike "
+        "everywhere in labels.csv, or move some of its images to train."
+    )
+    for path in (own / "train/dog").iterdir():
+        path.write_bytes(b"\x89PNG")
+    assert "of the classes cat, dog, emu, which test holds: name" in refusal(fetch, own, broken_fraction=0.5)
+    for path in (own / "train/Cat").iterdir():
+        path.write_bytes(b"\x89PNG")
+    assert refusal(fetch, own, broken_fraction=0.9, labels="none") == (
+        "data.path=own: train holds no image that can be read: move some there from test."
+    )
+
+
+def test_a_class_whose_images_are_all_for_the_test_is_refused(fetch: Fetch, tmp_path: Path):
+    own = lay(tmp_path / "own", common=10, rare=1)
+    assert refusal(fetch, own, test_fraction=0.6) == (
+        "data.test_fraction=0.6 leaves no training image of the class rare: lower it, or add such images."
+    )
+    train, test, _ = fetch(own, test_fraction=0.4)
+    assert (train.labels.tolist(), test.labels.tolist()) == ([0] * 6 + [1], [0] * 4)
+
+
+def test_fewer_than_two_test_images_are_refused_with_what_gives_more(fetch: Fetch, tmp_path: Path):
+    own = lay(tmp_path / "fractions", cats=4, dogs=4)
+    assert refusal(fetch, own).startswith("data.test_fraction=0.1 leaves no image")  # 0.4 of a class, rounded
+    lay(own, birds=5)
+    said = "leaves 1 image for the test, which needs at least 2: raise it, or add images."
+    assert refusal(fetch, own, test_fraction=0.101) == f"data.test_fraction=0.101 {said}"
+    assert len(fetch(own, test_fraction=0.2)[1]) == 3
+    assert len(fetch(own, test_fraction=0.2, labels="none")[1]) == 3
+
+
+def test_a_folder_test_of_fewer_than_two_images_is_refused(fetch: Fetch, tmp_path: Path):
+    own = lay(tmp_path / "parts", train_cats=4, train_dogs=4, test_cats=1)
+    assert refusal(fetch, own) == (
+        "data.path=own: test holds 1 image that can be read, but at least 2 are needed: move more there from train."
+    )
+    files = [path.relative_to(own).as_posix() for path in sorted(own.rglob("*.png"))]
+    table = pd.DataFrame({"file": files, "label": "pet"})
+    table[table["file"].str.startswith("train")].to_csv(own / "labels.csv", index=False)
+    (own / "test/cats/1.png").write_bytes((own / "test/cats/0.png").read_bytes())
+    assert refusal(fetch, own, labels="labels.csv") == (
+        "data.path=own: test holds no image that can be read and is named in labels.csv, but at least 2 are needed: "
+        "move more there from train, or name more of test in labels.csv."
+    )
+    (own / "test/cats/1.png").write_bytes(b"")
+    assert "test holds 1 image that can be read, but" in refusal(fetch, own, broken_fraction=0.5)
+    (own / "test/cats/1.png").write_bytes((own / "test/cats/0.png").read_bytes())
+    assert len(fetch(own)[1]) == 2
 
 
 @pytest.mark.parametrize(
@@ -312,6 +392,34 @@ def test_of_16_bits_in_colour_the_upper_byte_is_kept(tmp_path: Path, colour: int
     (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
     pixels, _ = decode(tmp_path / "deep.png", 16, "crop", WHITE)
     assert np.array_equal(pixels.transpose(1, 2, 0), deep[..., :3] >> 8)
+
+
+def test_of_the_two_pictures_that_a_camera_keeps_in_a_jpeg_the_first_is_read(photos: Path, fetch: Fetch):
+    path = photos / "9" / "camera.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    first, second = halves((640, 320)), Image.new("RGB", (640, 320), GREEN)
+    first.transpose(Image.Transpose.ROTATE_180).save(path, "MPO", save_all=True, append_images=[second], exif=exif)
+    with Image.open(path) as opened:
+        assert (opened.format, opened.n_frames) == ("MPO", 2)
+    for side in (16, 400):  # the smaller one is decoded at an eighth
+        pixels, size = decode(path, side, "stretch", WHITE)
+        assert close(colours(pixels)["left"], RED)
+        assert close(colours(pixels)["right"], BLUE)
+        assert size == (640, 320)
+    train, test, report = fetch(photos)
+    assert (len(train) + len(test), report["broken"]) == (41, {})
+
+
+def test_the_grey_of_16_bits_that_is_transparent_shows_the_background(tmp_path: Path):
+    deep = np.full((16, 16), 40_000, np.uint16)
+    deep[:, 8:] = 39_999  # of the same 8 bits
+    Image.fromarray(deep).save(tmp_path / "keyed.png", transparency=40_000)
+    with Image.open(tmp_path / "keyed.png") as opened:
+        assert (opened.mode, opened.info["transparency"]) == ("I;16", 40_000)
+    pixels, _ = decode(tmp_path / "keyed.png", 16, "crop", GREEN)
+    assert (pixels[:, :, :8] == np.array(GREEN)[:, None, None]).all()
+    assert (pixels[:, :, 8:] == 156).all()
 
 
 def test_palette_grey_and_transparent_images_become_rgb_on_the_background(tmp_path: Path):

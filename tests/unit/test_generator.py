@@ -337,6 +337,13 @@ def test_images_are_of_the_chosen_classes_alone(network_generator: Callable[...,
     assert set(labels.tolist()) == {3, 8}
 
 
+def test_a_number_is_the_name_of_a_class_first(network_generator: Callable[..., Generator]):
+    ours = network_generator({"generate.classes": [2, "3", 0]})
+    numbered = replace(ours, spec=replace(ours.spec, class_names=tuple(map(str, range(1, 11)))))
+    for generator, expected in ((ours, {0, 2, 3}), (numbered, {0, 1, 2})):
+        assert set(generator.class_labels(range(1, 101)).tolist()) == expected
+
+
 def test_classes_that_the_network_does_not_know_are_an_error(generator: Callable[..., Generator]):
     ours = generator({"generate.classes": [3]})
     with pytest.raises(DdpmError, match=r"generate\.classes=\[3\], but this network knows no class labels"):

@@ -42,6 +42,12 @@ def test_an_npz_holds_so_many_images_and_is_named_by_its_first(tmp_path: Path):
 
 
 @pytest.mark.parametrize("form", list(FORMATS))
+def test_images_are_resized_in_batches_of_fewer_than_there_are_threads(tmp_path: Path, form: str):
+    written(tmp_path / "images", form, size=12, batch=8)  # the last of 25 is alone
+    assert np.array_equal(read_images(tmp_path / "images", 2), resize(IMAGES, 12))
+
+
+@pytest.mark.parametrize("form", list(FORMATS))
 def test_images_are_resized_and_colours_kept(tmp_path: Path, form: str):
     colours = np.random.default_rng(1).integers(256, size=(4, 3, 8, 8), dtype=np.uint8)
     written(tmp_path / "images", form, colours, size=12)

@@ -41,8 +41,8 @@ def test_too_few_training_images_for_its_features_leave_it_out(weights: Path):
         open_inception(cuda, 4097, "auto", str(weights), FEATURES)
 
 
-def opened(mode: str, path: Path | None, device: torch.device) -> InceptionExtractor:
-    return open_inception(device, 1000, mode, str(path) if path else None, 64)
+def opened(mode: str, path: Path | None, device: torch.device, images: int = 1000) -> InceptionExtractor:
+    return open_inception(device, images, mode, str(path) if path else None, 64)
 
 
 @pytest.fixture
@@ -141,6 +141,14 @@ def test_a_file_that_is_no_inception_network_is_named(tmp_path: Path):
 def test_a_file_with_the_hash_of_its_name_is_taken(weights: Path):
     assert find_weights(weights) == weights
     assert opened("required", weights, CPU).dimensions == 64
+
+
+def test_required_with_too_few_training_images_names_what_helps(weights: Path):
+    few = "128 training images are too few for 64 features"
+    with pytest.raises(DdpmError, match=rf"{few} of Inception: lower fid\.inception_features, or leave inception out"):
+        opened("required", weights, CPU, images=128)
+    with pytest.raises(UnavailableExtractor, match=rf"^{few}$"):
+        opened("auto", weights, torch.device("cuda"), images=128)
 
 
 @pytest.mark.parametrize("name", ["random-00000000.pth", "random.pth", "random-123.pth"])

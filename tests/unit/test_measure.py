@@ -206,6 +206,10 @@ def test_replicates_give_mean_and_deviation_of_what_all_of_them_have():
     found = over_replicates({"fd": 1.0, "kd": 5.0}, [{"fd": 2.0, "kd": 5.0, "more": 1.0}, {"fd": 6.0}])
     assert found == {"fd_replicates_mean": 3.0, "fd_replicates_std": pytest.approx(7**0.5)}
     assert over_replicates({"fd": 1.0}, []) == {}
+    assert set(over_replicates({"fd": 1.0, "images": 8}, [{"fd": 2.0, "images": 8}])) == {
+        "fd_replicates_mean",
+        "fd_replicates_std",
+    }
 
 
 def test_labels_are_read_as_they_were_written(tmp_path: Path):

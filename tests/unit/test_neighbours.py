@@ -98,3 +98,13 @@ def test_memorized_fraction_counts_what_is_closer_than_a_hundredth_of_the_held_o
     held_out = rng.normal(10, 1, size=5000)
     assert memorized_fraction(rng.normal(10, 1, size=5000), held_out) == pytest.approx(0.01, abs=0.005)
     assert memorized_fraction(np.r_[np.zeros(50), np.full(50, 10.0)], held_out) == 0.5
+
+
+@pytest.mark.parametrize("held_out", [99, 150, 400])
+def test_without_memorization_a_hundredth_counts_whatever_the_number_of_held_out_images(
+    held_out: int, rng: np.random.Generator
+):
+    found = [memorized_fraction(rng.uniform(size=4000), rng.uniform(size=held_out)) for _ in range(4000)]
+    error = np.std(found) / len(found) ** 0.5
+    assert np.mean(found) == pytest.approx(0.01, abs=4 * error)
+    assert error < 0.0003

@@ -8,7 +8,15 @@ from ddpm.data.image_set import ImageSet
 from ddpm.evaluation import reference
 from ddpm.evaluation.features import Features
 from ddpm.evaluation.frechet import fit_gaussian
-from ddpm.evaluation.reference import Reference, find_reference, frechet_floor, pixels, reference_of
+from ddpm.evaluation.reference import (
+    Reference,
+    find_nearest_pixels,
+    find_reference,
+    frechet_floor,
+    nearest_pixels,
+    pixels,
+    reference_of,
+)
 from ddpm.utils.errors import DamagedFile, MissingFile
 from ddpm.utils.files import save_arrays
 
@@ -19,7 +27,8 @@ def train(rng: np.random.Generator) -> np.ndarray:
 
 
 @pytest.fixture
-def made(train: np.ndarray, rng: np.random.Generator) -> Reference:
+def made(train: np.ndarray, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> Reference:
+    monkeypatch.setattr(reference, "FLOOR_IMAGES", 2000)
     test = rng.normal(size=(1000, 5)).astype(np.float32)
     return reference_of("abc", (train, np.arange(6000) % 10), (test, np.arange(1000) % 10), test[:, :2], 7)
 
@@ -64,7 +73,9 @@ def test_of_many_dimensions_a_random_sample_is_kept(
     assert len(found.test_nearest) == 0
     assert found.test_probabilities.shape == (1000, 0)
     assert np.array_equal(found.mean, made.mean)
-    assert found.frechet_floor(100) == found.floor == made.floor
+    assert found.frechet_floor(2000) == found.floor == made.frechet_floor(2000)
+    assert found.frechet_floor(100) == pytest.approx(made.frechet_floor(100), rel=0.2)
+    assert np.isnan(found.frechet_floor(251))
 
 
 class Fake:
@@ -96,6 +107,25 @@ def test_a_stored_reference_is_used_if_weights_and_seed_are_the_same(tmp_path: P
     assert fake.asked == 6
 
 
+def test_what_is_stored_of_other_images_is_not_used(tmp_path: Path, rng: np.random.Generator):
+    pictures = rng.integers(256, size=(140, 1, 2, 2), dtype=np.uint8)
+    train, test, other = (
+        ImageSet(pictures[part], np.zeros(len(pictures[part]), np.int64), np.arange(len(pictures[part])), 1)
+        for part in (slice(100), slice(100, 120), slice(120, 140))
+    )
+    made = [find_reference(tmp_path / "none.npz", Fake(), train, part, 7) for part in (test, other)]
+    made[0].save(path := tmp_path / "fake.npz")
+    found = find_reference(path, Fake(), train, other, 7)
+    assert found.images_sha256 == made[1].images_sha256 != made[0].images_sha256
+    assert np.array_equal(found.test, made[1].test)
+    by_pixels = tmp_path / "pixels.npz"
+    for part in (test, other, other):
+        assert np.array_equal(find_nearest_pixels(by_pixels, train, part), nearest_pixels(train, part))
+    written = by_pixels.stat().st_mtime_ns
+    find_nearest_pixels(by_pixels, train, other)
+    assert by_pixels.stat().st_mtime_ns == written
+
+
 def floor(train: np.ndarray, count: int, seed: int = 1) -> float:
     return frechet_floor(train, fit_gaussian(train), count, np.random.default_rng(seed))
 
@@ -114,8 +144,9 @@ def test_the_floor_of_normal_features_is_what_sampling_theory_says(train: np.nda
     assert floor(train, count) == pytest.approx(expected, rel=0.15)
 
 
-def test_the_floor_is_never_that_of_all_training_images(train: np.ndarray):
-    assert floor(train, len(train)) == floor(train, len(train) // 2) > 1e-4
+def test_the_floor_is_never_that_of_all_training_images_and_never_that_of_fewer(train: np.ndarray):
+    assert floor(train, len(train) // 2) > 1e-4
+    assert np.isnan(floor(train, len(train) // 2 + 1))
 
 
 def test_pixels_are_points_in_the_unit_cube():

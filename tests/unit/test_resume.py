@@ -1,11 +1,14 @@
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from ddpm.config import Config
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.resume import FINISHED, KeptRun, stop_signals, stopping
+from stages.resume import dvc_stages
 from stages.runner import _end_with_dvc
 
 
@@ -45,3 +48,11 @@ def test_a_stage_that_saves_already_is_not_ended_by_the_end_of_its_dvc(
     assert not stopping()
     assert received == list(also)
     assert sent == ([] if also else [signal.SIGTERM])
+
+
+@pytest.mark.parametrize("path", ["[a]", "a: b", "a #b", "*a", "@a", "{a", "'a", "12", "- a", "${seed}"])
+def test_a_folder_of_images_may_be_called_what_means_something_in_yaml(configure: Callable[..., Config], path: str):
+    plain, found = (dvc_stages(configure({"data.path": name})) for name in ("PATH", path))
+    assert found["fetch_mnist"]["deps"] == [path if each == "PATH" else each for each in plain["fetch_mnist"]["deps"]]
+    assert path in found["fetch_mnist"]["deps"]
+    assert found["train"] == plain["train"]

@@ -3,6 +3,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,6 +111,36 @@ def test_what_is_little_work_depends_on_the_device(
     assert choose_runtime(configure(settings).runtime, flops) == Runtime(torch.device("cuda"), torch.bfloat16, compiled)
     assert choose_runtime(configure(settings | {"runtime.device": "cpu"}).runtime, flops).compiled
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+@pytest.mark.parametrize(("rank", "own"), [("0", 0), ("3", 3), ("5", 1), (None, 0)])
+def test_what_torchrun_started_tries_the_compiler_on_its_own_device(
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, rank: str | None, own: int
+):
+    current, used = [0], []
+
+    @contextmanager
+    def device(wanted: torch.device) -> Iterator[None]:
+        before, current[0] = current[0], wanted.index
+        yield
+        current[0] = before
+
+    def ones(_: int, device: torch.device) -> torch.Tensor:
+        # What names no device's number is on the current one; a kernel is launched, and memory held, on the latter.
+        used.append((current[0] if device.index is None else device.index, current[0]))
+        return torch.zeros(1)
+
+    monkeypatch.setenv("LOCAL_RANK", rank) if rank else monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr("torch.cuda.device", device)
+    monkeypatch.setattr("torch.ones", ones)
+    monkeypatch.setattr("torch.compile", lambda function, **_: function)
+    settings = {"runtime.device": "auto", "runtime.precision": "float32", "runtime.compile": "auto"}
+    found = choose_runtime(configure(settings).runtime, 1e17)
+    assert used == [(own, own)]
+    assert (found.device, found.compiled, current) == (torch.device("cuda"), True, [0])
+    choose_runtime(configure(settings | {"runtime.device": "cuda:2"}).runtime, 1e17)
+    assert used[1:] == [(2, 2)]
 
 
 def test_a_run_resumes_only_on_the_same_model_of_device(monkeypatch: pytest.MonkeyPatch):

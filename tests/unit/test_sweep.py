@@ -10,7 +10,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ddpm.utils.errors import DdpmError
-from tools.sweep import check_space, distribution, override, present, read_space, table
+from tools.sweep import Sweep, check_space, distribution, override, present, read_space, table
 
 
 def test_a_space_is_read_from_the_command_line_and_from_files(tmp_path: Path):
@@ -30,6 +30,40 @@ def test_lists_are_ranges_or_choices_and_other_values_are_fixed():
     assert distribution("a", [0, 0.5, "linear"]) == FloatDistribution(0, 0.5)
     assert distribution("a", [[1, 2], "auto", 3, True]) == CategoricalDistribution(["[1, 2]", "auto", "3", "true"])
     assert distribution("a", 0.01) is distribution("a", "auto") is None
+
+
+@pytest.mark.parametrize("names", [["cosine", "linear"], ["linear"], ["cosine", "sigmoid", "linear"]])
+def test_after_names_linear_is_one_more(names: list[str]):
+    assert distribution("a", names) == CategoricalDistribution(names)
+
+
+def test_every_name_of_a_choice_is_checked():
+    check_space({"train.lr_decay": ["cosine", "linear"]}, SETTINGS)
+    with pytest.raises(DdpmError, match=r"^train\.optimizer=linear: .*should be one of"):
+        check_space({"train.optimizer": ["muon", "linear"]}, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("metric", "lower"),
+    [
+        ("fd_mnist", True),
+        ("val_loss", True),
+        ("bpd_small", True),
+        ("memorized_fraction_pixel", True),
+        ("generate_seconds", True),
+        ("train_seconds", True),
+        ("generate_nfe", True),
+        ("parameters", True),
+        ("recall_mnist", False),
+        ("label_accuracy", False),
+    ],
+)
+def test_a_sweep_seeks_the_smallest_of_distances_and_costs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str, lower: bool
+):
+    monkeypatch.setenv("DDPM_CKPT_DIR", str(tmp_path))
+    with Sweep("seek", {"seed": [1, 2]}, metric, 4) as sweep:
+        assert sweep.open().direction.name == ("MINIMIZE" if lower else "MAXIMIZE")
 
 
 @pytest.mark.parametrize(

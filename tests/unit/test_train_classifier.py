@@ -193,12 +193,31 @@ def test_its_table_is_that_of_mnist_and_real_images_are_near_their_floor(
     assert protocol["recipe"].startswith("3 epochs of 2000 images")
 
 
-def test_a_small_test_set_has_no_distance_of_its_own(coloured: Sets, trained: Path, tmp_path: Path):
+def test_a_small_test_set_has_no_number_that_depends_on_its_size(coloured: Sets, trained: Path, tmp_path: Path):
     few = coloured[1].take(np.arange(100))
     evaluator = open_evaluator(settings("classifier"), coloured[0], few, 7, CPU, tmp_path, trained)
     numbers = evaluator.measure(coloured[0].images[:400], None, 0, "images").numbers
     assert "fd_coloured_real" not in numbers
-    assert {"fd_coloured", "fd_coloured_floor", "kd_coloured_real", "recall_coloured_real"} <= set(numbers)
+    assert {"fd_coloured", "fd_coloured_floor", "kd_coloured_real", "precision_coloured_real"} <= set(numbers)
+    # Of 100 images the fraction of real ones nearby is another than of 400: no yardstick for these.
+    assert {"recall_coloured", "coverage_coloured"} <= set(numbers)
+    assert not {"recall_coloured_real", "coverage_coloured_real"} & set(numbers)
+    as_many = evaluator.measure(coloured[0].images[:1000], None, 0, "images").numbers
+    assert "fd_coloured_floor" in as_many
+    more = evaluator.measure(coloured[0].images[:1001], None, 0, "images").numbers
+    assert "fd_coloured" in more
+    assert not {"fd_coloured_floor", "fd_coloured_over_floor"} & set(more)
+    evaluator = open_evaluator(settings("classifier"), coloured[0], few.take(np.arange(7)), 7, CPU, tmp_path, trained)
+    numbers = evaluator.measure(coloured[0].images[:400], None, 0, "images").numbers
+    assert "kd_coloured" in numbers
+    assert "kd_coloured_real" not in numbers
+
+
+def test_the_test_images_themselves_score_as_the_real_ones_do(coloured: Sets, trained: Path, tmp_path: Path):
+    evaluator = open_evaluator(settings("classifier"), *coloured, 7, CPU, tmp_path, trained)
+    numbers = evaluator.measure(coloured[1].images, None, 0, "images").numbers
+    for key in ("fd", "precision", "recall", "density", "coverage"):
+        assert numbers[f"{key}_coloured"] == pytest.approx(numbers[f"{key}_coloured_real"], rel=1e-9), key
 
 
 def test_data_without_labels_is_measured_by_patches_and_pixels(coloured: Sets, tmp_path: Path):

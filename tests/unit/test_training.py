@@ -32,6 +32,7 @@ from ddpm.training.validation import FixedGrid
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.files import write_json
 from ddpm.utils.images import read_pngs
+from ddpm.utils.resume import FINISHED
 from ddpm.utils.runtime import Runtime
 
 OUTPUTS = ("last.safetensors", "best.safetensors", "log.csv", "validation.csv")
@@ -237,6 +238,63 @@ def test_a_run_killed_between_saves_resumes_to_the_same_bits(run: Run, undisturb
         assert load_checkpoint(tmp_path / "kept" / "state.safetensors").metadata["step"] == 11
     run(tmp_path)
     assert_same_outputs(undisturbed({}), tmp_path)
+
+
+@pytest.mark.parametrize("again", [[0.6, 0.7, 0.7, 0.7], [0.6, 0.45, 0.7, 0.7]], ids=["worse", "better"])
+def test_the_best_checkpoint_is_never_of_steps_that_a_kill_undid(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: list[float]
+):
+    losses = iter([0.9, 0.8, 0.5, 0.4, 0.3, *again])
+    summarize = FixedGrid.summarize
+    monkeypatch.setattr(FixedGrid, "summarize", lambda *given: summarize(*given) | {"val_loss": next(losses)})
+    changes = {"train.validate_every": 3, "train.log_every": 1}
+    best = tmp_path / "out" / "best.safetensors"
+    for step, every in ((12, 1e-9), (16, 1e9)):
+        with pytest.raises(Killed):
+            run(tmp_path, changes, type("Folder", (DoomedFolder,), {"step": step}), every)
+        assert load_checkpoint(tmp_path / "kept" / "state.safetensors").metadata["step"] == 11
+    assert load_checkpoint(best).metadata == {"step": 15, "seed": 3407, "val_loss": 0.3}
+    with RunFolder(tmp_path / "out", tmp_path / "kept"):
+        assert load_checkpoint(best).metadata["step"] == 9
+    results = run(tmp_path, changes)
+    expected = (15, 0.45) if min(again) < 0.5 else (9, 0.5)
+    assert (results["best_step"], results["best_val_loss"]) == expected
+    assert (load_checkpoint(best).metadata["step"], load_checkpoint(best).metadata["val_loss"]) == expected
+
+
+def test_between_a_best_checkpoint_and_the_next_save_the_one_before_is_kept(run: Run, tmp_path: Path):
+    class Doomed(RunFolder):
+        def write(self, name: str, *given: Any, **named: Any) -> None:  # noqa: ANN401
+            super().write(name, *given, **named)
+            if name == "best.safetensors" and load_checkpoint(self.output / name).metadata["step"] == 9:
+                raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path, {"train.validate_every": 3}, Doomed, 1e-9)
+    with RunFolder(tmp_path / "out", tmp_path / "kept") as folder:
+        assert load_checkpoint(folder.state).metadata["best_step"] == 6
+    assert load_checkpoint(tmp_path / "out" / "best.safetensors").metadata["step"] == 6
+
+
+@pytest.mark.parametrize("then", ["saved", "finished"])
+def test_the_best_checkpoint_of_a_saved_or_finished_run_stays(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+):
+    losses = iter([0.9, 0.5, 0.4, 0.3])
+    summarize = FixedGrid.summarize
+    monkeypatch.setattr(FixedGrid, "summarize", lambda *given: summarize(*given) | {"val_loss": next(losses)})
+    changes = {"train.validate_every": 5, "train.log_every": 1}
+    with pytest.raises(Killed):
+        run(tmp_path, changes, type("Folder", (DoomedFolder,), {"step": 12}), 1e-9)
+    if then == "saved":
+        with pytest.raises(Killed):
+            run(tmp_path, changes, type("Folder", (DoomedFolder,), {"step": 18}), 1e-9)
+    else:
+        run(tmp_path, changes)
+        write_json(tmp_path / "kept" / FINISHED, {"stage": "train"})
+    with RunFolder(tmp_path / "again", tmp_path / "kept"):
+        found = load_checkpoint(tmp_path / "again" / "best.safetensors").metadata
+    assert found["step"] == (15 if then == "saved" else 20)
 
 
 def test_what_a_killed_run_has_made_is_shown_again_where_the_outputs_were_deleted(

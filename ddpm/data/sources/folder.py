@@ -25,9 +25,11 @@ from ddpm.utils.images import to_grey
 from ddpm.utils.runtime import worker_count
 
 PARTS = ("train", "test")
+_NO_TABLE = ("auto", "folders", "none")
 _PARTS_ELSEWHERE = {"train", "training", "val", "valid", "validation", "test", "testing"}
 _AT_ONCE = 256
-_NAMED = 5  # files that a message names
+_NAMED = 5  # files or classes that a message names
+_LEAST_TEST = 2  # images: of fewer there are no statistics
 
 
 class Folder:
@@ -56,8 +58,8 @@ class Folder:
         ``test_seed``, is the test set.
 
         Also writes files.csv (each file that was read, in the order of the images' indices) and report.json, and prints
-        the report. Raises DdpmError where more than ``broken_fraction`` of the files cannot be read, or none can, and
-        for folders of other parts, such as `val`.
+        the report. Raises DdpmError where more than ``broken_fraction`` of the files cannot be read, or none can, for
+        folders of other parts, such as `val`, for fewer than two test images, and for a class without a training image.
         """
         root, colour = Path(path), parse_colour(background)
         if not root.is_dir():
@@ -78,8 +80,9 @@ class Folder:
         images = ImageSet(found.images, numbers, np.arange(len(numbers)), len(names), "folder", names)
         if has_parts:
             in_test = np.array([file.parts[0] == "test" for file in found.files])
+            _refuse_parts(path, labels, numbers, names, in_test)
         else:
-            in_test = _test_images(numbers, test_fraction, test_seed)
+            in_test = _test_images(numbers, names, test_fraction, test_seed)
         report = found.report(images, in_test, set(everything) - set(wanted), links)
         with atomic_folder(folder) as new:
             for part, chosen in zip(PARTS, (~in_test, in_test), strict=True):
@@ -165,7 +168,7 @@ def _classes(root: Path, files: Sequence[Path], labels: str, depth: int) -> tupl
 
     depth: how many folders lie above those of the classes. Raises DdpmError.
     """
-    if labels not in ("auto", "folders", "none"):
+    if labels not in _NO_TABLE:
         return _table(root, files, labels)
     classes = {file: file.parts[depth] for file in files if len(file.parts) > depth + 1}
     if labels == "auto" and (len(classes) < len(files) or len(set(classes.values())) < 2):
@@ -247,14 +250,55 @@ def _refuse_too_many(path: str, broken: dict[str, str], count: int, fraction: fl
         )
 
 
-def _test_images(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+def _refuse_parts(path: str, labels: str, numbers: np.ndarray, names: Sequence[str], in_test: np.ndarray) -> None:
+    """Raises DdpmError where the folders `train` and `test` hold too few images, or `train` none of a class."""
+    count, table = int(in_test.sum()), "" if labels in _NO_TABLE else labels
+    if count < _LEAST_TEST:
+        named, or_name = (f" and is named in {table}", f", or name more of test in {table}") if table else ("", "")
+        raise DdpmError(
+            f"data.path={path}: test holds {_images(count)} that can be read{named}, but at least {_LEAST_TEST} are "
+            f"needed: move more there from train{or_name}."
+        )
+    if in_test.all():
+        raise DdpmError(f"data.path={path}: train holds no image that can be read: move some there from test.")
+    if lacking := _without_training(numbers, names, in_test):
+        alike = f"a class alike everywhere in {table}" if table else "the folder of a class alike in both"
+        raise DdpmError(
+            f"data.path={path}: train holds no image that can be read of the {lacking}, which test holds: "
+            f"name {alike}, or move some of its images to train."
+        )
+
+
+def _test_images(labels: np.ndarray, names: Sequence[str], fraction: float, seed: int) -> np.ndarray:
     try:
         test = stratified_split(labels, 1.0 - fraction, seed)[1]
     except DdpmError as error:
         raise DdpmError(
             f"data.test_fraction={fraction} leaves no image for the test, or none but those: choose another."
         ) from error
-    return np.isin(np.arange(len(labels)), test)
+    if len(test) < _LEAST_TEST:
+        raise DdpmError(
+            f"data.test_fraction={fraction} leaves {_images(len(test))} for the test, which needs at least "
+            f"{_LEAST_TEST}: raise it, or add images."
+        )
+    in_test = np.isin(np.arange(len(labels)), test)
+    if lacking := _without_training(labels, names, in_test):
+        raise DdpmError(
+            f"data.test_fraction={fraction} leaves no training image of the {lacking}: lower it, or add such images."
+        )
+    return in_test
+
+
+def _without_training(labels: np.ndarray, names: Sequence[str], in_test: np.ndarray) -> str:
+    """The classes that no image outside of the test is of, for a message; empty where there are none."""
+    counts = np.bincount(labels[~in_test], minlength=len(names))
+    lacking = [name for name, count in zip(names, counts, strict=False) if not count]  # unlabelled images have no names
+    named = ", ".join(lacking[:_NAMED]) + ", …" * (len(lacking) > _NAMED)
+    return f"class{'es' * (len(lacking) > 1)} {named}" if lacking else ""
+
+
+def _images(count: int) -> str:
+    return f"{count or 'no'} image{'s' * (count > 1)}"
 
 
 def _natural(name: str) -> tuple[int, int, str]:

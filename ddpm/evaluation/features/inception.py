@@ -34,17 +34,22 @@ def open_inception(
     """The network where it can be had.
 
     inception "auto": where there is no CUDA device (a CPU takes a quarter of an hour for every 10,000 images), the
-    training ``images`` are too few, or the weights cannot be had, raise UnavailableExtractor; "required": raise
-    DdpmError where they cannot be had.
+    training ``images`` are too few, or the weights cannot be had, raise UnavailableExtractor; "required": a CPU will
+    do, and the others raise DdpmError.
     inception_weights: their file, None for torch's hub cache or a download. inception_features: 64, 192, 768 or 2048.
     processes: see `InceptionExtractor`.
     """
     if inception == "auto" and device.type != "cuda":
         raise UnavailableExtractor("no CUDA device (fid.inception: required measures on a CPU too)")
-    if inception == "auto":
-        refuse_few(images, inception_features)
     try:
+        refuse_few(images, inception_features)
         weights = find_weights(Path(inception_weights) if inception_weights else None)
+    except UnavailableExtractor as few:
+        if inception == "auto":
+            raise
+        raise DdpmError(
+            f"{few} of Inception: lower fid.inception_features, or leave inception out of fid.extractors."
+        ) from few
     except DdpmError as error:
         if inception == "required":
             raise
