@@ -9,8 +9,8 @@ are white on black. Images that come out are, by ``as_``:
     "pil"      list of n Pillow images
     "tensor"   float32 tensor [n, c, h, w], x_0 around [-1, 1], on the model's device
 
-``labels`` is one class label for all images or a sequence with one each: a name (`Model.class_names`) or, where no
-class is called so, a number from 0. An array of NumPy integers has numbers alone, as `Model.classify` gives them.
+``labels`` is one class label for all images or a sequence with one each: a name (`Model.class_names`) or, where no name
+is a number, its place among them from 0. The integers of an array always are places, as `Model.classify` gives them.
 ``seed`` decides the noise: image number i of a call depends on seed, settings and i alone, not on how many are sampled
 beside it. Settings are keys of the section `generate` of params.yaml (`Settings`); what is not given is the model's
 own. Mistakes raise DdpmError with a sentence.
@@ -613,8 +613,9 @@ def _classes(labels: Labels, count: int, names: tuple[str, ...]) -> np.ndarray |
         return None
     if not names:
         raise DdpmError("this model knows no class labels: leave labels away.")
-    # As objects, NumPy's integers would become Python's.
-    given = np.asarray(labels, None if isinstance(labels, np.ndarray | np.generic) else object)
+    # As objects, the integers of arrays and tensors would become Python's.
+    kept = labels.cpu() if isinstance(labels, Tensor) else labels
+    given = np.asarray(kept, None if hasattr(labels, "dtype") else object)
     if given.shape not in ((), (1,), (count,)):
         raise DdpmError(f"labels are one class label, or one for each of the {count} images.")
     found = np.array([_class(label, names) for label in given.flat], np.int64)

@@ -96,7 +96,7 @@ def distribution(key: str, value: Any) -> BaseDistribution | None:  # noqa: ANN4
 
 
 def _is_range(values: Sequence[Any]) -> bool:
-    """Whether a list ends in the scale of a range. After names `linear` is one more; none is called log."""
+    """Whether a list ends in the scale of a range: in log, or in linear unless it follows names, as a schedule may."""
     *ends, scale = values or [None]
     return bool(scale == "log" or (scale == "linear" and not all(isinstance(end, str) for end in ends)))
 

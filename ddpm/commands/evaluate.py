@@ -66,9 +66,10 @@ def evaluate(arguments: argparse.Namespace, features: Path) -> None:
     Runtime(device, torch.float32, compiled=False).set_up()
     train, test = (SOURCES[arguments.data].load(arguments.reference, part) for part in ("train", "test"))
     classifier = arguments.classifier or features / "classifier.safetensors"
-    known = classifier.exists() and (arguments.classifier or trained_on(classifier, train))
-    if "classifier" in extractor_names(arguments.extractors, train.spec) and not known:
-        train_classifier(classifier, train, test, arguments.classifier_epochs, device, fast_precision(device))
+    if "classifier" in extractor_names(arguments.extractors, train.spec):
+        known = classifier.exists() and (arguments.classifier or trained_on(classifier, train))
+        if not known:
+            train_classifier(classifier, train, test, arguments.classifier_epochs, device, fast_precision(device))
     evaluator = open_evaluator(arguments, train, test, arguments.seed, device, features, classifier, processors)
     for network, reference in evaluator.networks:
         reference.save(features / f"{network.name}.npz")

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
     parser.add_argument("--count", type=int, default=64, help="how many images (default 64)")
     parser.add_argument(
-        "--classes", nargs="+", metavar="CLASS", help="these in turn, by number or by name (default: all)"
+        "--classes", nargs="+", metavar="CLASS", help="these in turn, by name or by number (default: all)"
     )
     add_options(parser, "digits.png")
 

@@ -71,9 +71,9 @@ def measure_features(
     """Fréchet and kernel distance, precision, recall, density and coverage of features [n, d], with intervals.
 
     name: of the feature network. bootstrap: resamples of the intervals, 0 for none. alone: leaves out what real images
-    score. Where these are not as many as n, so are the numbers that depend on how many there are: Fréchet distance,
-    recall, coverage, the floor. Of `costly` features FD∞ has no interval and, alone, no value. Raises DdpmError for too
-    few images.
+    score. There are no numbers of fewer than n real images where these depend on how many they are (Fréchet distance,
+    recall, coverage), and no floor where `Reference` has none. Of `costly` features FD∞ has no interval and, alone, no
+    value. Raises DdpmError for too few images.
     """
     infinity_key, kernel_key = f"{frechet_key}_infinity", f"kd_{name}"
     reference, sample = beside.reference, beside.train.features
@@ -126,8 +126,9 @@ def measure_classes(
     """What class probabilities say of images: (flat metrics, a table with one row a class and set).
 
     features: float32 [n, d]; probabilities: float32 [n, c]; labels: int64 [n], the label each image was conditioned on,
-    None without; bootstrap and alone: see `measure_features`. Columns of the table: label, set ("generated", "real"),
-    fraction and ``frechet_key`` (NaN: too few images).
+    None without; bootstrap and alone: see `measure_features`; alone leaves out the least and the greatest fraction too,
+    which are not averaged over sets. Columns of the table: label, set ("generated", "real"), fraction and
+    ``frechet_key`` (NaN: too few images).
     """
     classes = probabilities.shape[1]
     # A class that training images lack counts as half an image: the divergence stays finite.
@@ -137,17 +138,24 @@ def measure_classes(
     fractions, distances = {}, {}
     sets = {"generated": (features, probabilities, labels)}
     if not alone:
-        sets["real"] = (reference.test, reference.test_probabilities, reference.test_labels)
+        chosen = np.sort(stream("pick").permutation(len(reference.test))[: len(features)])
+        test = (reference.test, reference.test_probabilities, reference.test_labels)
+        sets["real"] = (test[0][chosen], test[1][chosen], test[2][chosen])
     for name, (values, given, truth) in sets.items():
         suffix = "_real" if name == "real" else ""
+        as_many = len(values) == len(features)
         fractions[name] = class_fractions(given)
-        distances[name] = class_distances(values, given.argmax(1), reference.train, reference.train_labels, classes)
+        distances[name] = (
+            class_distances(values, given.argmax(1), reference.train, reference.train_labels, classes)
+            if as_many
+            else np.full(classes, np.nan)
+        )
         numbers |= {
             f"confident_fraction{suffix}": float(confident(given).mean()),
             f"ambiguous_fraction{suffix}": float(ambiguous(given).mean()),
             f"mean_confidence{suffix}": float(given.max(1).mean()),
-            f"classifier_score{suffix}": classifier_score(given),
-            f"class_kl{suffix}": class_kl(fractions[name], train_fractions),
+            f"classifier_score{suffix}": classifier_score(given) if as_many else float("nan"),
+            f"class_kl{suffix}": class_kl(fractions[name], train_fractions) if as_many else float("nan"),
             f"{frechet_key}_per_class{suffix}": float(distances[name].mean()),
         }
         if labels is not None and truth is not None:

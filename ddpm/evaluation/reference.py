@@ -28,7 +28,8 @@ class Reference:
     [m]: of all of them, or of a random sample. test float32 [k, d], test_labels int64 [k], test_probabilities float32
     [k, c], c = 0 for a network that gives none. test_nearest float64 [k]: distance of each test image to the nearest
     training image; empty where ``train`` is a sample. floor: the Fréchet distance of `FLOOR_IMAGES` random training
-    images, NaN: see `frechet_floor`. seed: of the random choices. images_sha256: of the images and labels measured.
+    images, NaN where there are none, see `frechet_floor`. seed: of the random choices. images_sha256: of the images and
+    labels that were measured.
     """
 
     weights_sha256: str
@@ -69,7 +70,7 @@ class Reference:
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote. Raises MissingFile or DamagedFile."""
         arrays: dict[str, Any] = load_arrays(path)
-        if set(arrays) != {field.name for field in fields(cls)}:
+        if set(arrays) | {"images_sha256"} != {field.name for field in fields(cls)}:  # which older files lack
             raise DamagedFile(f"{path} holds {sorted(arrays)}, not the features of real images")
         return cls(**{key: value.item() if value.ndim == 0 else value for key, value in arrays.items()})
 

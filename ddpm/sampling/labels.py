@@ -6,16 +6,21 @@ import numpy as np
 
 
 def class_number(label: object, names: Sequence[str]) -> int | None:
-    """The place in ``names`` of the class that a label names, or else of which it is the number; None for neither.
+    """The place in ``names`` of the class that a label means: its name or, where no name is a number, this place.
 
-    A folder of images may be called 2: so a number is a name first, be it typed in a shell, in YAML or in Python. But
-    NumPy's integers, as which labels come out of a data set or a model, are numbers alone.
+    None for no class. Folders of images may be called 1, 2 and 03: a number, typed in a shell, in YAML or in Python,
+    then is such a name, by its value. But NumPy's integers, as which labels come out of a data set or a model, always
+    are places.
     """
-    wanted, numbers = str(label), [str(number) for number in range(len(names))]
-    for known in (numbers,) if isinstance(label, np.integer) else (names, numbers):
-        if wanted in known:
-            return known.index(wanted)
-    return None
+    wanted = str(label)
+    if wanted in names and not isinstance(label, np.integer):
+        return names.index(wanted)
+    if not wanted.isdecimal():
+        return None
+    values = [int(name) if name.isdecimal() else None for name in names]
+    if isinstance(label, np.integer) or not any(name.isdecimal() for name in names):
+        return int(wanted) if int(wanted) < len(names) else None
+    return values.index(int(wanted)) if int(wanted) in values else None
 
 
 def balanced_labels(numbers: Sequence[int], frequencies: Sequence[float] | np.ndarray) -> np.ndarray:

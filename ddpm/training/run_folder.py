@@ -28,7 +28,7 @@ class RunFolder(KeptRun):
         self.state = kept / "state.safetensors"
         self._kept = kept / "files"
         # The best checkpoint of the steps that ``state`` knows, once a later one has taken its place.
-        self._known_best, self._best_is_known = kept / "known_best.safetensors", False
+        self._known_best, self._best_is_known = kept / "known_best.safetensors", self.state.exists()
 
     def __enter__(self) -> Self:
         if not self.writes:

@@ -11,8 +11,7 @@ from clones import run_in
 
 from ddpm.data.image_set import ImageSet
 from ddpm.evaluation.frechet import fit_gaussian, frechet_distance
-from ddpm.evaluation.reference import Reference, nearest_pixels
-from ddpm.utils.files import save_arrays
+from ddpm.evaluation.reference import Reference, find_nearest_pixels
 from ddpm.utils.images import write_rgb_pngs
 
 COUNT = 300
@@ -25,7 +24,7 @@ def features(
     """What the command would have left of the real digits in the folder --features."""
     folder = tmp_path_factory.mktemp("features")
     full.save(folder / "mnist.npz")
-    save_arrays(folder / "pixels.npz", test_nearest=nearest_pixels(digits, test_digits))
+    find_nearest_pixels(folder / "pixels.npz", digits, test_digits)
     return folder
 
 
@@ -47,7 +46,9 @@ def test_images_in_any_form_give_the_same_numbers(
     written = tmp_path / "numbers.json"
     command = (sys.executable, "-m", "ddpm", "evaluate", str(path), "--reference", str(raw))
     known = ("--features", str(features), "--labels", str(tmp_path / "labels.csv"), "--extractors", "mnist")
+    measured = (features / "pixels.npz").stat().st_mtime_ns
     output = run_in(root, *command, *known, "--bootstrap", "20", "--json", str(written))
+    assert (features / "pixels.npz").stat().st_mtime_ns == measured
     numbers = json.loads(written.read_text())
     assert numbers["images"] == COUNT
     accuracy = (full.test_probabilities[:COUNT].argmax(1) == labels).mean()

@@ -120,13 +120,13 @@ def test_a_number_is_the_name_of_a_class_first(
     names = tuple(map(str, range(1, 11)))
     save_checkpoint(path, replace(shipped, spec=replace(shipped.spec, class_names=names)))
     numbered = ddpm.load(path, device="cpu")
-    assert numbered.class_labels(4, [2, "2", 10, 0]).tolist() == [1, 1, 9, 0]
+    assert numbered.class_labels(4, [2, "2", 10, "02"]).tolist() == [1, 1, 9, 1]
     assert np.array_equal(numbered.sample(2, labels=2, **FAST), model.sample(2, labels=1, **FAST))
     ends = ((numbered, (2, 9)), (model, (1, 8)))
     assert np.array_equal(*(each.interpolate(ZERO, ZERO, 2, labels=labels, steps=3) for each, labels in ends))
     # As it is typed in a shell.
     words = ("sample", "--model", str(path), "--steps", "1", "--autoguidance", "1", "--device", "cpu", "--count", "3")
-    monkeypatch.setattr(sys, "argv", ["ddpm", *words, "--classes", "2", "10", "0", "--out", str(tmp_path / "a.npz")])
+    monkeypatch.setattr(sys, "argv", ["ddpm", *words, "--classes", "2", "10", "1", "--out", str(tmp_path / "a.npz")])
     main()
     assert np.load(tmp_path / "a.npz")["labels"].tolist() == [1, 9, 0]
     # What comes out of the model are numbers.
@@ -134,10 +134,11 @@ def test_a_number_is_the_name_of_a_class_first(
     assert np.array_equal(found, some.labels)
     assert numbered.class_labels(10, found).tolist() == found.tolist()
     assert numbered.class_labels(2, found[3]).tolist() == [3, 3]
+    assert numbered.class_labels(10, torch.from_numpy(found)).tolist() == found.tolist()
     painted = [each.inpaint(some.images[3:5], right, resamplings=1, **FAST) for each in (numbered, model)]
     assert np.array_equal(*painted)
-    for unknown in (11, "11", np.array([10])):
-        with pytest.raises(DdpmError, match=r"no class 1[01]: .*labels 0 to 9, called 1, 2, .*, 10\.$"):
+    for unknown in (0, 11, "11", np.array([10])):
+        with pytest.raises(DdpmError, match=r"no class (0|1[01]): .*labels 0 to 9, called 1, 2, .*, 10\.$"):
             numbered.sample(1, labels=unknown)
 
 

@@ -203,9 +203,15 @@ def test_a_folder_test_of_fewer_than_two_images_is_refused(fetch: Fetch, tmp_pat
     table = pd.DataFrame({"file": files, "label": "pet"})
     table[table["file"].str.startswith("train")].to_csv(own / "labels.csv", index=False)
     (own / "test/cats/1.png").write_bytes((own / "test/cats/0.png").read_bytes())
+    table = pd.concat([table, pd.DataFrame({"file": ["test/cats/1.png"], "label": "pet"})])
     assert refusal(fetch, own, labels="labels.csv") == (
         "data.path=own: test holds no image that can be read and is named in labels.csv, but at least 2 are needed: "
         "move more there from train, or name more of test in labels.csv."
+    )
+    table[table["file"].str.startswith("test")].to_csv(own / "labels.csv", index=False)
+    assert refusal(fetch, own, labels="labels.csv") == (
+        "data.path=own: train holds no image that can be read and is named in labels.csv: move some there from test, "
+        "or name some of train in labels.csv."
     )
     (own / "test/cats/1.png").write_bytes(b"")
     assert "test holds 1 image that can be read, but" in refusal(fetch, own, broken_fraction=0.5)

@@ -338,9 +338,12 @@ def test_images_are_of_the_chosen_classes_alone(network_generator: Callable[...,
 
 
 def test_a_number_is_the_name_of_a_class_first(network_generator: Callable[..., Generator]):
-    ours = network_generator({"generate.classes": [2, "3", 0]})
-    numbered = replace(ours, spec=replace(ours.spec, class_names=tuple(map(str, range(1, 11)))))
-    for generator, expected in ((ours, {0, 2, 3}), (numbered, {0, 1, 2})):
+    ours = network_generator({"generate.classes": [2, "3", 1]})
+    numbered, padded = (
+        replace(ours, spec=replace(ours.spec, class_names=tuple(f"{number:0{width}}" for number in range(1, 11))))
+        for width in (1, 2)
+    )
+    for generator, expected in ((ours, {1, 2, 3}), (numbered, {0, 1, 2}), (padded, {0, 1, 2})):
         assert set(generator.class_labels(range(1, 101)).tolist()) == expected
 
 

@@ -240,7 +240,7 @@ def test_real_images_score_at_the_floor_and_noise_far_off(monkeypatch: pytest.Mo
     assert {key: far[key] for key in far if "real" in key} == {key: fresh[key] for key in fresh if "real" in key}
 
 
-def test_fewer_test_images_are_no_yardstick():
+def test_fewer_test_images_are_not_compared_with():
     train, test = image_set(pictures(60, 1, 16, 1)), image_set(pictures(19, 2, 16, 1))
     few, as_many = (measure_patches(pictures(count, 3, 16, 1), train, test, 0, STREAM, False) for count in (20, 19))
     assert {"swd_real", "swd_16_real", "swd_floor"} <= set(as_many)

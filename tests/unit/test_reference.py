@@ -18,7 +18,7 @@ from ddpm.evaluation.reference import (
     reference_of,
 )
 from ddpm.utils.errors import DamagedFile, MissingFile
-from ddpm.utils.files import save_arrays
+from ddpm.utils.files import load_arrays, save_arrays
 
 
 @pytest.fixture
@@ -115,6 +115,10 @@ def test_what_is_stored_of_other_images_is_not_used(tmp_path: Path, rng: np.rand
     )
     made = [find_reference(tmp_path / "none.npz", Fake(), train, part, 7) for part in (test, other)]
     made[0].save(path := tmp_path / "fake.npz")
+    stored = load_arrays(path)
+    stored.pop("images_sha256")
+    save_arrays(older := tmp_path / "older.npz", **stored)
+    assert find_reference(older, Fake(), train, test, 7).images_sha256 == made[0].images_sha256
     found = find_reference(path, Fake(), train, other, 7)
     assert found.images_sha256 == made[1].images_sha256 != made[0].images_sha256
     assert np.array_equal(found.test, made[1].test)

@@ -199,9 +199,11 @@ def test_a_small_test_set_has_no_number_that_depends_on_its_size(coloured: Sets,
     numbers = evaluator.measure(coloured[0].images[:400], None, 0, "images").numbers
     assert "fd_coloured_real" not in numbers
     assert {"fd_coloured", "fd_coloured_floor", "kd_coloured_real", "precision_coloured_real"} <= set(numbers)
-    # Of 100 images the fraction of real ones nearby is another than of 400: no yardstick for these.
-    assert {"recall_coloured", "coverage_coloured"} <= set(numbers)
-    assert not {"recall_coloured_real", "coverage_coloured_real"} & set(numbers)
+    # Of 100 images the fraction of real ones nearby is another than of 400.
+    sizes_matter = {"recall_coloured", "coverage_coloured", "class_kl", "classifier_score"}
+    assert sizes_matter <= set(numbers)
+    assert not {f"{key}_real" for key in (*sizes_matter, "fd_coloured_per_class")} & set(numbers)
+    assert {"confident_fraction_real", "density_coloured_real"} <= set(numbers)
     as_many = evaluator.measure(coloured[0].images[:1000], None, 0, "images").numbers
     assert "fd_coloured_floor" in as_many
     more = evaluator.measure(coloured[0].images[:1001], None, 0, "images").numbers

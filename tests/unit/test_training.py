@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from ddpm.diffusion.process import q_sample, v_from
 from ddpm.diffusion.schedule import build_schedule
 from ddpm.evaluation.early import EarlyDistance
 from ddpm.models.build import build_network
-from ddpm.models.checkpoint import load_checkpoint, restore_network
+from ddpm.models.checkpoint import load_checkpoint, restore_network, save_checkpoint
 from ddpm.training.batch import Batches
 from ddpm.training.loop import train
 from ddpm.training.loss_aware import LossAware
@@ -273,7 +275,15 @@ def test_between_a_best_checkpoint_and_the_next_save_the_one_before_is_kept(run:
         run(tmp_path, {"train.validate_every": 3}, Doomed, 1e-9)
     with RunFolder(tmp_path / "out", tmp_path / "kept") as folder:
         assert load_checkpoint(folder.state).metadata["best_step"] == 6
-    assert load_checkpoint(tmp_path / "out" / "best.safetensors").metadata["step"] == 6
+        found = load_checkpoint(tmp_path / "out" / "best.safetensors")
+        assert found.metadata["step"] == 6
+        # Of several processes the one that writes has a folder of its own, which it does not enter.
+        undone = replace(found, metadata=found.metadata | {"step": 9})
+        own = RunFolder(tmp_path / "out", tmp_path / "kept")
+        own.write("best.safetensors", partial(save_checkpoint, checkpoint=undone))
+        assert load_checkpoint(tmp_path / "out" / "best.safetensors").metadata["step"] == 9
+    with RunFolder(tmp_path / "out", tmp_path / "kept"):
+        assert load_checkpoint(tmp_path / "out" / "best.safetensors").metadata["step"] == 6
 
 
 @pytest.mark.parametrize("then", ["saved", "finished"])

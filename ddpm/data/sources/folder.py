@@ -253,14 +253,18 @@ def _refuse_too_many(path: str, broken: dict[str, str], count: int, fraction: fl
 def _refuse_parts(path: str, labels: str, numbers: np.ndarray, names: Sequence[str], in_test: np.ndarray) -> None:
     """Raises DdpmError where the folders `train` and `test` hold too few images, or `train` none of a class."""
     count, table = int(in_test.sum()), "" if labels in _NO_TABLE else labels
+    named = f" and is named in {table}" if table else ""
     if count < _LEAST_TEST:
-        named, or_name = (f" and is named in {table}", f", or name more of test in {table}") if table else ("", "")
+        or_name = f", or name more of test in {table}" if table else ""
         raise DdpmError(
             f"data.path={path}: test holds {_images(count)} that can be read{named}, but at least {_LEAST_TEST} are "
             f"needed: move more there from train{or_name}."
         )
     if in_test.all():
-        raise DdpmError(f"data.path={path}: train holds no image that can be read: move some there from test.")
+        or_name = f", or name some of train in {table}" if table else ""
+        raise DdpmError(
+            f"data.path={path}: train holds no image that can be read{named}: move some there from test{or_name}."
+        )
     if lacking := _without_training(numbers, names, in_test):
         alike = f"a class alike everywhere in {table}" if table else "the folder of a class alike in both"
         raise DdpmError(
