@@ -14,7 +14,7 @@ _MEANINGS = {  # by the beginning of the key, as the name of the feature network
     "recall_": "fraction of real images that lie among generated ones",
     "label_accuracy": "fraction classified as their conditioning label",
     "ambiguous_": "fraction to which the classifier gives no class 0.7; lower is better",
-    "memorized_": "fraction nearer to the training set than 99 % of the test images; 0.01 without copying, more of few",
+    "memorized_": "fraction nearer to the training set than 99 % of 99 or more test images; 0.01 without copying",
     "bpd_": "bits per dimension of the test images, an upper bound; lower is better",
     "val_loss": "training objective on the validation images; lower is better",
 }
