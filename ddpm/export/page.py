@@ -26,12 +26,18 @@ JUMP_LENGTH, RESAMPLINGS = 10, 5  # of completing a drawing: somebody waits for 
 
 
 def write_page(
-    folder: Path, checkpoint: Checkpoint, name: str, settings: GenerateConfig, seed: int, runtime: Path
+    folder: Path,
+    checkpoint: Checkpoint,
+    name: str,
+    settings: GenerateConfig,
+    seed: int,
+    runtime: Path,
+    onnx: Path | None = None,
 ) -> None:
     """Write the page of a checkpoint, which messages call ``name``, into ``folder``.
 
-    settings, seed: what it samples with until the visitor changes it. runtime: see `fetch_runtime`. Raises what
-    `restore_denoise` and `export` do.
+    settings, seed: what it samples with until the visitor changes it. runtime: see `fetch_runtime`. onnx: the file
+    that `export` has written of the checkpoint's network, where it has. Raises what `restore_denoise` and `export` do.
     """
     shutil.copytree(SOURCES, folder, dirs_exist_ok=True)
     for file in FILES:
@@ -39,7 +45,11 @@ def write_page(
             shutil.copyfile(runtime / file, temporary)
     facts = model_facts(checkpoint, settings, seed)
     guided = facts["settings"]["autoguidance"] != 1.0
-    for file, group in [("denoise", "ema"), ("guide", "guide")][: 1 + guided]:
+    if onnx:
+        with atomic_path(folder / "denoise.onnx") as temporary:
+            shutil.copyfile(onnx, temporary)
+    wanted = [("denoise", "ema")] * (not onnx) + [("guide", "guide")] * guided
+    for file, group in wanted:
         export(folder / file, restore_denoise(checkpoint, name, group), "onnx", batch_sizes=())
     centroids = checkpoint.conditioning.centroids
     arrays = {

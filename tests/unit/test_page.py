@@ -4,6 +4,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +19,10 @@ from ddpm.data.image_set import ImageSpec, denormalize
 from ddpm.diffusion.editing import mixed, slerp
 from ddpm.diffusion.noise import ImageNoise
 from ddpm.diffusion.samplers import ddim
+from ddpm.export.denoise import Exported, export
 from ddpm.export.page import JUMP_LENGTH, RESAMPLINGS, write_page
 from ddpm.export.serve import page_server
+from ddpm.export.write import write_export
 from ddpm.models.build import build_network
 from ddpm.models.checkpoint import Checkpoint
 from ddpm.models.conditioning import Conditioning
@@ -311,6 +314,24 @@ def test_colour_images_of_another_size_without_classes_have_a_page_too(
         assert (visited.images("complete")[:, 8, 9] == 255).all()
         visited.page.click("#tab-blend")
         assert visited.submit("blend").startswith("10 pictures in ")
+
+
+def test_beside_the_onnx_file_the_page_takes_that_one(
+    model: Model, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    written: list[str] = []
+
+    def noted(path: Path, *given: Any, **more: Any) -> Exported:  # noqa: ANN401
+        written.append(path.name)
+        return export(path, *given, **more)
+
+    monkeypatch.setattr("ddpm.export.page.export", noted)
+    write_export(tmp_path, model.checkpoint, "it", ["torch", "onnx"], "required", model.generator.config, SEED)
+    assert written == ["guide"]
+    files = [path for path in sorted(site.rglob("*.*")) if path.is_file()]
+    assert site / "denoise.onnx" in files
+    for file in files:
+        assert (tmp_path / "page" / file.relative_to(site)).read_bytes() == file.read_bytes(), file
 
 
 def test_a_file_that_is_missing_is_named(browser: Browser, site: Path, tmp_path: Path):
