@@ -40,16 +40,13 @@ def write_page(
     that `export` has written of the checkpoint's network, where it has. Raises what `restore_denoise` and `export` do.
     """
     shutil.copytree(SOURCES, folder, dirs_exist_ok=True)
-    for file in FILES:
-        with atomic_path(folder / "runtime" / file) as temporary:
-            shutil.copyfile(runtime / file, temporary)
+    copies = {f"runtime/{file}": runtime / file for file in FILES} | ({"denoise.onnx": onnx} if onnx else {})
+    for file, source in copies.items():
+        with atomic_path(folder / file) as temporary:
+            shutil.copyfile(source, temporary)
     facts = model_facts(checkpoint, settings, seed)
     guided = facts["settings"]["autoguidance"] != 1.0
-    if onnx:
-        with atomic_path(folder / "denoise.onnx") as temporary:
-            shutil.copyfile(onnx, temporary)
-    wanted = [("denoise", "ema")] * (not onnx) + [("guide", "guide")] * guided
-    for file, group in wanted:
+    for file, group in [("denoise", "ema")] * (not onnx) + [("guide", "guide")] * guided:
         export(folder / file, restore_denoise(checkpoint, name, group), "onnx", batch_sizes=())
     centroids = checkpoint.conditioning.centroids
     arrays = {

@@ -47,7 +47,7 @@ def write_export(
             report.append(f"no page: {error}")
         else:
             print("writing the page …", flush=True)
-            onnx = next((part.path for part in exported if part.path.suffix == ".onnx"), None)
+            onnx = folder / "denoise.onnx" if "onnx" in formats else None
             write_page(folder / "page", checkpoint, name, settings, seed, runtime, onnx)
             size = sum(path.stat().st_size for path in (folder / "page").rglob("*.*") if path.is_file())
             report.append(f"page: {size / 2**20:.1f} MiB")
