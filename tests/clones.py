@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from filelock import FileLock
@@ -73,9 +74,14 @@ def surroundings(**variables: str) -> dict[str, str]:
 
 def ended(folder: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """How a command ended that ran as a user would run it."""
-    return subprocess.run(
-        command, cwd=folder, env=surroundings(**variables), capture_output=True, text=True, check=False, timeout=900
-    )
+    # Not through pipes: the workers of `dvc queue start` keep them open, and reading would wait for their end.
+    with TemporaryFile("w+") as output, TemporaryFile("w+") as errors:
+        done = subprocess.run(
+            command, cwd=folder, env=surroundings(**variables), stdout=output, stderr=errors, check=False, timeout=900
+        )
+        output.seek(0)
+        errors.seek(0)
+        return subprocess.CompletedProcess(command, done.returncode, output.read(), errors.read())
 
 
 def run_in(folder: Path, *command: str, **variables: str) -> str:

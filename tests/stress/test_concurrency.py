@@ -58,7 +58,8 @@ def wait(folder: Path) -> None:
         if status.count("Success") + status.count("Failed") == len(QUEUED):
             return
         time.sleep(1)
-    pytest.fail(f"after {SECONDS} s: {status}")
+    logs = [path.read_text() for path in sorted((folder / ".dvc/tmp/exps/celery").glob("*.out"))]
+    pytest.fail("\n".join([f"after {SECONDS} s: {status}", *logs]))
 
 
 def workers(folder: Path) -> list[int]:
