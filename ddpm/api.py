@@ -236,8 +236,8 @@ class Model:
         be; "auto" for the class by which the network predicts best what is left of each (`classify`), as the noise has
         it where several would do; None for no class label at all. count: so many completions of a single image.
         jump_length and resamplings: see `repaint`; more of either fits better and takes longer, 1 resampling is the
-        plain method. Steps are ancestral, whatever the sampler of the settings, and without autoguidance unless it is
-        given: away from the guide is away from what is left, too.
+        plain method. Steps are ancestral, whatever the sampler of the settings, with the small variance where they say
+        `learned`, and without autoguidance unless it is given: away from the guide is away from what is left, too.
         """
         originals = self._images(image, count)
         painted = self._mask(mask, len(originals))
@@ -252,7 +252,9 @@ class Model:
         steps = generator.steps
         with _progress(repaint_moves(len(steps), jump_length, resamplings).count(-1)) as on_step:
             region = torch.from_numpy(painted).to(self.device)
-            given = (jump_length, resamplings, generator.config.variance, on_step)
+            # A learned variance is of the network's own step from x_t, which what is known has replaced in part.
+            variance = "small" if generator.config.variance == "learned" else generator.config.variance
+            given = (jump_length, resamplings, variance, on_step)
             found = repaint(denoise.remembering(), x_0, region, steps, noise, *given)
         return _as(found, as_)
 
@@ -311,13 +313,13 @@ class Model:
         if len(ends[0]) != 1 or len(ends[1]) != 1:
             raise DdpmError("interpolate takes two single images, a and b.")
         classes = _classes(labels, 2, self.class_names)
-        generator = self._changed(_DETERMINISTIC | settings if seed is None else settings)
+        generator = self._deterministic(settings) if seed is None else self._changed(settings)
         known = [self._known(image, None if classes is None else classes[i : i + 1]) for i, image in enumerate(ends)]
         of_ends = [self._denoiser(generator, label) for label in known]
         fraction = torch.linspace(0.0, 1.0, count, device=self.device).view(-1, 1, 1, 1)
-        one, other = (
-            self._denoiser(generator, None if label is None else label.expand(count)).remembering() for label in known
-        )
+        one, other = (self._denoiser(generator, None if label is None else label.expand(count)) for label in known)
+        if seed is not None:  # the inversion of a step knows no earlier prediction: the way back is to have none either
+            one, other = one.remembering(), other.remembering()
         between = one if _same(*known) else mixed(one, other, fraction)
         pair, noise = [self._to_device(image) for image in ends], self._noise([1] * count, seed or 0)
         if seed is None:
@@ -338,11 +340,11 @@ class Model:
         """The noise from which the images come by deterministic sampling (DDIM, Song et al. 2021, §4.3).
 
         Every step x_{t−1} = √ᾱ_{t−1} x̂_0(x_t) + √(1−ᾱ_{t−1}) ε̂(x_t) is solved for x_t, by iteration.
-        Sampling goes back from there, by DDIM with the same 50 steps and labels, without guidance or clipping unless
-        the settings say so: `Inversion.images`, with the error of the round trip.
+        Sampling goes back from there, by DDIM with the same labels and 50 steps, or all where there are fewer, without
+        guidance or clipping unless the settings say so: `Inversion.images`, with the error of the round trip.
         """
         originals = self._images(image, 1)
-        generator = self._changed(_DETERMINISTIC | settings)
+        generator = self._deterministic(settings)
         denoise = self._denoiser(generator, self._known(originals, labels))
         steps = generator.steps
         with _progress(2 * len(steps)) as on_step:
@@ -389,10 +391,10 @@ class Model:
     def denoise(
         self, x_t: Tensor | np.ndarray, t: int, *, labels: Labels = None, **settings: Unpack[Settings]
     ) -> Tensor:
-        """The network's x̂_0 of noised images, one evaluation of the denoiser that samplers call: float32 like x_t.
+        """x̂_0 of noised images by the denoiser that samplers call, with guidance and clipping: float32 like x_t.
 
         x_t: floating point [n, c, h, w], √ᾱ_t x_0 + √(1−ᾱ_t) noise with x_0 in [-1, 1]. t: the training time, 0 (least
-        noise) to 999. Guidance is that of the settings.
+        noise) to 999. ``guidance=1, autoguidance=1, clip=False`` give what the network itself predicts.
         """
         try:
             given = torch.as_tensor(x_t, dtype=torch.float32, device=self.device)
@@ -420,7 +422,12 @@ class Model:
             config = GenerateConfig.model_validate(self.generator.config.model_dump() | settings)
         except ValidationError as error:
             raise DdpmError(f"{describe(error)}.") from error
-        return replace(self.generator, config=config)
+        return replace(self.generator, config=config, denoiser=replace(self.generator.denoiser, clip=config.clip))
+
+    def _deterministic(self, settings: Any) -> Generator:  # noqa: ANN401
+        """The generator for inversion, with other settings. Raises DdpmError for what is none."""
+        steps = min(_INVERSION_STEPS, len(self.generator.denoiser.schedule))
+        return self._changed(_DETERMINISTIC | Settings(steps=steps) | settings)
 
     def _denoiser(self, generator: Generator, labels: Tensor | None) -> Denoiser:
         return generator.guided.conditioned(labels)
@@ -530,7 +537,8 @@ class Model:
 
 
 # Inversion is of the network alone: guidance bends the path, and what is clipped cannot be undone.
-_DETERMINISTIC = Settings(sampler="ddim", eta=0.0, steps=50, guidance=1.0, autoguidance=1.0, clip=False)
+_DETERMINISTIC = Settings(sampler="ddim", eta=0.0, guidance=1.0, autoguidance=1.0, clip=False)
+_INVERSION_STEPS = 50
 # The keys of `generate` that are of a run of the pipeline, and one that older settings lack.
 _OF_A_RUN: dict[str, Any] = {
     "guidance_rescale": 0.0,

@@ -46,6 +46,7 @@ from ddpm.utils.resume import KeptRun
 from presets.__main__ import merge
 from stages.paths import METRICS, PARAMS, PREVIEWS
 from stages.resume import resume_root
+from stages.summary import HEADLINE
 from tools import run
 from tools.compare import difference_interval
 
@@ -122,6 +123,15 @@ def check_space(space: Mapping[str, Any], params: Path) -> None:
             for each in (fixed | {key: choice}).items():
                 change(values, *each)
             parse_config(values, f"{key}={override(choice)}")
+
+
+def check_metric(metric: str, space: Mapping[str, Any], params: Path) -> None:
+    """Raise DdpmError, before a trial trains, for a metric that the headline of no trial can have."""
+    data = space.get("data.name", load_config(params).data.name)
+    networks = [name for each in ([data] if isinstance(data, str) else data) for name in (each, f"own_{each}")]
+    known = dict.fromkeys(key.replace("NETWORK", name) for key in HEADLINE for name in networks)
+    if metric not in known:
+        raise DdpmError(f"--metric {metric}: choose one of {', '.join(known)}.")
 
 
 def present(space: Mapping[str, BaseDistribution], params: Path) -> dict[str, Any] | None:
@@ -387,6 +397,7 @@ def main() -> None:
             raise DdpmError(f"--name {given.name}: letters, digits, - and _ alone.")
         space = read_space(given.space)
         check_space(space, PARAMS)
+        check_metric(given.metric, space, PARAMS)
         with Sweep(given.name, space, given.metric, given.prune_after) as sweep:
             study = sweep.open()
             sweep.search(study, given.trials)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ddpm.commands.options import check_whole
 from ddpm.data.load import load_images, read_labels
 from ddpm.data.sources import SOURCES
 from ddpm.evaluation.evaluator import open_evaluator
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure, print, and write what is asked for. Raises DdpmError, OSError."""
+    check_whole(arguments, classifier_epochs=1, bootstrap=0, seed=0)
     arguments.inception = "required" if arguments.extractors else "auto"  # who names it wants it
     arguments.extractors = "auto" if arguments.extractors is None else tuple(arguments.extractors)
     with tempfile.TemporaryDirectory() as scratch:

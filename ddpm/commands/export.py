@@ -15,8 +15,7 @@ from pathlib import Path
 from ddpm.commands.options import add_model_options, open_model
 from ddpm.export.formats import EXPORT_FORMATS
 from ddpm.export.write import write_export
-from ddpm.utils.errors import DdpmError
-from ddpm.utils.files import atomic_folder
+from ddpm.utils.files import atomic_folder, check_new_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,8 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Write, and print what was written. Raises DdpmError, OSError."""
     folder: Path = arguments.out
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DdpmError(f"{folder} is there already: name a new folder, or delete it first.")
+    check_new_folder(folder)
     model = open_model(arguments)
     with atomic_folder(folder) as temporary:
         given = (temporary, model.checkpoint, arguments.model, arguments.formats, arguments.page)

@@ -10,7 +10,7 @@ from ddpm.api import Model, Settings, load
 from ddpm.data.decoding import decode
 from ddpm.diffusion.samplers import SAMPLERS
 from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
-from ddpm.utils.files import atomic_folder, save_arrays
+from ddpm.utils.files import atomic_folder, check_new_folder, save_arrays
 from ddpm.utils.images import enlarge, tile, write_png, write_rgb_pngs
 
 _GAP_GREY = 64
@@ -39,7 +39,7 @@ def _add_sampling_options(parser: argparse.ArgumentParser, *, sampler: bool) -> 
     """How the model samples: its own settings unless said otherwise."""
     group = parser.add_argument_group("sampling", "the model's own settings unless given here")
     group.add_argument("--seed", type=int, default=0, help="other noise, other images (default 0)")
-    group.add_argument("--steps", type=int, help="more is slower and better")
+    group.add_argument("--steps", type=int, help="more is slower, and not always better")
     group.add_argument("--guidance", type=float, metavar="W", help="1: none; above, more typical of the class")
     group.add_argument("--autoguidance", type=float, metavar="W", help="1: none; above, away from the guide's faults")
     if sampler:
@@ -112,8 +112,15 @@ def check_output(arguments: argparse.Namespace) -> None:
         raise DdpmError(f"--out {out}: NAME.png, NAME.npz or the name of a folder is wanted.")
     if out.suffix in (".png", ".npz") and out.is_dir():
         raise DdpmError(f"--out {out} is a folder: name a file.")
-    if not out.suffix and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DdpmError(f"--out {out} is there already: name a new folder, or delete it first.")
-    for name in ("columns", "scale"):
-        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
-            raise DdpmError(f"--{name} {getattr(arguments, name)}: a whole number from 1 on is wanted.")
+    if not out.suffix:
+        check_new_folder(out)
+    check_whole(arguments, columns=1, scale=1)
+
+
+def check_whole(arguments: argparse.Namespace, **least: int) -> None:
+    """Raises DdpmError for an option whose value is less than its least one."""
+    for name, smallest in least.items():
+        value = getattr(arguments, name)
+        if value is not None and value < smallest:
+            option = name.replace("_", "-")
+            raise DdpmError(f"--{option} {value}: a whole number from {smallest} on is wanted.")

@@ -15,6 +15,7 @@ from ddpm.commands.options import add_model_options, open_model
 from ddpm.export.browser_runtime import fetch_runtime
 from ddpm.export.page import write_page
 from ddpm.export.serve import add_server_options, page_server, serve_until_interrupted
+from ddpm.utils.errors import DdpmError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +29,12 @@ def run(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="page-") as scratch:
         folder = Path(arguments.model)
         if not folder.is_dir():
-            model, runtime, folder = open_model(arguments), fetch_runtime(), Path(scratch)
+            model = open_model(arguments)
+            if model.checkpoint.model.self_conditioning:
+                raise DdpmError(
+                    "no page: one evaluation of a network with model.self_conditioning needs the one before."
+                )
+            runtime, folder = fetch_runtime(), Path(scratch)
             print("writing the page …", flush=True)
             write_page(folder, model.checkpoint, arguments.model, model.generator.config, 0, runtime)
         serve_until_interrupted(page_server(folder, arguments.port), browser=not arguments.no_browser)

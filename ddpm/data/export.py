@@ -6,8 +6,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ddpm.data.sources import SOURCES
-from ddpm.utils.errors import DdpmError, one_sentence
-from ddpm.utils.files import atomic_folder
+from ddpm.utils.errors import one_sentence
+from ddpm.utils.files import atomic_folder, check_new_folder
 from ddpm.utils.images import write_rgb_pngs
 
 
@@ -17,8 +17,7 @@ def export(name: str, raw: Path, part: str, folder: Path) -> int:
     Raises MissingFile or DamagedFile for the original files, DdpmError when the folder holds something, OSError when it
     cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DdpmError(f"{folder} is there already: name a new folder, or delete it first.")
+    check_new_folder(folder)
     images = SOURCES[name].load(raw, part).images
     with atomic_folder(folder) as temporary:
         write_rgb_pngs(temporary, tqdm(images, desc=f"{part} to PNG", unit="image"), 1, len(images))

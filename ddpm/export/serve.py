@@ -42,11 +42,12 @@ def page_server(folder: Path, port: int) -> ThreadingHTTPServer:
 
 
 def local_server(handler: Callable[..., BaseHTTPRequestHandler], port: int) -> ThreadingHTTPServer:
-    """A server of this machine alone, not started yet; port 0 is a free one. Raises DdpmError for a used port."""
+    """A server of this machine alone, not started yet; port 0 is a free one. Raises DdpmError for one in use."""
     try:
         return ThreadingHTTPServer((HOST, port), handler)
-    except OSError as error:
-        raise DdpmError(f"port {port} cannot be used ({error.strerror}): choose another with --port.") from error
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or "there are 0 to 65535"
+        raise DdpmError(f"port {port} cannot be used ({reason}): choose another with --port.") from error
 
 
 def add_server_options(parser: argparse.ArgumentParser, port: int) -> None:

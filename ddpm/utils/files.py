@@ -19,7 +19,7 @@ from typing import Any, cast
 import numpy as np
 import psutil
 
-from ddpm.utils.errors import DamagedFile, MissingFile
+from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
 
 
 @contextmanager
@@ -67,6 +67,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         _flush(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_new_folder(path: Path) -> None:
+    """Raises DdpmError where `atomic_folder` would replace something: a file, a folder that holds some, the present
+    folder or one above it.
+    """
+    if path.name in ("", "..") or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
+        raise DdpmError(f"{path} is there already: name a new folder, or delete it first.")
 
 
 def _temporary(path: Path) -> Path:

@@ -264,6 +264,53 @@ def test_inversion_tells_its_round_trip_error(model: ddpm.Model, unconditional: 
     assert torch.equal(*again)
 
 
+def test_what_is_not_to_be_clipped_is_not(model: ddpm.Model, some: ImageSet):
+    x_t = 2.0 * normalize(torch.from_numpy(some.images))
+    plain = Settings(guidance=1.0, autoguidance=1.0)
+    clipped, free = (model.denoise(x_t, 300, labels=some.labels, clip=clip, **plain) for clip in (True, False))
+    assert free.abs().max() > 1.0
+    assert torch.equal(free.clamp(-1.0, 1.0), clipped)
+    with_own, without = (model.invert(some.images[:2], labels=some.labels[:2], **more).x_T for more in ({}, plain))
+    assert torch.equal(with_own, without)
+    assert not torch.equal(with_own, model.invert(some.images[:2], labels=some.labels[:2], clip=True).x_T)
+
+
+@pytest.fixture
+def with_features(tiny: Callable[..., Config], tmp_path: Path) -> ddpm.Model:
+    """A network of random weights that predicts a variance and is given its last prediction."""
+    config = tiny({"diffusion.timesteps": 20, "model.learned_variance": True, "model.self_conditioning": True})
+    spec = ImageSpec(size=28, channels=1, classes=10, name="mnist", class_names=tuple("0123456789"))
+    network = build_network(config.model, spec)
+    torch.manual_seed(0)
+    for weight in network.parameters():
+        weight.data += 0.1 * torch.randn_like(weight)
+    path, conditioning = tmp_path / "features.safetensors", Conditioning.by_class([0.1] * 10)
+    weights = {"ema": network.state_dict()}
+    save_checkpoint(path, Checkpoint(config.model, config.diffusion, spec, conditioning, {"step": 1}, weights))
+    return ddpm.load(path, device="cpu")
+
+
+def test_a_network_of_few_times_is_inverted_in_as_many_and_interpolated_from_there(
+    with_features: ddpm.Model, some: ImageSet
+):
+    a, b = some.images[1], some.images[8]
+    inverted = with_features.invert(a, labels=1).images[0]
+    assert near(with_features.interpolate(a, b, 2, labels=(1, 8))[0], inverted)
+    with pytest.raises(DdpmError, match="steps=21 exceeds the 20 timesteps"):
+        with_features.invert(a, labels=1, steps=21)
+
+
+def test_in_painting_takes_the_small_variance_for_a_learned_one(
+    with_features: ddpm.Model, some: ImageSet, right: np.ndarray
+):
+    learned, small, large = (
+        with_features.inpaint(some.images[:2], right, labels=some.labels[:2], resamplings=2, steps=5, variance=variance)
+        for variance in ("learned", "small", "large")
+    )
+    assert np.array_equal(learned, small)
+    assert not np.array_equal(learned, large)
+
+
 def test_denoising_is_one_evaluation_of_the_network(model: ddpm.Model, some: ImageSet):
     x_0 = normalize(torch.from_numpy(some.images))
     alpha_bar = model.generator.denoiser.schedule.alpha_bar[300].float()

@@ -12,6 +12,11 @@ from PIL import Image
 
 import ddpm
 from ddpm.__main__ import COMMANDS, main, parse
+from ddpm.config import Config
+from ddpm.data.image_set import ImageSpec
+from ddpm.models.build import build_network
+from ddpm.models.checkpoint import Checkpoint, save_checkpoint
+from ddpm.models.conditioning import Conditioning
 from ddpm.utils.images import read_pngs
 
 Command = Callable[..., str]
@@ -100,6 +105,25 @@ def test_info_says_what_a_checkpoint_holds(command: Command):
     assert found["conditioning"] == {"classes": 0, "clusters": 110}
     assert found["network"]["parameters"] == 606_564
     assert found["sampling"]["guidance"] == 1.4
+
+
+def test_the_present_folder_is_not_overwritten_though_it_is_empty(command: Command, tmp_path: Path):
+    assert not list(tmp_path.iterdir())
+    for words in (["sample"], ["export"]):
+        with pytest.raises(SystemExit, match=r"^error: \. is there already: name a new folder"):
+            command(*words, "--out", ".")
+
+
+def test_a_network_that_needs_its_last_prediction_has_no_page(
+    command: Command, tiny: Callable[..., Config], tmp_path: Path
+):
+    config = tiny({"model.self_conditioning": True})
+    spec = ImageSpec(size=28, channels=1, classes=10, name="mnist", class_names=tuple("0123456789"))
+    weights = {"ema": build_network(config.model, spec).state_dict()}
+    kept = Checkpoint(config.model, config.diffusion, spec, Conditioning.by_class([0.1] * 10), {"step": 1}, weights)
+    save_checkpoint(tmp_path / "own.safetensors", kept)
+    with pytest.raises(SystemExit, match=r"^error: no page: .* model\.self_conditioning needs the one before\.$"):
+        command("page", "--model", "own.safetensors", "--no-browser")
 
 
 def test_a_reader_that_has_enough_is_no_mistake(root: Path):

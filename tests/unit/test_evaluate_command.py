@@ -132,3 +132,10 @@ def test_a_mistake_is_one_sentence(
     assert message.startswith("error: ")
     assert len(message.splitlines()) == 1
     assert reason in message
+
+
+@pytest.mark.parametrize(("option", "value"), [("classifier-epochs", 0), ("bootstrap", -1), ("seed", -1)])
+def test_a_number_that_is_too_small_is_refused_at_once(monkeypatch: pytest.MonkeyPatch, option: str, value: int):
+    reason = rf"^error: --{option} {value}: a whole number from {value + 1} on is wanted\.$"
+    with pytest.raises(SystemExit, match=reason):
+        run(monkeypatch, "none.npz", "--reference", "none", f"--{option}={value}")

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddpm.utils.errors import DamagedFile, MissingFile, one_sentence
+from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile, one_sentence
 from ddpm.utils.files import (
     atomic_folder,
     atomic_path,
+    check_new_folder,
     load_arrays,
     read_json,
     save_arrays,
@@ -87,6 +88,16 @@ def test_an_exception_leaves_the_old_folder_and_nothing_else(tmp_path: Path, err
         raise error
     assert [file.name for file in path.iterdir()] == ["old"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_there_is_no_new_folder_nor_is_the_present_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for path in (Path(), Path(".."), Path("a/.."), Path("a/../.."), tmp_path):
+        with pytest.raises(DdpmError, match=f"^{path} is there already: name a new folder"):
+            check_new_folder(path)
+    for path in (Path("a"), Path("a/b"), tmp_path / "empty"):
+        check_new_folder(path)
 
 
 def test_json_keeps_the_order_of_the_keys(tmp_path: Path):

@@ -16,7 +16,8 @@ from ddpm.config import Config
 from ddpm.data import image_set
 from ddpm.data.decoding import decode
 from ddpm.data.image_set import ImageSet
-from ddpm.data.sources import SOURCES
+from ddpm.data.sources import SOURCES, folder
+from ddpm.models import checkpoint
 from ddpm.utils.errors import DamagedFile, DdpmError
 from ddpm.utils.files import sha256
 from ddpm.utils.registry import call
@@ -150,6 +151,30 @@ def refusal(fetch: Fetch, path: Path, **settings: object) -> str:
     said = str(caught.value)
     assert (said.count(". "), said.endswith("."), len(said.splitlines())) == (0, True, 1)
     return said.replace(f"data.path={path}", "data.path=own")
+
+
+def test_what_a_table_names_and_is_no_image_is_not_said_to_be_absent(fetch: Fetch, tmp_path: Path):
+    own = lay(tmp_path / "own", cat=2, dog=2)
+    halves().save(own / "0.bmp")
+    names = ["cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png", "0.bmp", "gone.png"]
+    pd.DataFrame({"file": names, "label": list("aabbab")}).to_csv(own / "labels.csv", index=False)
+    said = refusal(fetch, own, labels="labels.csv")
+    assert "0.bmp: is named in labels.csv, but is no PNG, JPEG or WebP file, or lies in a linked folder" in said
+    assert "gone.png: is named in labels.csv, but is not there" in said
+
+
+def test_more_classes_than_a_checkpoint_may_name_are_refused(
+    fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    spec = {"size": 16, "channels": 3, "classes": folder.MOST_CLASSES}
+    checkpoint._Spec.model_validate(spec)
+    with pytest.raises(ValueError, match="classes"):
+        checkpoint._Spec.model_validate(spec | {"classes": folder.MOST_CLASSES + 1})
+    monkeypatch.setattr(folder, "MOST_CLASSES", 2)
+    own = lay(tmp_path / "own", cat=10, dog=10, emu=10)
+    assert refusal(fetch, own) == (
+        "data.path=own holds 3 classes, and there may be 2: set data.labels to none, or join some."
+    )
 
 
 def test_classes_that_only_the_test_images_have_are_refused(fetch: Fetch, tmp_path: Path):

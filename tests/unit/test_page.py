@@ -380,3 +380,5 @@ def test_a_folder_without_a_page_and_a_used_port_are_mistakes(site: Path, tmp_pa
         page_server(tmp_path, 0)
     with page_server(site, 0) as server, pytest.raises(DdpmError, match=r"port \d+ cannot be used .*--port"):
         page_server(site, server.server_port)
+    with pytest.raises(DdpmError, match=r"port 80000 cannot be used .there are 0 to 65535.*--port"):
+        page_server(site, 80_000)

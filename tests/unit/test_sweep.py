@@ -10,7 +10,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ddpm.utils.errors import DdpmError
-from tools.sweep import Sweep, check_space, distribution, override, present, read_space, table
+from tools.sweep import Sweep, check_metric, check_space, distribution, override, present, read_space, table
 
 
 def test_a_space_is_read_from_the_command_line_and_from_files(tmp_path: Path):
@@ -35,6 +35,15 @@ def test_lists_are_ranges_or_choices_and_other_values_are_fixed():
 @pytest.mark.parametrize("names", [["cosine", "linear"], ["linear"], ["cosine", "sigmoid", "linear"]])
 def test_after_names_linear_is_one_more(names: list[str]):
     assert distribution("a", names) == CategoricalDistribution(names)
+
+
+def test_a_metric_that_no_trial_can_have_is_refused_before_the_first():
+    for metric in ("fd_mnist", "fd_own_mnist", "recall_mnist", "val_loss", "fid_inception", "swd"):
+        check_metric(metric, {}, SETTINGS)
+    check_metric("fd_mnist", {"data.name": ["mnist", "fashion_mnist"]}, SETTINGS)
+    for metric, space in (("fd", {}), ("fd_mnist", {"data.name": "fashion_mnist"})):
+        with pytest.raises(DdpmError, match=rf"^--metric {metric}: choose one of fd_\w*mnist, .*val_loss"):
+            check_metric(metric, space, SETTINGS)
 
 
 def test_every_name_of_a_choice_is_checked():

@@ -29,6 +29,7 @@ _NO_TABLE = ("auto", "folders", "none")
 _PARTS_ELSEWHERE = {"train", "training", "val", "valid", "validation", "test", "testing"}
 _AT_ONCE = 256
 _NAMED = 5  # files or classes that a message names
+MOST_CLASSES = 10_000  # that a checkpoint may name
 _LEAST_TEST = 2  # images: of fewer there are no statistics
 
 
@@ -59,7 +60,8 @@ class Folder:
 
         Also writes files.csv (each file that was read, in the order of the images' indices) and report.json, and prints
         the report. Raises DdpmError where more than ``broken_fraction`` of the files cannot be read, or none can, for
-        folders of other parts, such as `val`, for fewer than two test images, and for a class without a training image.
+        folders of other parts, such as `val`, for fewer than two test images, for a class without a training image, and
+        for more than ``MOST_CLASSES`` classes.
         """
         root, colour = Path(path), parse_colour(background)
         if not root.is_dir():
@@ -70,11 +72,16 @@ class Folder:
         classes, absent = _classes(root, files, labels, 1 if has_parts else 0)
         wanted = files if classes is None else [file for file in files if file in classes]
         found = _read(root, wanted, folder.parent, image_size, channels, resize, colour)
-        found.broken |= {str(file): f"is named in {labels}, but is not there" for file in absent}
+        found.broken |= {str(file): f"is named in {labels}, but {_why_absent(root / file)}" for file in absent}
         _refuse_too_many(path, found.broken, len(wanted) + len(absent), broken_fraction)
 
         labelled = [classes[file] for file in found.files] if classes else []
         names = tuple(sorted(set(labelled), key=_natural))
+        if len(names) > MOST_CLASSES:
+            raise DdpmError(
+                f"data.path={path} holds {len(names):,} classes, and there may be {MOST_CLASSES:,}: set data.labels to "
+                "none, or join some."
+            )
         number = {name: label for label, name in enumerate(names)}
         numbers = np.array([number[name] for name in labelled] or [0] * len(found.files), np.int64)
         images = ImageSet(found.images, numbers, np.arange(len(numbers)), len(names), "folder", names)
@@ -195,6 +202,10 @@ def _table(root: Path, files: Sequence[Path], name: str) -> tuple[dict[Path, str
         ) from error
     there = set(files)
     return labelled, sorted(file for file in labelled if file not in there)
+
+
+def _why_absent(path: Path) -> str:
+    return "is no PNG, JPEG or WebP file, or lies in a linked folder" if path.exists() else "is not there"
 
 
 def _read(
