@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from clones import SETTINGS, commit, empty_repository, ended, run_in, small_run, stages_run, wait_for
+from clones import SETTINGS, commit, empty_repository, ended, outputs, run_in, small_run, stages_run, wait_for
 
 GRAPH = """
 stages:
@@ -98,3 +98,20 @@ def test_three_experiments_are_compared_and_the_best_is_applied_and_shared(
     assert names
     for name in names:
         assert (theirs / "data/generated" / name).read_bytes() == (mine / "data/generated" / name).read_bytes()
+
+
+def test_the_way_back_from_an_experiment_computes_nothing_though_the_commit_is_of_another_machine(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, raw: Path, root: Path
+):
+    text = "\n".join((root / page).read_text() for page in ("README.md", "docs/tutorial.md"))
+    (back,) = set(re.findall(r"^git checkout HEAD.*dvc \w+", text, re.MULTILINE))
+    shutil.copytree(small_run(tmp_path_factory.getbasetemp(), raw).folder, clone := tmp_path / "clone", symlinks=True)
+    lock, before = (clone / "dvc.lock").read_text(), outputs(clone)
+    # As in a fresh clone after its first run: the outputs of the commit are in no cache.
+    (clone / "dvc.lock").write_text(lock.replace(before["data/model"], f"{0:032}.dir"))
+    commit(clone, "the run of another machine")
+    (clone / "dvc.lock").write_text(lock)
+    assert "generate" in stages_run(run_in(clone, "dvc", "exp", "run", "-S", "generate.steps=4"))
+    assert outputs(clone) != before
+    assert stages_run(run_in(clone, "bash", "-ec", back)) in ([], ["summary"])
+    assert outputs(clone) == before
