@@ -2,6 +2,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ def test_what_is_there_is_no_new_folder_nor_is_the_present_one(tmp_path: Path, m
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     for path in (Path(), Path(".."), Path("a/.."), Path("a/../.."), tmp_path):
-        with pytest.raises(DdpmError, match=f"^{path} is there already: name a new folder"):
+        with pytest.raises(DdpmError, match=f"^{re.escape(str(path))} is there already: name a new folder"):
             check_new_folder(path)
     for path in (Path("a"), Path("a/b"), tmp_path / "empty"):
         check_new_folder(path)
