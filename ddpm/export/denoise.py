@@ -45,6 +45,11 @@ class Denoise(nn.Module):
         prediction = self.predict(x_t, t, label)[:, : x_t.shape[1]]  # without a learned variance
         return self._target.to_x_0(x_t, alpha_bar, prediction, alpha_bar_prev)
 
+    def amplification(self, t: Tensor) -> Tensor:
+        """How many times an error of the prediction is larger in x̂_0, at times int64 [n]: float32 [n, 1, 1, 1]."""
+        levels = (level[t][:, None, None, None] for level in (self.alpha_bar, self.alpha_bar_prev))
+        return self._target.x_0_error(*levels).sqrt()
+
     def example(self, count: int, seed: int = 0) -> tuple[Tensor, ...]:
         """Inputs of so many images: noise, times from first to last, and labels, the null label among them."""
         random = torch.Generator().manual_seed(seed)
@@ -94,11 +99,16 @@ def export(path: Path, denoise: Denoise, name: str, batch_sizes: Sequence[int] =
 
 
 def difference(evaluate: Evaluate, denoise: Denoise, count: int) -> float:
-    """The largest |x̂_0 − PyTorch's| / max(1, |PyTorch's|) over so many images of noise at random times."""
+    """The largest |x̂_0 − PyTorch's| / max(1, |PyTorch's|, a) over so many images of noise at random times.
+
+    a: how many times an error of the prediction is larger in x̂_0, as that of eps is at much noise: it is the network
+    that is compared.
+    """
     inputs = denoise.example(count, seed=count)
     with torch.inference_mode():
         expected = denoise(*inputs)
-    return float(((evaluate(*inputs) - expected).abs() / expected.abs().clamp(min=1.0)).max())
+    scale = torch.maximum(expected.abs(), denoise.amplification(inputs[1])).clamp(min=1.0)
+    return float(((evaluate(*inputs) - expected).abs() / scale).max())
 
 
 def described(exported: Sequence[Exported], denoise: Denoise) -> str:

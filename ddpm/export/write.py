@@ -31,7 +31,10 @@ def write_export(
     """
     write_json(folder / "model.json", model_facts(checkpoint, settings, seed))
     if checkpoint.model.self_conditioning and (formats or page != "off"):
-        return "no files and no page: one evaluation of a network with model.self_conditioning needs the one before."
+        reason = "no files and no page: one evaluation of a network with model.self_conditioning needs the one before."
+        if page == "required":
+            raise DdpmError(reason)
+        return reason
     denoise = restore_denoise(checkpoint, name)
     exported: list[Exported] = []
     for kind in formats:

@@ -91,7 +91,7 @@ def sample_batches(
             yield batch
             first += len(batch.images)
             progress.update(first - 1 - progress.n)
-            if stop and first <= total:
+            if stop:  # after the last batch too: another set may follow, and what is kept is not sampled again
                 raise SystemExit(
                     f"stopped after image {first - 1} of {total} of {label}; the next `dvc repro` resumes there."
                 )

@@ -21,7 +21,7 @@ from ddpm.training.optimizers import Optimizer
 from ddpm.training.run_folder import RunFolder
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.resume import restarting
-from ddpm.utils.runtime import Runtime
+from ddpm.utils.runtime import Runtime, one_thread
 from ddpm.utils.seeds import torch_generator
 
 
@@ -79,7 +79,8 @@ class TrainState:
         torch.manual_seed(torch_generator(recipe.seed, "weights").initial_seed())
         network = build_network(recipe.model, self.spec)
         if isinstance(embedding := getattr(network, "label_embedding", None), nn.Embedding):
-            self.conditioning.spread(embedding.weight)
+            with one_thread(embedding.weight.device):  # the same bits whatever the number of cores
+                self.conditioning.spread(embedding.weight)
         self.network = runtime.prepare(network, trains=True).train()
         self.optimizer = Optimizer(recipe.train.optimizer, self.network, recipe.train)
         self.ema = Ema(self.network, recipe.train.ema_decay)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import ddpm
 from ddpm.__main__ import parse
@@ -40,6 +40,7 @@ NETWORKS = {
         "model.patch_size": 1,
         "model.channel_multipliers": [1, 1, 2],
     },
+    "the mean as the target": {"diffusion.target": "mean"},
     "odd sides": {"model.patch_size": 2, "model.channel_multipliers": [1, 1, 2, 2]},
 }
 
@@ -71,6 +72,24 @@ def test_a_file_computes_what_pytorch_does_for_any_number_of_images(
     assert exported.difference <= TOLERANCE
     assert exported.bytes == exported.path.stat().st_size
     assert exported.milliseconds[1] > 0
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+def test_an_error_of_the_prediction_counts_alike_whatever_it_is_of(checkpoint: Callable[..., Checkpoint], target: str):
+    made = checkpoint({"diffusion.target": target})
+    denoise = restore_denoise(made, "it")
+
+    class Wrong(nn.Module):
+        error = 0.0
+
+        def forward(self, *inputs: Tensor) -> Tensor:
+            return denoise.predict(*inputs) + self.error
+
+    network = Wrong()
+    for network.error in (TOLERANCE / 3, 3 * TOLERANCE):
+        with torch.inference_mode():
+            found = difference(Denoise(network, made), denoise, 200)
+        assert 0.8 * network.error < found < 1.2 * network.error
 
 
 def test_colour_images_of_another_size_are_exported_too(checkpoint: Callable[..., Checkpoint], tmp_path: Path):

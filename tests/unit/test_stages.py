@@ -108,6 +108,21 @@ def test_the_split_stage_writes_three_sets(place_with_digits: Place):
     assert not np.intersect1d(sets["train"].indices, sets["validation"].indices).size
 
 
+def test_a_class_that_would_have_no_training_image_ends_the_split(place: Place):
+    place.set({"data.name": "folder", "data.path": "own", "split.train_fraction": 0.5})
+    names, labels = ("common", "rare"), np.array([0] * 10 + [1])
+    images = ImageSet(np.zeros((11, 1, 8, 8), np.uint8), labels, np.arange(11), 2, "folder", names)
+    for part in ("train", "test"):
+        (place.folder / "data/raw").mkdir(parents=True, exist_ok=True)
+        write_image_set(place.folder / f"data/raw/{part}.npz", images)
+    refused = "error: split.train_fraction=0.5 leaves no image of the class rare to train on: raise it."
+    assert place.complaint("split").strip() == refused
+    assert not list((place.folder / "data").glob("split/*"))
+    place.set({"split.train_fraction": 0.6})
+    place.run("split")
+    assert np.bincount(read_image_set(place.folder / "data/split/train.npz").labels).tolist() == [6, 1]
+
+
 def test_mistakes_in_the_parameters_end_a_stage_without_advice_about_data(place: Place):
     place.set({"split.train_fraction": 1.5, "generate.steps": -25})
     path = place.folder / "params.yaml"
@@ -261,6 +276,19 @@ def test_the_export_can_be_skipped_and_its_folder_is_that_of_the_last_run(place:
     assert "input should be one of onnx, torch" in place.complaint("export")
 
 
+def test_a_page_that_is_required_of_a_network_that_has_none_ends_the_export(
+    place: Place, best: Path, checkpoint: Checkpoint
+):
+    save_checkpoint(best, replace(checkpoint, model=checkpoint.model.model_copy(update={"self_conditioning": True})))
+    place.set({"export.page": "required"})
+    refused = "error: no files and no page: one evaluation of a network with model.self_conditioning needs the one"
+    assert place.complaint("export").startswith(refused)
+    assert not (place.folder / "data/export").exists()
+    place.set({"export.page": "auto"})
+    place.run("export")
+    assert [path.name for path in (place.folder / "data/export").iterdir()] == ["model.json"]
+
+
 def test_the_generation_says_that_it_stops_and_from_where_it_resumes(
     place: Place, best: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
@@ -280,6 +308,28 @@ def test_the_generation_says_that_it_stops_and_from_where_it_resumes(
     assert not (place.folder / "data/generated").exists()
     place.run("generate")
     assert "resuming generate from image 5 of 10, kept in .ckpt/generate-" in capfd.readouterr().out
+    assert len(list((place.folder / "data/generated").iterdir())) == 10
+
+
+def test_ctrl_c_in_the_last_batch_of_a_set_stops_before_the_next_set(
+    place: Place, best: Path, monkeypatch: pytest.MonkeyPatch
+):
+    place.set(SMALL)  # a set is one batch, and another set follows
+    keep, kept = batches.save_arrays, list[Path]()
+
+    def interrupted(path: Path, **arrays: Any) -> None:  # noqa: ANN401
+        kept.append(path)
+        os.kill(os.getpid(), signal.SIGINT)
+        keep(path, **arrays)
+
+    monkeypatch.setattr(batches, "save_arrays", interrupted)
+    with pytest.raises(SystemExit, match=r"^stopped after image 10 of 10 of generate; the next `dvc repro` resumes"):
+        place.run("generate")
+    (first,) = kept
+    written = first.stat().st_mtime_ns
+    monkeypatch.setattr(batches, "save_arrays", keep)
+    place.run("generate")
+    assert first.stat().st_mtime_ns == written
     assert len(list((place.folder / "data/generated").iterdir())) == 10
 
 

@@ -23,6 +23,7 @@ from ddpm.diffusion.schedule import build_schedule
 from ddpm.evaluation.early import EarlyDistance
 from ddpm.models.build import build_network
 from ddpm.models.checkpoint import load_checkpoint, restore_network, save_checkpoint
+from ddpm.models.conditioning import Conditioning
 from ddpm.training.batch import Batches
 from ddpm.training.loop import train
 from ddpm.training.loss_aware import LossAware
@@ -405,6 +406,26 @@ def test_labels_of_alike_clusters_begin_alike(
     for of_class, points in zip(rows[:-1].split(6), centroids, strict=True):
         distances = torch.stack([torch.pdist(of_class), torch.pdist(points)])
         assert distances.corrcoef()[0, 1] > 0.5
+
+
+def test_the_first_weights_are_computed_in_one_thread(
+    digits: ImageSet, tiny: Callable[..., Config], cpu: Runtime, monkeypatch: pytest.MonkeyPatch
+):
+    # More threads multiply matrices in another order, on some processors and for some sizes only.
+    spread, threads = Conditioning.spread, list[int]()
+
+    def watched(conditioning: Conditioning, embedding: torch.Tensor) -> None:
+        threads.append(torch.get_num_threads())
+        spread(conditioning, embedding)
+
+    monkeypatch.setattr(Conditioning, "spread", watched)
+    config, before = tiny({"model.clusters": 2}), torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        TrainState(Recipe(config.model, config.diffusion, config.train, config.seed), digits.take(np.arange(512)), cpu)
+        assert (threads, torch.get_num_threads()) == ([1], 3)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_loss_falls(run: Run, tmp_path: Path):

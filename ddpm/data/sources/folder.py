@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ddpm.data.decoding import SUFFIXES, Colour, decode, parse_colour
 from ddpm.data.image_set import MAP_ABOVE, ImageSet, read_image_set, write_image_set
 from ddpm.data.sources import SOURCES
-from ddpm.data.split import stratified_split
+from ddpm.data.split import classes_lacking, stratified_split
 from ddpm.utils.errors import DamagedFile, DdpmError
 from ddpm.utils.files import atomic_folder, scratch_array, write_csv, write_json
 from ddpm.utils.images import to_grey
@@ -28,7 +28,7 @@ PARTS = ("train", "test")
 _NO_TABLE = ("auto", "folders", "none")
 _PARTS_ELSEWHERE = {"train", "training", "val", "valid", "validation", "test", "testing"}
 _AT_ONCE = 256
-_NAMED = 5  # files or classes that a message names
+_NAMED = 5  # files that a message names
 MOST_CLASSES = 10_000  # that a checkpoint may name
 _LEAST_TEST = 2  # images: of fewer there are no statistics
 
@@ -276,7 +276,7 @@ def _refuse_parts(path: str, labels: str, numbers: np.ndarray, names: Sequence[s
         raise DdpmError(
             f"data.path={path}: train holds no image that can be read{named}: move some there from test{or_name}."
         )
-    if lacking := _without_training(numbers, names, in_test):
+    if lacking := classes_lacking(numbers[~in_test], names):
         alike = f"a class alike everywhere in {table}" if table else "the folder of a class alike in both"
         raise DdpmError(
             f"data.path={path}: train holds no image that can be read of the {lacking}, which test holds: "
@@ -297,19 +297,11 @@ def _test_images(labels: np.ndarray, names: Sequence[str], fraction: float, seed
             f"{_LEAST_TEST}: raise it, or add images."
         )
     in_test = np.isin(np.arange(len(labels)), test)
-    if lacking := _without_training(labels, names, in_test):
+    if lacking := classes_lacking(labels[~in_test], names):
         raise DdpmError(
             f"data.test_fraction={fraction} leaves no training image of the {lacking}: lower it, or add such images."
         )
     return in_test
-
-
-def _without_training(labels: np.ndarray, names: Sequence[str], in_test: np.ndarray) -> str:
-    """The classes that no image outside of the test is of, for a message; empty where there are none."""
-    counts = np.bincount(labels[~in_test], minlength=len(names))
-    lacking = [name for name, count in zip(names, counts, strict=False) if not count]  # unlabelled images have no names
-    named = ", ".join(lacking[:_NAMED]) + ", …" * (len(lacking) > _NAMED)
-    return f"class{'es' * (len(lacking) > 1)} {named}" if lacking else ""
 
 
 def _images(count: int) -> str:
