@@ -93,7 +93,8 @@ def frechet_infinity(
 
     The distance falls with the number of images as FD∞ + c/n; a line through it over 1/n, at sizes from n/5 up, meets
     the axis in FD∞ (Chong & Forsyth 2020, "Effectively Unbiased FID"). The mean over random orders of the images, see
-    `curves`; unbiased, so of images like the reference's it may fall below 0. None where n is too small: see
+    `curves`; unbiased for images drawn independently, so of some like the reference's it may fall below 0. Too low
+    where their labels are spread evenly, which in a part of them they are not. None where n is too small: see
     `curve_sizes`.
     """
     sizes = curve_sizes(*features.shape)

@@ -10,7 +10,8 @@ LENGTHS = (0.05, 0.1)  # of the averages from which `ddpm.training.posthoc` make
 class Ema:
     """average ← d · average + (1 − d) · weight, with d = min(decay, (1 + n) / (10 + n)) after n updates.
 
-    The ramp keeps the untrained weights of a young run out of the average. DDPM, appendix B and its reference code.
+    The ramp, of TensorFlow's `ExponentialMovingAverage`, keeps the untrained weights of a young run out of the average.
+    DDPM, appendix B, has a constant decay.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:

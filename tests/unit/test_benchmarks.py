@@ -19,6 +19,7 @@ from benchmarks.cell import SAMPLERS as CELL_SAMPLERS
 from benchmarks.choices import EVERY, SAMPLINGS, TRAININGS
 from benchmarks.common import QUIET, SPEC, earlier, fit, save, settings
 from benchmarks.contention import busy
+from benchmarks.even_labels import evenly, weighted_gaussian
 from benchmarks.frontier import RECIPES
 from benchmarks.grid import AXES, BUDGET, cells, complete, effects, plot, rows_of
 from benchmarks.judge import load_judge
@@ -366,3 +367,24 @@ def test_busy_processes_are_busy_inside_and_gone_after_it():
             assert time.monotonic() < deadline
             time.sleep(0.05)
     assert set(psutil.Process().children()) == before
+
+
+def test_even_labels_are_as_frequent_as_they_are_wanted_and_each_image_is_drawn_once(rng: np.random.Generator):
+    labels, frequencies = rng.integers(0, 7, 5000), np.array([0.1, 0.2, 0.05, 0.15, 0.2, 0.2, 0.1])
+    chosen = evenly(labels, frequencies, 1000, rng)
+    assert len(set(chosen.tolist())) == 1000
+    counts = np.bincount(labels[chosen], minlength=7)
+    assert np.abs(counts - 1000 * frequencies).max() < 2
+    # Of as many random ones some label differs by far more.
+    assert np.abs(np.bincount(labels[:1000], minlength=7) - 1000 * frequencies).max() > 10
+    assert np.abs(np.diff(labels[chosen])).mean() > 1  # in random order
+
+
+def test_a_weighted_gaussian_is_unbiased_for_independent_images(rng: np.random.Generator):
+    features = rng.normal(size=(400, 3))
+    equal, plain = weighted_gaussian(features, np.full(400, 0.3)), fit_gaussian(features)
+    assert np.allclose(equal.mean, plain.mean)
+    assert np.allclose(equal.covariance, plain.covariance)
+    weights = np.array([1.0, 2.0, 7.0])
+    found = [weighted_gaussian(rng.normal(size=(3, 2)), weights).covariance for _ in range(20_000)]
+    assert np.allclose(np.mean(found, 0), np.eye(2), atol=0.05)
