@@ -229,7 +229,8 @@ def test_plots_of_two_revisions_are_drawn_without_a_network(reproduced: str, clo
 
 
 def test_plots_show_a_training_while_it_runs(reproduced: str, clone: Path):
-    change(clone, {"train.epochs": 50, "train.distance_every": 40, "train.distance_images": 256})
+    changes = {"train.epochs": 50, "train.distance_every": 40, "train.distance_images": 256}
+    change(clone, changes | {"runtime.compile": "off"})  # so long a run would be compiled, which shows nothing here
     log = clone / "data/model/log.csv"
     before = log.stat().st_mtime
     repro = subprocess.Popen(
