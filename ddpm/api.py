@@ -16,8 +16,10 @@ beside it. Settings are keys of the section `generate` of params.yaml (`Settings
 own. Mistakes raise DdpmError with a sentence.
 """
 
+import math
 import numbers
 import operator
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -132,6 +134,12 @@ def load(
     Raises MissingFile, DamagedFile (for a pickle too: nothing in a file is ever executed), or DdpmError for a
     checkpoint of another version, a device that is not there, and settings that are none.
     """
+    if not isinstance(checkpoint, str | os.PathLike):
+        raise DdpmError(
+            f"checkpoint is of the type {type(checkpoint).__name__}; a name or the path of a file is wanted."
+        )
+    if not isinstance(settings, str | os.PathLike | None):
+        raise DdpmError(f"settings are of the type {type(settings).__name__}; the path of a params.yaml is wanted.")
     path = pretrained.path_of(checkpoint)
     found, config = load_checkpoint(path), None
     if settings is not None:
@@ -194,6 +202,7 @@ class Model:
 
     def class_labels(self, count: int, labels: Labels = None) -> np.ndarray | None:
         """Of which class each image of ``sample(count, labels=labels)`` is: int64 [n]; None for a model without."""
+        count = _whole(count, "count", least=1, most=MOST_IMAGES)
         classes = _classes(labels, count, self.class_names)
         return self.generator.class_labels(range(1, count + 1)) if classes is None else classes
 
@@ -221,7 +230,7 @@ class Model:
         *,
         labels: Labels = "auto",
         count: int = 1,
-        jump_length: int = 10,
+        jump_length: int | None = None,
         resamplings: int = 10,
         seed: int = 0,
         as_: As = "numpy",
@@ -231,25 +240,32 @@ class Model:
 
         Where nothing is masked, x_{t−1} = √ᾱ_{t−1} x_0 + √(1−ᾱ_{t−1}) ε; elsewhere it is a step of the reverse process.
 
-        mask: True, or bright, where the model paints: bool, or numbers, [h, w] or one for each image, [n, h, w] or
-        [n, 1, h, w]. Every other pixel of the result is that of the image, to the bit. labels: what the images are to
-        be; "auto" for the class by which the network predicts best what is left of each (`classify`), as the noise has
-        it where several would do; None for no class label at all. count: so many completions of a single image.
-        jump_length and resamplings: see `repaint`; more of either fits better and takes longer, 1 resampling is the
-        plain method. Steps are ancestral, whatever the sampler of the settings, with the small variance where they say
-        `learned`, and without autoguidance unless it is given: away from the guide is away from what is left, too.
+        mask: True, or bright, where the model paints: bool, or numbers from 0 to 1, of uint8 to 255, [h, w] or one for
+        each image, [n, h, w] or [n, 1, h, w]; or a Pillow image. Every other pixel of the result is that of the image,
+        to the bit. labels: what the images are to be; "auto" for the class by which the network predicts best what is
+        left of each (`classify`), as the noise has it where several would do, and that of `sample` where nothing is
+        left; None for no class label at all. count: so many completions of a single image. jump_length and resamplings:
+        see `repaint_moves`; more resamplings fit better and take longer, 1 is the plain method. A jump must be shorter
+        than all steps; by default it is 10 steps, or half of them where there are 10 or fewer. Steps are ancestral,
+        whatever the sampler of the settings, with the small variance where they say `learned`, and without autoguidance
+        unless it is given: away from the guide is away from what is left, too.
         """
         originals = self._images(image, count)
         painted = self._mask(mask, len(originals))
         generator = self._changed(Settings(autoguidance=1.0) | settings)
-        if isinstance(labels, str) and labels == "auto":
+        steps, resamplings = generator.steps, _whole(resamplings, "resamplings", least=1)
+        if jump_length is None:
+            jump_length = _JUMP_LENGTH if len(steps) > _JUMP_LENGTH else max(1, len(steps) // 2)
+        elif (jump_length := _whole(jump_length, "jump_length", least=1)) >= len(steps) and resamplings > 1:
+            raise DdpmError(
+                f"jump_length is {jump_length}, and the steps are {len(steps)}: nothing would be taken again; lower "
+                "jump_length, or set resamplings to 1."
+            )
+        auto = isinstance(labels, str) and labels == "auto"
+        if auto:
             labels = self._classes_of_rest(originals, painted, seed)
-        known = self._known(originals, labels, ~painted)
-        denoise = self._denoiser(generator, known)
-        jump_length = _whole(jump_length, "jump_length", least=1)
-        resamplings = _whole(resamplings, "resamplings", least=1)
+        denoise = self._denoiser(generator, self._known(originals, labels, ~painted, auto=auto))
         x_0, noise = self._to_device(originals), self._noise(range(1, len(originals) + 1), seed)
-        steps = generator.steps
         with _progress(repaint_moves(len(steps), jump_length, resamplings).count(-1)) as on_step:
             region = torch.from_numpy(painted).to(self.device)
             # A learned variance is of the network's own step from x_t, which what is known has replaced in part.
@@ -273,12 +289,12 @@ class Model:
         """Images like these (SDEdit, Meng et al. 2022): noised up to a time, and sampled back from there.
 
         The reverse process begins with x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε. strength: t, as a fraction of all times: 0 returns
-        the images, 1 gives fresh samples. labels: what they are to be, which may be another class than the images';
-        None for no class label at all. count: so many variations of a single image.
+        the images, 1 gives fresh samples, which know nothing of them. labels: what they are to be, which may be
+        another class than the images'; None for no class label at all. count: so many variations of a single image.
         """
         originals, strength = self._images(image, count), _fraction(strength, "strength")
         generator = self._changed(settings)
-        denoise = self._denoiser(generator, self._known(originals, labels))
+        denoise = self._denoiser(generator, self._known(originals, labels, strength < 1.0))
         x_0, noise = self._to_device(originals), self._noise(range(1, len(originals) + 1), seed)
         if strength == 0.0:
             return _as(x_0, as_)
@@ -294,7 +310,7 @@ class Model:
         count: int = 9,
         *,
         labels: Label | Sequence[Label] | None = None,
-        strength: float = 0.6,
+        strength: float | None = None,
         seed: int | None = None,
         as_: As = "numpy",
         **settings: Unpack[Settings],
@@ -303,18 +319,25 @@ class Model:
 
         seed None: both are inverted to their noise (`invert`), the noises joined by an arc, and DDIM samples from each
         place on it (Song et al. 2021, §5.3); the ends are a and b up to the error of the inversion. A seed: both are
-        noised up to the time ``strength``, as in `vary`, by the same noises for every place, and sampled back from what
-        lies between (Ho et al. 2020, §4.3); the ends are variations of a and b. At the fraction f of the way the noise
-        is (sin((1−f)θ) ε_a + sin(fθ) ε_b) / sin θ, θ the angle between both, and the image (1−f) a + f b.
+        noised up to the time ``strength``, above 0 and 0.6 where None, as in `vary`, by the same noises for every
+        place, and sampled back from what lies between (Ho et al. 2020, §4.3); the ends are variations of a and b. At
+        the fraction f of the way the noise is (sin((1−f)θ) ε_a + sin(fθ) ε_b) / sin θ, θ the angle between both, and
+        the image (1−f) a + f b.
 
         labels: the class labels of a and b; between them the network's predictions for both are mixed.
         """
         ends, count = [self._images(image, 1) for image in (a, b)], _whole(count, "count", least=2, most=MOST_IMAGES)
         if len(ends[0]) != 1 or len(ends[1]) != 1:
             raise DdpmError("interpolate takes two single images, a and b.")
-        classes = _classes(labels, 2, self.class_names)
+        if seed is None and strength is not None:
+            raise DdpmError("strength needs a seed: without one the noises are those that DDIM finds.")
+        strength = _fraction(0.6 if strength is None else strength, "strength")
+        if strength == 0.0:
+            raise DdpmError("strength is 0; a number above 0, up to 1, is wanted.")
+        classes, there = _classes(labels, 2, self.class_names), seed is None or strength < 1.0
         generator = self._deterministic(settings) if seed is None else self._changed(settings)
-        known = [self._known(image, None if classes is None else classes[i : i + 1]) for i, image in enumerate(ends)]
+        given = [None if classes is None else classes[i : i + 1] for i in range(2)]
+        known = [self._known(image, label, there) for image, label in zip(ends, given, strict=True)]
         of_ends = [self._denoiser(generator, label) for label in known]
         fraction = torch.linspace(0.0, 1.0, count, device=self.device).view(-1, 1, 1, 1)
         one, other = (self._denoiser(generator, None if label is None else label.expand(count)) for label in known)
@@ -327,7 +350,7 @@ class Model:
             x_T = [ddim_inversion(end, x_0, schedule, _ITERATIONS) for end, x_0 in zip(of_ends, pair, strict=True)]
             start = slerp(x_T[0], x_T[1], fraction)
         else:
-            schedule, sampler = self._part(generator, _fraction(strength, "strength")), generator.sampler
+            schedule, sampler = self._part(generator, strength), generator.sampler
             noises = noise(), noise()
             start = noised_pair(pair[0], pair[1], schedule.alpha_bar[-1].float(), noises, fraction)
         with _progress(len(schedule)) as on_step:
@@ -362,8 +385,13 @@ class Model:
         mask: as of `inpaint`, where an image is unknown; None for images that are whole.
         """
         originals = self._images(image, 1)
-        unknown = np.zeros((len(originals), 1, *self.spec.shape[1:]), bool)
-        found = self._classes_of_rest(originals, unknown if mask is None else self._mask(mask, len(originals)), seed)
+        nothing = np.zeros((len(originals), 1, *self.spec.shape[1:]), bool)
+        unknown = nothing if mask is None else self._mask(mask, len(originals))
+        if len(hidden := np.flatnonzero(unknown.all((1, 2, 3)))):
+            raise DdpmError(
+                f"the mask hides all of image {hidden[0]} (counted from 0): leave some of it to be classified."
+            )
+        found = self._classes_of_rest(originals, unknown, seed)
         if found is None:
             raise DdpmError("this model knows no class labels: it cannot tell one from another.")
         return found
@@ -397,12 +425,17 @@ class Model:
         noise) to 999. ``guidance=1, autoguidance=1, clip=False`` give what the network itself predicts.
         """
         try:
-            given = torch.as_tensor(x_t, dtype=torch.float32, device=self.device)
+            given = torch.as_tensor(x_t)
         except (TypeError, ValueError, RuntimeError) as error:
             raise DdpmError(f"x_t is of the type {type(x_t).__name__}; an array or a tensor is wanted.") from error
-        if given.ndim != 4 or given.shape[1:] != self.spec.shape:
+        if not given.is_floating_point():
+            raise DdpmError(f"x_t holds values of type {given.dtype}; floating point is wanted.")
+        given = given.to(torch.float32).to(self.device)
+        if given.ndim != 4 or given.shape[1:] != self.spec.shape or not len(given):
             wanted = ", ".join(map(str, self.spec.shape))
             raise DdpmError(f"x_t has the shape {list(given.shape)}; [n, {wanted}] is wanted.")
+        if not bool(given.isfinite().all()):
+            raise DdpmError("x_t holds NaN or infinity; finite numbers are wanted.")
         generator, count = self._changed(settings), len(given)
         last = len(generator.denoiser.schedule) - 1
         if not 0 <= (t := _whole(t, "t", least=0)) <= last:
@@ -418,14 +451,22 @@ class Model:
         unknown = sorted(set(settings) - set(Settings.__annotations__))
         if unknown:
             raise DdpmError(f"unknown setting {', '.join(unknown)}: there are {', '.join(Settings.__annotations__)}.")
+        plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in settings.items()}
+        for key, value in plain.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise DdpmError(f"{key} is {value}; a finite number is wanted.")
         try:
-            config = GenerateConfig.model_validate(self.generator.config.model_dump() | settings)
+            config = GenerateConfig.model_validate(self.generator.config.model_dump() | plain)
         except ValidationError as error:
             raise DdpmError(f"{describe(error)}.") from error
         return replace(self.generator, config=config, denoiser=replace(self.generator.denoiser, clip=config.clip))
 
     def _deterministic(self, settings: Any) -> Generator:  # noqa: ANN401
-        """The generator for inversion, with other settings. Raises DdpmError for what is none."""
+        """The generator for inversion, with other settings. Raises DdpmError for what is none, or of other samplers."""
+        if ignored := sorted({"sampler", "eta", "variance"} & set(settings)):
+            raise DdpmError(
+                f"inversion is by deterministic DDIM: leave {', '.join(ignored)} away, or interpolate with a seed."
+            )
         steps = min(_INVERSION_STEPS, len(self.generator.denoiser.schedule))
         return self._changed(_DETERMINISTIC | Settings(steps=steps) | settings)
 
@@ -440,13 +481,20 @@ class Model:
             found = labels_of_classes(generator.conditioning, numbers, classes)
         return None if found is None else torch.from_numpy(found).to(self.device)
 
-    def _known(self, images: np.ndarray, labels: Labels, known: np.ndarray | None = None) -> Tensor | None:
-        """The conditioning labels of images that are there, or where ``known`` is True."""
-        if known is None:
-            known = np.ones((len(images), 1, *images.shape[2:]), bool)
+    def _known(
+        self, images: np.ndarray, labels: Labels, known: np.ndarray | bool = True, *, auto: bool = False
+    ) -> Tensor | None:
+        """The conditioning labels of images by what is ``known`` of them; where that is nothing, those of samples.
+
+        auto: ``labels`` were found by what is known, and say nothing where that is nothing.
+        """
+        known = np.broadcast_to(known, (len(images), 1, *images.shape[2:])).copy()
         classes = _classes(labels, len(images), self.class_names)
         found = nearest_labels(self.generator.conditioning, images, known, classes)
-        return None if found is None else found.to(self.device)
+        sampled = self._labels(range(1, len(images) + 1), None if auto else classes, self.generator)
+        if found is None or sampled is None:
+            return None
+        return torch.where(torch.from_numpy(known.any((1, 2, 3))).to(self.device), found.to(self.device), sampled)
 
     def _classes_of_rest(self, images: np.ndarray, painted: np.ndarray, seed: int) -> np.ndarray | None:
         """The class label that explains best what is not to be painted, int64 [n]; None for a model without."""
@@ -487,7 +535,7 @@ class Model:
         elif isinstance(pictures, Sequence) and pictures and all(isinstance(one, Image.Image) for one in pictures):
             for picture in pictures:
                 self._check_size(*picture.size)
-            array = np.stack([np.asarray(as_rgb(picture, _BACKGROUND)) for picture in pictures])
+            array = np.stack([_rgb(picture, "image") for picture in pictures])
         else:
             raise DdpmError(
                 "the image is no Pillow image, no list of one or more of these, and no array or tensor: PIL.Image.open "
@@ -513,10 +561,8 @@ class Model:
 
     def _mask(self, mask: Image.Image | np.ndarray | Tensor, count: int) -> np.ndarray:
         """A caller's mask as bool [n, 1, h, w]."""
-        if isinstance(mask, Image.Image):
-            mask = mask.convert("L")
         try:
-            array = _array(mask)
+            array = to_grey(_rgb(mask, "mask")[None])[0, 0] if isinstance(mask, Image.Image) else _array(mask)
         except ValueError:  # a list whose rows differ in length
             array = np.empty(())
         size = self.spec.size
@@ -527,9 +573,12 @@ class Model:
             )
         if array.dtype.kind not in "biuf":
             raise DdpmError(f"the mask holds values of type {array.dtype}; bool or numbers are wanted.")
+        if array.dtype not in (bool, np.uint8) and not ((array >= 0) & (array <= 1)).all():
+            raise DdpmError(
+                "the mask holds numbers outside 0 to 1: give those as bool, as uint8 or divided by their maximum."
+            )
         if array.dtype != bool:
-            middle = np.iinfo(array.dtype).max / 2 if array.dtype == np.uint8 and array.max(initial=0) > 1 else 0.5
-            array = array > middle
+            array = array > (127.5 if array.max(initial=0) > 1 else 0.5)
         return np.broadcast_to(array.reshape(-1, 1, size, size), (count, 1, size, size)).copy()
 
     def _to_device(self, images: np.ndarray) -> Tensor:
@@ -539,6 +588,7 @@ class Model:
 # Inversion is of the network alone: guidance bends the path, and what is clipped cannot be undone.
 _DETERMINISTIC = Settings(sampler="ddim", eta=0.0, guidance=1.0, autoguidance=1.0, clip=False)
 _INVERSION_STEPS = 50
+_JUMP_LENGTH = 10
 # The keys of `generate` that are of a run of the pipeline, and one that older settings lack.
 _OF_A_RUN: dict[str, Any] = {
     "guidance_rescale": 0.0,
@@ -598,6 +648,8 @@ def _read_settings(path: Path) -> GenerateConfig:
         raise DdpmError(f"{path}: generate: {describe(error)}.") from error
     except FileNotFoundError as error:
         raise DdpmError(f"{path} is missing: name a params.yaml.") from error
+    except OSError as error:
+        raise DdpmError(f"{path} cannot be read ({error.strerror}): name a params.yaml.") from error
     except (KeyError, TypeError, ValueError) as error:
         raise DdpmError(f"{path} is no parameter file with a section generate: name a params.yaml.") from error
 
@@ -606,7 +658,7 @@ def _device(device: str | torch.device) -> torch.device:
     count = torch.cuda.device_count()
     try:
         found = wanted_device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise DdpmError(f"there is no device {device}: choose auto, cpu or cuda.") from error
     if found.type not in ("cpu", "cuda", "mps") or (found.type == "mps" and not torch.backends.mps.is_available()):
         raise DdpmError(f"there is no device {device}: choose auto, cpu or cuda.")
@@ -622,7 +674,7 @@ def _classes(labels: Labels, count: int, names: tuple[str, ...]) -> np.ndarray |
     if not names:
         raise DdpmError("this model knows no class labels: leave labels away.")
     # As objects, the integers of arrays and tensors would become Python's.
-    kept = labels.cpu() if isinstance(labels, Tensor) else labels
+    kept = _array(labels) if isinstance(labels, Tensor) else labels
     given = np.asarray(kept, None if hasattr(labels, "dtype") else object)
     if given.shape not in ((), (1,), (count,)):
         raise DdpmError(f"labels are one class label, or one for each of the {count} images.")
@@ -631,6 +683,7 @@ def _classes(labels: Labels, count: int, names: tuple[str, ...]) -> np.ndarray |
 
 
 def _class(label: object, names: tuple[str, ...]) -> int:
+    label = _array(label)[()] if isinstance(label, Tensor) else label
     number = class_number(label, names)
     if number is not None:
         return number
@@ -644,7 +697,8 @@ def _whole(value: object, name: str, least: int, most: int | None = None) -> int
     except TypeError:
         found = least - 1
     if not least <= found <= (most or 2**63 - 1):
-        raise DdpmError(f"{name} is {value}; a whole number from {least} {f'to {most:,}' if most else 'on'} is wanted.")
+        last = f"{most:,}" if most else "2⁶³ − 1"
+        raise DdpmError(f"{name} is {value}; a whole number from {least} to {last} is wanted.")
     return found
 
 
@@ -652,6 +706,23 @@ def _fraction(value: float, name: str) -> float:
     if not isinstance(value, numbers.Real) or not 0.0 <= value <= 1.0:
         raise DdpmError(f"{name} is {value}; a number from 0 to 1 is wanted.")
     return float(value)
+
+
+def _rgb(picture: Image.Image, name: str) -> np.ndarray:
+    """A caller's Pillow image as uint8 [3, h, w]. Raises DdpmError where that cannot be, or its white is not known."""
+    try:
+        picture.load()
+        dark = picture.mode == "I" and 0 < np.asarray(picture).max(initial=0) <= 255
+        if picture.mode == "F" or dark:
+            raise DdpmError(
+                f"the {name} is a Pillow image of mode {picture.mode}{', of 16 bits but at most 255' if dark else ''}: "
+                'give a NumPy array of its values, or its convert("L").'
+            )
+        return np.asarray(as_rgb(picture, _BACKGROUND)).transpose(2, 0, 1)
+    except (OSError, SyntaxError, ValueError) as error:  # of a file that is read only now, and of rare modes
+        raise DdpmError(
+            f"the {name} is a Pillow image that cannot be read as RGB ({error}): give another one."
+        ) from error
 
 
 def _array(given: Any) -> np.ndarray:  # noqa: ANN401

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inpaint.add_argument("--label", metavar="CLASS", help="what it is to be, by name or by number")
     inpaint.add_argument("--count", type=int, default=1, help="how many completions (default 1)")
     inpaint.add_argument("--resamplings", type=int, default=10, help="how often each step is taken (default 10)")
-    inpaint.add_argument("--jump-length", type=int, default=10, help="steps undone at a time (default 10)")
+    inpaint.add_argument("--jump-length", type=int, help="steps undone at a time (default 10, or half of 10 or fewer)")
 
     vary = _edit(edits, "vary", "images like one", _VARY, _vary)
     vary.add_argument("image", type=Path, help="a picture")

@@ -1,6 +1,7 @@
 """What several sub-commands share: which model, how it samples, where images come from and go."""
 
 import argparse
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from ddpm.utils.files import atomic_folder, check_new_folder, save_arrays
 from ddpm.utils.images import enlarge, tile, write_png, write_rgb_pngs
 
 _GAP_GREY = 64
+_LARGEST_SCALE = 100
 _SETTINGS = ("sampler", "steps", "guidance", "autoguidance")
 
 
@@ -55,7 +57,9 @@ def _add_output_options(parser: argparse.ArgumentParser, default: str) -> None:
         help=f"NAME.png: one picture; NAME.npz: arrays; else a folder of PNGs (default {default})",
     )
     parser.add_argument("--columns", type=int, help="of the picture (default: as many as rows)")
-    parser.add_argument("--scale", type=int, default=1, help="pixels of the picture per pixel of an image (default 1)")
+    parser.add_argument(
+        "--scale", type=int, default=1, help="pixels of the picture per pixel of an image, up to 100 (default 1)"
+    )
 
 
 def open_model(arguments: argparse.Namespace) -> Model:
@@ -115,6 +119,15 @@ def check_output(arguments: argparse.Namespace) -> None:
     if not out.suffix:
         check_new_folder(out)
     check_whole(arguments, columns=1, scale=1)
+    if arguments.scale > _LARGEST_SCALE:
+        raise DdpmError(f"--scale {arguments.scale}: a whole number from 1 to {_LARGEST_SCALE} is wanted.")
+    if out.suffix != ".png" and (arguments.columns or arguments.scale != 1):
+        raise DdpmError(f"--out {out}: --columns and --scale are of one picture, NAME.png; leave them away.")
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise DdpmError(f"--out {out}: {folder} is no folder.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise DdpmError(f"--out {out}: this user may not write to {folder}; name another place.")
 
 
 def check_whole(arguments: argparse.Namespace, **least: int) -> None:

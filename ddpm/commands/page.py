@@ -11,6 +11,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from ddpm import pretrained
 from ddpm.commands.options import add_model_options, open_model
 from ddpm.export.browser_runtime import fetch_runtime
 from ddpm.export.page import write_page
@@ -28,7 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Serve until interrupted. Raises DdpmError, OSError."""
     with tempfile.TemporaryDirectory(prefix="page-") as scratch:
         folder = Path(arguments.model)
-        if not folder.is_dir():
+        if arguments.model in pretrained.names() or not folder.is_dir():
             model = open_model(arguments)
             if model.checkpoint.model.self_conditioning:
                 raise DdpmError(

@@ -9,6 +9,8 @@ from ddpm.utils.errors import DamagedFile, MissingFile
 from ddpm.utils.files import load_arrays
 from ddpm.utils.image_files import read_images
 
+_ROUNDING = 1e-6  # by which values may miss their range
+
 
 def load_images(path: Path, workers: int) -> np.ndarray:
     """Read images as uint8 [n, c, h, w], c = 1 where all are grey.
@@ -23,7 +25,10 @@ def load_images(path: Path, workers: int) -> np.ndarray:
     if not path.is_file():
         raise MissingFile(f"{path} is missing")
     if path.suffix != ".npz":
-        return as_images(read_idx(path), str(path))
+        try:
+            return as_images(read_idx(path), str(path))
+        except DamagedFile as error:
+            raise DamagedFile(f"{error}: a folder of PNG files, an npz file or an IDX file is read") from error
     arrays = load_arrays(path)
     if "images" not in arrays and len(arrays) != 1:
         raise DamagedFile(f"{path} holds {sorted(arrays)}, none of them named images")
@@ -45,10 +50,10 @@ def as_images(array: np.ndarray, name: str) -> np.ndarray:
     if len(broken):
         raise DamagedFile(f"{name}: image {broken[0]} (counted from 0; {len(broken)} in all) holds NaN or infinity")
     low, high = float(images.min()), float(images.max())
-    if low < -1 or high > 1:
+    if low < -1 - _ROUNDING or high > 1 + _ROUNDING:
         raise DamagedFile(f"{name} holds values from {low:g} to {high:g}; [0, 1] or [-1, 1] is wanted")
-    unit = (images + 1) / 2 if low < 0 else images
-    return (unit * 255).round().astype(np.uint8)
+    unit = (images + 1) / 2 if low < -_ROUNDING else images
+    return (unit.clip(0, 1) * 255).round().astype(np.uint8)
 
 
 def read_labels(path: Path, count: int) -> np.ndarray | None:

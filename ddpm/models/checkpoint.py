@@ -101,7 +101,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """Read what `save_checkpoint` wrote. Raises MissingFile, DamagedFile, or DdpmError for one of another version."""
+    """Read what `save_checkpoint` wrote. Raises MissingFile, DamagedFile, DdpmError: a folder or another version."""
+    if path.is_dir():
+        raise DdpmError(f"{path} is a folder: name a file.")
     if not path.is_file():
         raise MissingFile(f"{path} is missing")
     content = path.read_bytes()

@@ -52,11 +52,12 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder beside ``path``; it takes the place of ``path`` when the block ends well.
 
-    What stood at ``path`` before stays until then. Raises whatever the block raises.
+    What stood at ``path`` before stays until then. Raises whatever the block raises, where an OSError names
+    the temporary folder or a file in it with ``path`` instead.
     """
     temporary = _temporary(path)
-    temporary.mkdir()
     try:
+        temporary.mkdir()
         yield temporary
         _flush_all()  # thousands of small files: flushing them one by one takes ten times as long
         old = temporary.with_name(f".{path.name}.old.{os.getpid()}.tmp")
@@ -65,6 +66,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         shutil.rmtree(old, ignore_errors=True)
         _flush(path.parent)
+    except OSError as error:
+        if not (name := str(error.filename)).startswith(str(temporary)):
+            raise
+        # The temporary name tells nobody anything.
+        raise OSError(error.errno, error.strerror, f"{path}{name.removeprefix(str(temporary))}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

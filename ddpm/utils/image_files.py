@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ddpm.utils.errors import DamagedFile
 from ddpm.utils.files import load_arrays, save_arrays
 from ddpm.utils.images import read_pngs, resize, write_rgb_pngs
 from ddpm.utils.registry import Registry
@@ -88,4 +89,15 @@ def read_images(folder: Path, workers: int) -> np.ndarray:
     The files are those of `Npzs` where there are any, else PNGs, see `read_pngs`. Raises MissingFile, DamagedFile.
     """
     files = sorted(folder.glob("images_*.npz"))
-    return np.concatenate([load_arrays(file)["images"] for file in files]) if files else read_pngs(folder, workers)
+    if not files:
+        return read_pngs(folder, workers)
+    parts: list[np.ndarray] = []
+    for file in files:
+        images = load_arrays(file).get("images", np.empty(0))
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or not images.size:
+            raise DamagedFile(f"{file} holds no array images of uint8 [n, c, h, w], as generate.format=npz writes it")
+        if parts and images.shape[1:] != parts[0].shape[1:]:
+            shapes = f"{list(images.shape[1:])} and those before it of {list(parts[0].shape[1:])}"
+            raise DamagedFile(f"{file} holds images of the shape {shapes}")
+        parts.append(images)
+    return np.concatenate(parts)

@@ -1,5 +1,6 @@
 """`ddpm.load` and what a model does, with the weights that ship: sampling, editing, measuring, and every mistake."""
 
+import io
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import ddpm
 from ddpm import pretrained
 from ddpm.__main__ import main
 from ddpm.api import Settings
+from ddpm.commands.options import read_picture
 from ddpm.config import Config, GenerateConfig, load_config
 from ddpm.data.image_set import ImageSet, ImageSpec, denormalize, normalize
 from ddpm.diffusion.likelihood import Likelihood, bits_per_dimension
@@ -27,6 +29,7 @@ from ddpm.models.conditioning import Conditioning
 from ddpm.sampling.conditions import labels_of_classes, nearest_labels
 from ddpm.sampling.generator import make_generator
 from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
+from ddpm.utils.images import to_grey
 from ddpm.utils.runtime import Runtime
 
 FAST = Settings(steps=5, autoguidance=1.0)
@@ -231,11 +234,66 @@ def test_variations_of_strength_0_are_the_images_and_of_1_fresh_samples(model: d
     weak = model.vary(some.images[4], 0.2, labels=4, count=2, **FAST)
     assert np.abs(weak - some.images[4].astype(float)).mean() < 6
     # At strength 1 nothing is left of the images: with the same noise and label they give the same sample.
-    label = model._known(some.images[4:5], 4)
     generator = model._changed(FAST)
-    plain = denormalize(model._sampled(generator, range(1, 3), label.repeat(2), 0, lambda *_: None))
+    labels = model._labels(range(1, 3), np.array([4, 4]), generator)
+    plain = denormalize(model._sampled(generator, range(1, 3), labels, 0, lambda *_: None))
     assert near(of_other, plain)
+    assert near(of_one, plain)
     assert of_one.shape == of_other.shape
+
+
+def test_of_strength_1_the_cluster_of_an_image_is_forgotten_too(unconditional: ddpm.Model, some: ImageSet):
+    fresh = unconditional.sample(4, seed=1, **FAST)
+    for i in (3, 8):
+        assert near(unconditional.vary(some.images[i], 1.0, count=4, seed=1, **FAST), fresh)
+    paths = [
+        unconditional.interpolate(some.images[i], some.images[i + 1], 3, strength=1.0, seed=1, **FAST) for i in (1, 7)
+    ]
+    assert near(*paths)
+    own = unconditional.generator.conditioning.labels(some)
+    assert torch.equal(unconditional._known(some.images, None), own)
+    assert not torch.equal(unconditional._known(some.images, None, False), own)
+
+
+def test_where_nothing_of_an_image_is_left_it_is_of_any_class(model: ddpm.Model, some: ImageSet, right: np.ndarray):
+    everything = np.ones((28, 28), bool)
+    found = model.inpaint(ZERO, everything, count=8, seed=9, steps=15, resamplings=1)
+    classes = model.classify(found)
+    assert len(set(classes.tolist())) > 4
+    assert np.mean(classes == model.class_labels(8)) > 0.7
+    # Beside it, an image of which something is left is what it is alone.
+    both = model.inpaint(some.images[:2], np.stack([right, everything]), resamplings=1, **FAST)
+    assert near(both[:1], model.inpaint(some.images[0], right, resamplings=1, **FAST))
+
+
+@pytest.mark.parametrize("form", ["RGBA", "LA", "I;16"])
+def test_a_mask_of_any_mode_is_what_its_file_is_to_the_command(
+    model: ddpm.Model, some: ImageSet, right: np.ndarray, tmp_path: Path, form: str
+):
+    grey = np.where(right, 200, 40).astype(np.uint8)
+    mask = Image.fromarray(grey * np.uint16(257))
+    if form != mask.mode:
+        mask = Image.new(form, (28, 28), "white")
+        mask.putalpha(Image.fromarray(grey))
+    mask.save(tmp_path / "mask.png")
+    read = to_grey(read_picture(tmp_path / "mask.png", 28))[0, 0]
+    found = [model.inpaint(some.images[3], each, labels=3, resamplings=1, **FAST) for each in (mask, read, right)]
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
+
+
+def test_few_steps_are_taken_again_as_well(model: ddpm.Model, some: ImageSet, right: np.ndarray):
+    once, thrice = (model.inpaint(some.images[3], right, labels=3, resamplings=count, **FAST) for count in (1, 3))
+    assert not np.array_equal(once, thrice)
+    halves = model.inpaint(some.images[3], right, labels=3, resamplings=3, jump_length=2, **FAST)
+    assert np.array_equal(thrice, halves)
+    assert np.array_equal(once, model.inpaint(some.images[3], right, labels=3, resamplings=1, jump_length=9, **FAST))
+
+
+def test_numbers_may_be_those_of_numpy_and_torch(model: ddpm.Model):
+    assert model.class_labels(2, [torch.tensor(3), torch.tensor(1)]).tolist() == [3, 1]
+    given = {"steps": np.int64(2), "autoguidance": np.float32(1.0), "clip": np.bool_(True)}
+    assert np.array_equal(model.sample(1, **given), model.sample(1, steps=2, autoguidance=1.0, clip=True))
 
 
 def test_interpolation_ends_at_its_ends(model: ddpm.Model, some: ImageSet):
@@ -372,6 +430,13 @@ def test_conditions_of_whole_images_are_those_of_training(
     assert nearest_labels(model.generator.conditioning, some.images, everywhere, None) is None
 
 
+def truncated() -> Image.Image:
+    """A picture whose file ends too early."""
+    content = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(256, size=(28, 28), dtype=np.uint8)).save(content, "PNG")
+    return Image.open(io.BytesIO(content.getvalue()[:300]))
+
+
 @pytest.mark.parametrize(
     ("call", "reason"),
     [
@@ -410,6 +475,32 @@ def test_conditions_of_whole_images_are_those_of_training(
         (lambda m: m.denoise(np.zeros((28, 28)), 5), r"\[n, 1, 28, 28\] is wanted"),
         (lambda m: m.denoise(np.zeros((1, 1, 28, 28)), 1000), "are 0 to 999"),
         (lambda m: m.denoise("noise", 5), "x_t is of the type str"),
+        (lambda m: m.denoise(np.zeros((0, 1, 28, 28)), 5), r"shape \[0, 1, 28, 28\]"),
+        (lambda m: m.denoise(np.zeros((1, 1, 28, 28), np.uint8), 5), "type torch.uint8; floating point is wanted"),
+        (lambda m: m.denoise(np.zeros((1, 1, 28, 28), bool), 5), "type torch.bool"),
+        (lambda m: m.denoise(np.zeros((1, 1, 28, 28), complex), 5), "type torch.complex128"),
+        (lambda m: m.denoise(np.full((1, 1, 28, 28), np.nan), 5), "holds NaN or infinity"),
+        (lambda m: m.classify(ZERO, np.ones((28, 28), bool)), "the mask hides all of image 0"),
+        (lambda m: m.inpaint(ZERO, np.full((28, 28), 40)), "the mask holds numbers outside 0 to 1"),
+        (lambda m: m.inpaint(ZERO, np.full((28, 28), np.nan)), "the mask holds numbers outside 0 to 1"),
+        (lambda m: m.inpaint(ZERO, Image.new("F", (28, 28))), "the mask is a Pillow image of mode F"),
+        (lambda m: m.inpaint(ZERO, ZERO, jump_length=10, steps=10), "jump_length is 10, and the steps are 10"),
+        (lambda m: m.inpaint(ZERO, ZERO, jump_length=0), "jump_length is 0"),
+        (lambda m: m.invert(ZERO, sampler="ddim"), "leave sampler away"),
+        (lambda m: m.interpolate(ZERO, ZERO, eta=1.0, variance="large"), "leave eta, variance away"),
+        (lambda m: m.interpolate(ZERO, ZERO, strength="much"), "strength needs a seed"),
+        (lambda m: m.interpolate(ZERO, ZERO, strength=0.0, seed=1), "strength is 0; a number above 0"),
+        (lambda m: m.vary(Image.new("F", (28, 28), 0.5), 0.0), r'Pillow image of mode F: give .* convert\("L"\)'),
+        (lambda m: m.vary([Image.new("I", (28, 28), 255)], 0.0), "of mode I, of 16 bits but at most 255"),
+        (lambda m: m.vary(Image.new("La", (28, 28)), 0.0), "cannot be read as RGB"),
+        (lambda m: m.vary(truncated(), 0.0), "cannot be read as RGB .*truncated"),
+        (lambda m: m.sample(1, seed=2**63), "a whole number from 0 to 2⁶³ − 1 is wanted"),
+        (lambda m: m.sample(1, guidance=float("nan")), "guidance is nan; a finite number"),
+        (lambda m: m.sample(1, labels=torch.tensor(3.0, dtype=torch.bfloat16)), "there is no class 3.0"),
+        (lambda m: m.class_labels(2.5), "count is 2.5"),
+        (lambda m: m.class_labels("x"), "count is x"),
+        (lambda m: m.class_labels(-2), "count is -2"),
+        (lambda m: m.class_labels(10**8), "a whole number from 1 to 1,000,000"),
     ],
 )
 def test_a_mistake_is_one_sentence(model: ddpm.Model, call: Callable[[ddpm.Model], object], reason: str):
@@ -469,7 +560,12 @@ def test_wrong_settings_and_devices_are_one_sentence(tmp_path: Path):
             ddpm.load(settings=path)
     with pytest.raises(DdpmError, match="is missing"):
         ddpm.load(settings=tmp_path / "none.yaml")
-    for device in ("cuda:99", "toaster", "meta"):
+    for settings, reason in (("", "cannot be read"), (tmp_path, "cannot be read"), ({"steps": 2}, "of the type dict")):
+        with pytest.raises(DdpmError, match=f"{reason}.*params.yaml"):
+            ddpm.load(settings=settings)
+    with pytest.raises(DdpmError, match="checkpoint is of the type NoneType"):
+        ddpm.load(None)
+    for device in ("cuda:99", "toaster", "meta", None):
         with pytest.raises(DdpmError, match="choose auto"):
             ddpm.load(device=device)
 

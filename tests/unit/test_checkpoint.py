@@ -106,6 +106,11 @@ def test_a_missing_file_is_named(tmp_path: Path):
         load_checkpoint(tmp_path / "nowhere.safetensors")
 
 
+def test_a_folder_is_called_one(tmp_path: Path):
+    with pytest.raises(DdpmError, match=f"^{re.escape(str(tmp_path))} is a folder: name a file\\.$"):
+        load_checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize("fraction", [0.0, 0.001, 0.01, 0.1, 0.5, 0.9, 0.999, 0.99999])
 def test_a_truncated_file_is_damaged(saved: Path, fraction: float):
     content = saved.read_bytes()

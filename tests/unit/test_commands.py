@@ -17,6 +17,7 @@ from ddpm.data.image_set import ImageSpec
 from ddpm.models.build import build_network
 from ddpm.models.checkpoint import Checkpoint, save_checkpoint
 from ddpm.models.conditioning import Conditioning
+from ddpm.utils.errors import DdpmError
 from ddpm.utils.images import read_pngs
 
 Command = Callable[..., str]
@@ -126,6 +127,25 @@ def test_a_network_that_needs_its_last_prediction_has_no_page(
         command("page", "--model", "own.safetensors", "--no-browser")
 
 
+def test_a_shipped_model_goes_before_a_folder_of_its_name(command: Command, monkeypatch: pytest.MonkeyPatch):
+    def opened(_: object) -> None:
+        raise DdpmError("opened.")
+
+    Path("mnist").mkdir()
+    monkeypatch.setattr("ddpm.commands.page.open_model", opened)
+    with pytest.raises(SystemExit, match=r"^error: opened\.$"):
+        command("page", "--no-browser")
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_at_once(command: Command, monkeypatch: pytest.MonkeyPatch):
+    Path("closed").mkdir()
+    monkeypatch.setattr("os.access", lambda path, _: path != Path("closed").absolute())
+    for out in ("closed/a.png", "closed/b/c.npz", "closed/folder"):
+        with pytest.raises(SystemExit, match=rf"^error: --out {out}: this user may not write to .*closed"):
+            command("sample", *FAST, "--count", "1", "--out", out)
+        assert not list(Path("closed").iterdir())
+
+
 def test_a_reader_that_has_enough_is_no_mistake(root: Path):
     done = ended(root, "bash", "-c", f"{sys.executable} -m ddpm info mnist | head -1")
     assert (done.stdout, done.stderr) == ("file\n", "")
@@ -149,6 +169,11 @@ def test_every_command_explains_itself_by_examples(capsys: pytest.CaptureFixture
         (["sample", "--count", "1000000000000"], "a whole number from 1 to 1,000,000"),
         (["sample", "--out", "digits.jpeg"], "NAME.png, NAME.npz or the name of a folder"),
         (["sample", "--scale", "0"], "--scale 0"),
+        (["sample", "--scale", "101"], "--scale 101: a whole number from 1 to 100"),
+        (["sample", "--scale", "2", "--out", "a.npz"], "--columns and --scale are of one picture"),
+        (["sample", "--columns", "2", "--out", "folder"], "--columns and --scale are of one picture"),
+        (["sample", "--out", "text.png/x.png"], "text.png is no folder"),
+        (["sample", "--model", ""], ". is a folder: name a file"),
         (["sample", "--out", "."], "is there already"),
         (["sample", "--steps", "5000"], "exceeds the 1000 timesteps"),
         (["sample", "--model", "nothing.safetensors"], "nothing.safetensors is missing"),
@@ -164,12 +189,14 @@ def test_every_command_explains_itself_by_examples(capsys: pytest.CaptureFixture
         (["edit", "interpolate", "digit.png", "digit.png", "--seed", "1"], "--seed and --sampler need --strength"),
         (["edit", "interpolate", "digit.png", "digit.png", "--sampler", "ddpm"], "need --strength"),
         (["edit", "vary", "digit.png", "--strength", "2"], "strength is 2.0"),
+        (["edit", "interpolate", "digit.png", "digit.png", "--strength", "0"], "strength is 0"),
         (["edit", "inpaint", "digit.png", "--erase", "left", "--label", "11"], "there is no class 11"),
         (["export", "--out", "."], "is there already"),
         (["export", "--model", "none.safetensors"], "none.safetensors is missing"),
         (["page", "--model", "."], "index.html is missing"),
         (["page", "--model", "text.png"], "text.png is damaged or no checkpoint"),
         (["info", "text.png"], "text.png is damaged or no checkpoint"),
+        (["info", ".."], ".. is a folder: name a file"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_nothing_is_written(command: Command, digit: Path, words: list[str], reason: str):

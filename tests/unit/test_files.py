@@ -91,6 +91,21 @@ def test_an_exception_leaves_the_old_folder_and_nothing_else(tmp_path: Path, err
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_cannot_be_written_in_a_folder_is_named_by_its_place(tmp_path: Path):
+    path = tmp_path / "images"
+    with pytest.raises(FileNotFoundError) as caught, atomic_folder(path) as temporary:
+        (temporary / "none" / "a.png").write_text("")
+    assert caught.value.filename == str(path / "none" / "a.png")
+    with pytest.raises(FileNotFoundError) as caught, atomic_folder(path):
+        (tmp_path / "elsewhere").read_text()
+    assert caught.value.filename == str(tmp_path / "elsewhere")
+    (tmp_path / ("x" * 250)).mkdir()
+    with pytest.raises(OSError) as caught, atomic_folder(tmp_path / ("x" * 250)):
+        pass  # the temporary name is longer than a name may be
+    assert caught.value.filename == str(tmp_path / ("x" * 250))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["x" * 250]
+
+
 def test_what_is_there_is_no_new_folder_nor_is_the_present_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")

@@ -5,6 +5,7 @@ import pytest
 
 from ddpm.data.load import load_images
 from ddpm.utils import image_files
+from ddpm.utils.errors import DamagedFile
 from ddpm.utils.files import load_arrays
 from ddpm.utils.image_files import FORMATS, read_images
 from ddpm.utils.images import resize
@@ -52,3 +53,21 @@ def test_images_are_resized_and_colours_kept(tmp_path: Path, form: str):
     colours = np.random.default_rng(1).integers(256, size=(4, 3, 8, 8), dtype=np.uint8)
     written(tmp_path / "images", form, colours, size=12)
     assert np.array_equal(read_images(tmp_path / "images", 1), resize(colours, 12))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"pictures": IMAGES}, "no array images"),
+        ({"images": IMAGES[:, 0]}, "no array images"),
+        ({"images": IMAGES / 255}, "no array images"),
+        ({"images": IMAGES[:0]}, "no array images"),
+        ({"images": resize(IMAGES, 12)}, r"of the shape \[1, 12, 12\] and those before it of \[1, 8, 8\]"),
+    ],
+    ids=["name", "shape", "type", "none", "size"],
+)
+def test_arrays_that_are_not_those_of_a_run_are_named(tmp_path: Path, arrays: dict[str, np.ndarray], said: str):
+    np.savez(tmp_path / "images_1.npz", images=IMAGES)
+    np.savez(tmp_path / "images_2.npz", **arrays)
+    with pytest.raises(DamagedFile, match=rf"images_2\.npz .*{said}"):
+        read_images(tmp_path, 1)

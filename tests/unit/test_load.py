@@ -37,6 +37,17 @@ def test_floating_point_images_are_those_of_either_range(rng: np.random.Generato
     assert np.array_equal(as_images((images / 127.5 - 1).astype(np.float32), "x"), images)
 
 
+def test_values_may_miss_their_range_by_a_rounding(rng: np.random.Generator):
+    images = rng.integers(256, size=(4, 1, 5, 6), dtype=np.uint8)
+    images[0, 0, 0, :2] = 0, 255
+    unit, both = images / 255, images / 127.5 - 1
+    assert np.array_equal(as_images(unit * (1 + 2e-7) - 1e-9, "x"), images)
+    assert np.array_equal(as_images(both * (1 + 1e-7), "x"), images)
+    for wrong in (unit + 2e-6, both - 2e-6):
+        with pytest.raises(DamagedFile, match="wanted"):
+            as_images(wrong, "x")
+
+
 @pytest.mark.parametrize(
     ("images", "said"),
     [
@@ -51,6 +62,13 @@ def test_floating_point_images_are_those_of_either_range(rng: np.random.Generato
 def test_what_is_no_image_is_named(images: np.ndarray, said: str):
     with pytest.raises(DamagedFile, match=f"the file.*{said}"):
         as_images(images, "the file")
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.png"])
+def test_a_file_of_another_kind_is_told_the_kinds(tmp_path: Path, name: str):
+    (tmp_path / name).write_bytes(b"something else")
+    with pytest.raises(DamagedFile, match=f"{name} .*a folder of PNG files, an npz file or an IDX file is read"):
+        load_images(tmp_path / name, 1)
 
 
 def test_a_file_that_is_missing_or_holds_several_arrays_is_named(tmp_path: Path):
