@@ -1,10 +1,10 @@
 """Whether all that is said of CUDA is true of the device here, and how fast it is: `python -m benchmarks.cuda --help`.
 
 For a machine with a GPU and little else: it needs the checkout, the four MNIST files, PyTorch and what `NEEDED` names,
-neither dvc nor a network. After six and a half minutes no further check begins, so that all is over after eight. Every
-check says what was compared; one that does not hold, or did not begin, makes the exit status 1, and the rest is done
-all the same. Nothing of it is measured on a CPU: there, with --rehearse, the same checks run in small, and show only
-that they can.
+neither dvc nor a network; without a C compiler it trains uncompiled, as `device` says then. After six and a half
+minutes no further check begins, so that all is over after eight. Every check says what was compared; one that does not
+hold, or did not begin, makes the exit status 1, and the rest is done all the same. Nothing of it is measured on a CPU:
+there, with --rehearse, the same checks run in small, and show only that they can.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,7 +57,7 @@ class Bench:
         images = MNIST.load(mnist, "train")
         train, validation = stratified_split(images.labels, self.config.split.train_fraction, self.config.seed)
         self.training, self.validation = images.take(train), images.take(validation)
-        wanted: dict[str, Any] = {"device": "cpu" if rehearse else "cuda", "compile": "off" if rehearse else "on"}
+        wanted: dict[str, Any] = {"device": "cpu" if rehearse else "cuda", "compile": "off" if rehearse else "auto"}
         self.runtime_settings: RuntimeConfig = self.config.runtime.model_copy(update=wanted)
         self.runtime = choose_runtime(self.runtime_settings, float("inf"))
         self.device = self.runtime.device
@@ -77,18 +78,27 @@ class Bench:
         config: Any,  # noqa: ANN401
         stop_after: int = 0,
         save_every_seconds: float = 1e9,
+        on_step: Callable[[int], None] = lambda step: None,
     ) -> dict[str, Any]:
-        """Train in the folder, which may hold a stopped run; stop_after: steps after which it is asked to stop."""
+        """Train in the folder, which may hold a stopped run; stop_after: steps after which it is asked to stop.
+
+        on_step: called within each step with its number, from 0.
+        """
         import torch
 
         from ddpm.training.loop import train
-        from ddpm.training.ranks import ALONE, Ranks
+        from ddpm.training.ranks import Ranks
         from ddpm.training.run_folder import RunFolder
         from ddpm.training.state import Recipe
 
         torch.compiler.reset()
-        asked = iter(range(10**9))
-        ranks = Ranks(stop=lambda: next(asked) >= stop_after) if stop_after else ALONE
+        steps = count()
+
+        def asked() -> bool:
+            on_step(step := next(steps))
+            return 0 < stop_after <= step
+
+        ranks = Ranks(stop=asked)
         recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
         with RunFolder(folder, folder / "kept") as place:
             return train(recipe, self.training, self.validation, self.runtime, place, save_every_seconds, ranks)[1]
@@ -218,16 +228,20 @@ def no_waiting(bench: Bench) -> dict[str, Any]:
 
     import torch
 
-    steps, config = 200, bench.short(200, log_every=50)
+    # The first steps compile, and after the last ones weights are copied to be saved.
+    first, last, config = 10, 190, bench.short(200, log_every=50)
+    steps, modes = last - first, {first: "warn", last: "default"}
+
+    def on_step(step: int) -> None:
+        if bench.device.type == "cuda" and step in modes:
+            torch.cuda.set_sync_debug_mode(modes[step])
+
     with TemporaryDirectory() as name, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        if bench.device.type == "cuda":
-            torch.cuda.set_sync_debug_mode("warn")
         try:
-            bench.train(Path(name), config)
+            bench.train(Path(name), config, on_step=on_step)
         finally:
-            if bench.device.type == "cuda":
-                torch.cuda.set_sync_debug_mode("default")
+            on_step(last)
     places = [f"{Path(entry.filename).name}:{entry.lineno}" for entry in caught if "synchroniz" in str(entry.message)]
     often = sorted({place: places.count(place) for place in places}.items(), key=lambda item: -item[1])[:5]
     return {"holds": len(places) / steps < 0.2, "waits_a_step": len(places) / steps, "where": dict(often)}

@@ -155,7 +155,7 @@ def main() -> None:
     for name in ("shard-ms", "update-ms", "latency-us", "gb-per-s"):
         parser.add_argument(f"--{name}", type=float, help="in place of measuring it: all four, or none")
     given = parser.parse_args()
-    config = settings(QUIET)
+    config = settings(QUIET, {"runtime.device": "cpu"})
     config = config.model_copy(update={"train": config.train.model_copy(update={"shards": given.shards})})
     values = sum(weight.numel() for weight in build_network(config.model, SPEC).parameters())
     constants_given = given.shard_ms, given.update_ms, given.latency_us, given.gb_per_s

@@ -62,7 +62,7 @@ from ddpm.sampling.labels import class_number
 from ddpm.sampling.trajectory import Trajectory
 from ddpm.utils.errors import DamagedFile, DdpmError
 from ddpm.utils.images import to_grey, to_pil, to_rgb
-from ddpm.utils.runtime import Runtime, one_thread, true_float32, wanted_device
+from ddpm.utils.runtime import Runtime, cuda_devices, one_thread, true_float32, wanted_device
 
 ImagesIn = Image.Image | np.ndarray | Tensor | Sequence[Image.Image]
 Images = np.ndarray | list[Image.Image] | Tensor
@@ -655,7 +655,7 @@ def _read_settings(path: Path) -> GenerateConfig:
 
 
 def _device(device: str | torch.device) -> torch.device:
-    count = torch.cuda.device_count()
+    count = cuda_devices()
     try:
         found = wanted_device(device)
     except (RuntimeError, TypeError) as error:

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from ddpm.data.image_set import ImageSet, read_image_set
 from ddpm.training.loop import train
@@ -101,4 +102,6 @@ def _train(
 def _join(run: Callable[..., T], runtime: Runtime, folder: RunFolder, ranks: Ranks, place: str) -> T:
     own = runtime.of_rank(ranks.local_rank)
     ranks.connect(place, own.device)
+    # Each rank applies the same updates to a network of its own: rounding must not tell them apart.
+    ranks.check_alike((*own.arithmetic(), torch.backends.cpu.get_cpu_capability()), own.device)
     return run(runtime=own, folder=folder, ranks=ranks)

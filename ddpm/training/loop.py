@@ -60,7 +60,7 @@ def train(
         for step in range(state.step, total):
             current = times.current() if times else objective
             batch = batches(step, current)
-            with ranks.first_alone(wanted=runtime.compiled and step == monitor.first_step):
+            with ranks.first_alone(wanted=runtime.compiled and device.type == "cpu" and step == monitor.first_step):
                 for shard in gradients.mine:
                     part = batch.part(shard)
                     errors, t = squared_errors(*part), part[1]

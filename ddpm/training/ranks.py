@@ -3,8 +3,9 @@
 Each has its own part of every batch; network, optimizer and random streams are the same in all of them.
 """
 
+import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -40,11 +41,16 @@ class Ranks:
         """Meet the other ranks at ``place``, as `torch.distributed.init_process_group` names it. Raises DdpmError."""
         backend = "nccl" if device.type == "cuda" else "gloo"
         try:
-            distributed.init_process_group(backend, place, patience, world_size=self.size, rank=self.rank)
+            # NCCL meets at once where it is given the device, else in the middle of the first exchange.
+            own = device if device.type == "cuda" else None
+            distributed.init_process_group(
+                backend, place, patience, world_size=self.size, rank=self.rank, device_id=own
+            )
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             launched = place == "env://"
             fix = "start them by torchrun, or unset WORLD_SIZE" if launched else "set runtime.processes to 1"
+            fix += ", and give each a device of its own" if own else ""
             raise DdpmError(f"the training processes do not reach each other ({reason}): {fix}.") from error
 
     def part(self, count: int) -> range:
@@ -65,6 +71,17 @@ class Ranks:
             distributed.all_gather(list(together.chunk(self.size)), mine)
         return together
 
+    def check_alike(self, arithmetic: Sequence[object], device: torch.device) -> None:
+        """Raise DdpmError where the ranks compute in different ways: their networks would drift apart."""
+        if self.size == 1:
+            return
+        digest = int.from_bytes(hashlib.sha256(repr(arithmetic).encode()).digest()[:7], "big")
+        if len(set(self.gather(torch.tensor([digest], device=device)).tolist())) > 1:
+            raise DdpmError(
+                f"the training processes do not compute alike (number {self.rank}: {', '.join(map(str, arithmetic))}): "
+                "give them machines that are alike, or set device, precision and compile of runtime to what all have."
+            )
+
     def check_step(self, step: int, device: torch.device) -> None:
         """Raise DdpmError where the ranks do not go on from the same step."""
         if self.size == 1:
@@ -80,7 +97,7 @@ class Ranks:
     def first_alone(self, *, wanted: bool) -> Iterator[None]:
         """Where ``wanted``, rank 0 goes through the block before the others.
 
-        What it compiles there they find in the compiler's cache.
+        What it compiles there for a CPU they find in the compiler's cache; what is for another CUDA device they do not.
         """
         wanted = wanted and self.size > 1
         if wanted and self.rank:

@@ -5,6 +5,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# The words of PyTorch's allocators, of cuDNN for a convolution, and of cuBLAS.
+_LACKING_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "unable to find an engine to execute this computation",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
 
 class DdpmError(Exception):
     """A mistake the user can fix. Its message is one sentence that names the file or key and the fix."""
@@ -16,6 +24,11 @@ class MissingFile(DdpmError):
 
 class DamagedFile(DdpmError):
     """A file is there but cannot be what it should be. The message names it and what is wrong."""
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an exception is for want of memory: torch raises RuntimeErrors that only their text tells apart."""
+    return isinstance(error, MemoryError) or any(text in str(error) for text in _LACKING_MEMORY)
 
 
 @contextmanager
@@ -41,9 +54,7 @@ def one_sentence(restore: str = "") -> Iterator[None]:
             sys.exit(f"error: {path} cannot be used ({reason}): give this user the right to read and write it.")
         sys.exit(f"error: {path}: {reason}.")
     except (MemoryError, RuntimeError) as error:
-        # torch raises RuntimeErrors that only their text tells apart.
-        texts = ("out of memory", "can't allocate memory")
-        if not isinstance(error, MemoryError) and not any(text in str(error) for text in texts):
+        if not lacks_memory(error):
             raise
         sys.exit("error: out of memory: lower model.base_channels, train.batch_size or runtime.generate_batch_size.")
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 import math
 import os
 import platform
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -159,7 +160,7 @@ def choose_runtime(config: RuntimeConfig, flops: float) -> Runtime:
 
     `auto` takes a CUDA device or else the CPU. Raises DdpmError when another device is asked for and there is none.
     """
-    count = torch.cuda.device_count()
+    count = cuda_devices()
     too_old = ""
     if not count and any(path.exists() for path in _NVIDIA_DRIVERS):
         too_old = f" The NVIDIA driver here may be too old for CUDA {torch.version.cuda}, see nvidia-smi."
@@ -174,6 +175,8 @@ def choose_runtime(config: RuntimeConfig, flops: float) -> Runtime:
         raise DdpmError(
             f"runtime.device={config.device}: this machine has {count} CUDA devices; choose auto or cpu.{too_old}"
         )
+    if device.type == "cuda" and (reason := _without_kernels(device)):
+        raise DdpmError(f"runtime.device={config.device}: {reason}; set it to cpu.")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise DdpmError("runtime.device=mps: PyTorch finds no Apple GPU on this machine; choose auto or cpu.")
     precision = fast_precision(device) if config.precision == "auto" else getattr(torch, config.precision)
@@ -186,9 +189,23 @@ def choose_runtime(config: RuntimeConfig, flops: float) -> Runtime:
     return runtime
 
 
+def cuda_devices() -> int:
+    """How many CUDA devices PyTorch can use here."""
+    # With a driver that is too old, PyTorch still counts them.
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _without_kernels(device: torch.device) -> str:
+    """Why a CUDA device is too old for this release of PyTorch; empty where it is not."""
+    known = [int(found[1]) for name in torch.cuda.get_arch_list() if (found := re.match(r"sm_(\d+)", name))]
+    if not known or divmod(min(known), 10) <= torch.cuda.get_device_capability(device):
+        return ""
+    return f"PyTorch {torch.__version__} no longer computes on {torch.cuda.get_device_name(device)}, a device so old"
+
+
 def wanted_device(device: str | torch.device) -> torch.device:
     """The device of that name; auto: CUDA where there is one, else the CPU. Raises RuntimeError where it is no name."""
-    default = "cuda" if torch.cuda.device_count() else "cpu"
+    default = "cuda" if cuda_devices() else "cpu"
     return torch.device(default if device == "auto" else device)
 
 
@@ -200,7 +217,7 @@ def sharing(device: torch.device, processes: int) -> int:
     """
     if device.type == "mps" or device.index is not None:
         return 1
-    return min(processes, torch.cuda.device_count()) if device.type == "cuda" else processes
+    return min(processes, cuda_devices()) if device.type == "cuda" else processes
 
 
 def process_count(config: RuntimeConfig, runtime: Runtime, most: int, flops: float) -> int:

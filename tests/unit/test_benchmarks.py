@@ -3,6 +3,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from collections.abc import Callable
 from itertools import pairwise, product
 from pathlib import Path
@@ -36,8 +37,10 @@ from ddpm.diffusion.objective import build_objective
 from ddpm.evaluation.features import Features
 from ddpm.evaluation.features.classifier import MnistExtractor
 from ddpm.evaluation.frechet import fit_gaussian, frechet_distance
+from ddpm.models.checkpoint import save_checkpoint
 from ddpm.training.ema import Ema
 from ddpm.training.optimizers import Optimizer
+from ddpm.training.state import TrainState
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.files import read_json
 from ddpm.utils.runtime import Runtime
@@ -343,6 +346,27 @@ def test_the_benchmark_of_cuda_needs_no_more_than_it_names(raw: Path, root: Path
     environment = os.environ | {"PYTHONPATH": str(root)}
     done = subprocess.run([sys.executable, "-c", script, *told], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_waits_for_the_device_are_counted_in_the_steps_of_training_alone(raw: Path, monkeypatch: pytest.MonkeyPatch):
+    bench = cuda.Bench(raw, rehearse=True)
+    bench.device = torch.device("cuda")
+    modes: list[str] = []
+
+    def wait(where: str) -> None:
+        if modes[-1:] == ["warn"]:
+            warnings.warn(f"called a synchronizing CUDA operation {where}", stacklevel=1)
+
+    monkeypatch.setattr("torch.cuda.set_sync_debug_mode", modes.append)
+    advance, save_all = TrainState.advance, save_checkpoint
+    monkeypatch.setattr(TrainState, "advance", lambda *given: (wait("in a step"), advance(*given))[1])
+    monkeypatch.setattr(
+        "ddpm.training.monitor.save_checkpoint", lambda *given, **named: (wait("at the end"), save_all(*given, **named))
+    )
+    found = cuda.no_waiting(bench)
+    assert modes == ["warn", "default", "default"]
+    assert not found["holds"]
+    assert found["waits_a_step"] == pytest.approx(1.0, abs=0.02)
 
 
 def test_the_benchmark_of_cuda_names_what_is_missing(

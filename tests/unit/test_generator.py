@@ -226,8 +226,13 @@ def test_output_size_is_that_of_the_files(generator: Callable[..., Generator], t
 @pytest.mark.parametrize("fits", [1, 3, 8])
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: out of memory")],
-    ids=["allocating", "recording a graph"],
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=["allocating", "recording a graph", "a convolution", "cuBLAS"],
 )
 def test_a_batch_that_does_not_fit_is_halved_and_the_images_stay_the_same(
     generator: Callable[..., Generator], tmp_path: Path, fits: int, error: Exception

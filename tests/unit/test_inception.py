@@ -106,7 +106,7 @@ def test_features_have_the_same_bits_for_any_number_of_processes(weights: Path, 
 
 
 def test_cuda_devices_share_the_images_one_process_each(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.setattr("ddpm.utils.runtime.cuda_devices", lambda: 3)
     found = {name: sharing(torch.device(name), 8) for name in ("cpu", "cuda", "cuda:1", "mps")}
     assert found == {"cpu": 8, "cuda": 3, "cuda:1": 1, "mps": 1}
     assert sharing(torch.device("cuda"), 2) == 2

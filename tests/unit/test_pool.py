@@ -200,11 +200,11 @@ def test_processes_are_as_many_as_asked_for_or_as_repay(monkeypatch: pytest.Monk
         free.available = int(gibibytes * 2**30)
         assert process_count(auto, cpu, 100, 1e15) == processes
         assert process_count(three, cpu, 100, 1e15) == 3
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr("ddpm.utils.runtime.cuda_devices", lambda: 4)
     assert process_count(auto, cuda, 100, 1e15) == 4
     assert process_count(auto, cuda, 3, 1e15) == 3
     assert process_count(three, cuda, 100, 1e15) == 3
     for settings in (auto, three):
         assert process_count(settings, second, 100, 1e15) == 1
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("ddpm.utils.runtime.cuda_devices", lambda: 1)
     assert process_count(three, cuda, 100, 1e15) == 1

@@ -256,10 +256,33 @@ def test_ranks_started_by_torchrun_compute_on_their_own_device_and_say_how_many_
     asked: list[Any] = []
     monkeypatch.setattr("ddpm.training.launch.LAUNCHED", Ranks(5, 8, 1))
     monkeypatch.setattr(Ranks, "connect", lambda ranks, place, device: asked.append((ranks.size, place, device.type)))
+    monkeypatch.setattr(Ranks, "check_alike", lambda ranks, arithmetic, device: asked.append(arithmetic[0]))
     monkeypatch.setattr(Runtime, "of_rank", lambda runtime, rank: asked.append(rank) or runtime)
     folder = RunFolder(tmp_path, tmp_path / "kept", writes=False)
     assert train_together(1, lambda runtime, folder, ranks: ranks, cpu, folder) == Ranks(5, 8, 1)
-    assert asked == [1, (8, "env://", "cpu")]
+    assert asked == [1, (8, "env://", "cpu"), "cpu"]
+
+
+class Unlike(Runtime):
+    """Of which the second rank computes in another way, as on another machine."""
+
+    def of_rank(self, number: int) -> Runtime:
+        return replace(super().of_rank(number), precision=(torch.float32, torch.bfloat16)[number])
+
+
+def test_ranks_that_would_compute_in_different_ways_are_refused_at_once(
+    tiny: Callable[..., Config], digits: ImageSet, cpu: Runtime, tmp_path: Path
+):
+    config = tiny(SETTINGS)
+    recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
+    work = partial(train, recipe, digits.take(np.arange(512)), digits.take(np.arange(64)), save_every_seconds=1e9)
+    unlike = Unlike(cpu.device, cpu.precision, cpu.compiled, cpu.deterministic)
+    with (
+        RunFolder(tmp_path, tmp_path / "kept") as folder,
+        pytest.raises(DdpmError, match=r"do not compute alike \(number \d: cpu, torch\.\w+, .*give them machines"),
+    ):
+        train_together(2, work, unlike, folder)
+    assert not (tmp_path / "last.safetensors").exists()
 
 
 def test_a_rank_among_none_is_alone():

@@ -59,11 +59,13 @@ def test_bfloat16_is_for_devices_that_compute_in_it(monkeypatch: pytest.MonkeyPa
     assert fast_precision(torch.device("cuda", 1)) == torch.bfloat16
 
 
+@pytest.mark.parametrize("counted", [0, 1])  # by the driver, which may be too old for PyTorch
 def test_a_driver_that_pytorch_cannot_use_is_told(
-    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, counted: int
 ):
     monkeypatch.setattr("ddpm.utils.runtime._NVIDIA_DRIVERS", (tmp_path / "none", tmp_path))
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: counted)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.warns(UserWarning, match=r"NVIDIA driver, but PyTorch finds no device it can use.*nvidia-smi"):
         assert choose_runtime(configure({"runtime.device": "auto"}).runtime, 0.0).device.type == "cpu"
     with pytest.raises(
@@ -75,6 +77,24 @@ def test_a_driver_that_pytorch_cannot_use_is_told(
         choose_runtime(configure({"runtime.device": "cpu"}).runtime, 0.0)
         monkeypatch.setattr("ddpm.utils.runtime._NVIDIA_DRIVERS", (tmp_path / "none",))
         choose_runtime(configure({"runtime.device": "auto"}).runtime, 0.0)
+
+
+@pytest.mark.parametrize(("capability", "usable"), [((6, 1), False), ((7, 0), False), ((7, 5), True), ((9, 0), True)])
+def test_a_device_that_pytorch_has_no_kernels_for_is_refused(
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], usable: bool
+):
+    monkeypatch.setattr("ddpm.utils.runtime.cuda_devices", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_arch_list", lambda: ["sm_75", "sm_80", "sm_90a", "sm_120", "compute_120"])
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda _: capability)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "NVIDIA card")
+    settings = configure({"runtime.device": "auto", "runtime.compile": "off"}).runtime
+    if usable:
+        assert choose_runtime(settings, 0.0).device.type == "cuda"
+        return
+    with pytest.raises(
+        DdpmError, match=r"^runtime\.device=auto: PyTorch .* NVIDIA card, a device so old; set it to cpu"
+    ):
+        choose_runtime(settings, 0.0)
 
 
 def test_float32_is_float32_and_attention_has_the_deterministic_kernel(cpu: Runtime):
@@ -104,7 +124,8 @@ def test_little_work_is_not_compiled(configure: Callable[..., Config]):
 def test_what_is_little_work_depends_on_the_device(
     configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, flops: float, compiled: bool
 ):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("ddpm.utils.runtime.cuda_devices", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_arch_list", list)
     monkeypatch.setattr("ddpm.utils.runtime.fast_precision", lambda _: torch.bfloat16)
     monkeypatch.setattr("ddpm.utils.runtime._compiles", lambda _: True)
     settings = {"runtime.device": "auto", "runtime.precision": "auto", "runtime.compile": "auto"}
@@ -132,6 +153,8 @@ def test_what_torchrun_started_tries_the_compiler_on_its_own_device(
 
     monkeypatch.setenv("LOCAL_RANK", rank) if rank else monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr("ddpm.utils.runtime.cuda_devices", lambda: 4)
+    monkeypatch.setattr("torch.cuda.get_arch_list", list)
     monkeypatch.setattr("torch.cuda.device", device)
     monkeypatch.setattr("torch.ones", ones)
     monkeypatch.setattr("torch.compile", lambda function, **_: function)
