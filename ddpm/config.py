@@ -3,8 +3,10 @@
 An upper bound lies far above what is of use, and below what ends in overflow or in files that no program reads.
 """
 
+import math
 import re
 import reprlib
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +107,8 @@ _PLAIN = {
     "model_type": "input should be a section with keys",
     "tuple_type": "input should be a list",
 }
+# Of the variance at a schedule's last time: more than any schedule of a thousand steps leaves.
+_MUCH_LEFT = 0.1
 _SHORT = _Yaml()
 _SHORT.maxlevel = 2
 _SHORT.maxstring = _SHORT.maxother = 100
@@ -382,7 +386,32 @@ class Config(_Section):
                 f"generate.classes ({list(self.generate.classes)}) needs a class-conditional network: set "
                 "model.classes to auto, or generate.classes to all"
             )
+        self._refuse_checkpoint()
+        if (left := build_schedule(self.diffusion).alpha_bar[-1].item()) > _MUCH_LEFT:
+            warnings.warn(
+                f"the {self.diffusion.schedule} schedule leaves {left:.0%} of the image's variance at its end, where "
+                "sampling starts from noise alone: raise diffusion.beta_end or diffusion.timesteps, or set "
+                "diffusion.zero_terminal_snr to true",
+                stacklevel=2,
+            )
         return self
+
+    def _refuse_checkpoint(self) -> None:
+        """Raise ValueError for a checkpoint that is neither written by the training nor made of its snapshots."""
+        name, train = self.generate.checkpoint, self.train
+        if kept := re.fullmatch(r"epoch_(\d{4}|[1-9]\d{4,8})", name):
+            every, epoch = train.keep_every_epochs, int(kept[1])
+            if not every or epoch % every or not 0 < epoch <= math.ceil(train.epochs):
+                raise ValueError(
+                    f"generate.checkpoint ({name}) is not kept by a training of {train.epochs:g} epochs with "
+                    f"train.keep_every_epochs ({every}): set that to a divisor of the epoch, or generate.checkpoint to "
+                    "best or last"
+                )
+        elif name not in ("best", "last") and not train.posthoc_snapshots:
+            raise ValueError(
+                f"generate.checkpoint ({name}) is written by no training: set it to best or last, to epoch_0003 and "
+                "the like with train.keep_every_epochs, or to the name of an average with train.posthoc_snapshots"
+            )
 
 
 def parse_config(values: Mapping[str, Any], name: str) -> Config:

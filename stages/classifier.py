@@ -7,12 +7,12 @@ from ddpm.evaluation.train_classifier import train_classifier
 from ddpm.utils.files import atomic_path
 from ddpm.utils.runtime import choose_runtime
 from stages.paths import CLASSIFIER, RAW
-from stages.runner import run
+from stages.runner import fitting, run
 
 
 def classifier(config: Config) -> None:
     source = SOURCES[config.data.name]
-    train = source.load(RAW, "train")
+    train = fitting(config, source.load(RAW, "train"))
     names = extractor_names(config.fid.extractors, train.spec)
     if "classifier" not in names:
         text = f"{train.spec.name} is measured by {', '.join(names) or 'no network'}: no classifier was trained.\n"

@@ -13,12 +13,16 @@ from collections.abc import Callable
 import psutil
 
 from ddpm.config import Config, load_config
+from ddpm.data.image_set import ImageSet
 from ddpm.evaluation.features import refuse_too_few
-from ddpm.utils.errors import one_sentence
+from ddpm.sampling.labels import class_number
+from ddpm.utils.errors import DdpmError, one_sentence
 from ddpm.utils.resume import stopping
 from ddpm.utils.runtime import wanted_device
 from stages.paths import PARAMS
 from stages.resume import forget_recorded
+
+_NAMED = 20  # classes that a message names
 
 
 def run(stage: Callable[[Config], None]) -> None:
@@ -32,6 +36,20 @@ def run(stage: Callable[[Config], None]) -> None:
             refuse_too_few(config.generate.num_images, config.data.name, config.fid, device)
             forget_recorded(os.environ["DVC_STAGE"].rpartition(":")[2], config)
         stage(config)
+
+
+def fitting(config: Config, images: ImageSet) -> ImageSet:
+    """The training images, unless a later stage cannot do with them what the settings ask for. Raises DdpmError."""
+    if not images.classes and "classifier" in config.fid.extractors:
+        raise DdpmError("fid.extractors names classifier, but the images have no labels for it: set it to auto.")
+    wanted, names = config.generate.classes, images.class_names
+    if unknown := [] if wanted == "all" else [str(label) for label in wanted if class_number(label, names) is None]:
+        known = ", ".join(names[:_NAMED]) + ", …" * (len(names) > _NAMED) if names else "none"
+        raise DdpmError(
+            f"generate.classes names {', '.join(unknown)}, but the classes of the images are {known}: choose from "
+            "them, or set it to all."
+        )
+    return images
 
 
 def _end_with_dvc() -> None:

@@ -20,10 +20,8 @@ HEADLINE = (  # NETWORK: the classifier that measures, `mnist` or the name of an
 
 
 def summary(_: Config) -> None:
-    numbers = {
-        "train": read_json(MODEL / "results.json"),
-        "cost": read_json(COST / "train.json") | read_json(COST / "generate.json"),
-    }
+    numbers = {"train": read_json(MODEL / "results.json")}
+    numbers["cost"] = read_json(COST / "train.json") | read_json(COST / "generate.json")
     for name in ("fid", "memorization", "likelihood"):
         numbers[name] = read_json(EVALUATION / f"{name}.json")
     for name, values in numbers.items():
@@ -31,7 +29,9 @@ def summary(_: Config) -> None:
     with atomic_path(METRICS / "classes.csv") as temporary:
         shutil.copyfile(EVALUATION / "classes.csv", temporary)
     together = {key: value for values in numbers.values() for key, value in values.items()}
-    own = next((name for name in together["protocol"] if f"fd_{name}" in together), "")
+    measured = {name: how for name, how in together["protocol"].items() if f"fd_{name}" in together}
+    # The classifier's, which alone says what is confident; else the first.
+    own = min(measured, key=lambda name: "confident" not in measured[name], default="")
     keys = [key.replace("NETWORK", own) for key in HEADLINE]
     write_json(METRICS / "headline.json", significant({key: together[key] for key in keys if key in together}))
 

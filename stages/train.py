@@ -13,12 +13,12 @@ from ddpm.utils.files import write_json
 from ddpm.utils.runtime import choose_runtime, environment, one_thread, peak_memory_bytes, process_count
 from stages.paths import COST, MODEL, PREVIEWS, SPLIT
 from stages.resume import finished_run, resume_folder
-from stages.runner import run
+from stages.runner import fitting, run
 
 
 def train_stage(config: Config) -> None:
     recipe, training = Recipe(config.model, config.diffusion, config.train, config.seed), SPLIT / "train.npz"
-    runtime = choose_runtime(config.runtime, flops := recipe.flops(read_image_set(training)))
+    runtime = choose_runtime(config.runtime, flops := recipe.flops(fitting(config, read_image_set(training))))
     processes = 1 if LAUNCHED.size > 1 else process_count(config.runtime, runtime, config.train.shards, flops)
     kept = resume_folder("train", config, *runtime.arithmetic())
     with RunFolder(MODEL, kept, PREVIEWS, writes=not LAUNCHED.rank) as folder:

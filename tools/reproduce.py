@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 from ruamel.yaml import YAML
 
-from ddpm.utils.errors import one_sentence
+from ddpm.utils.errors import DdpmError, one_sentence
 from tools import clone, commit_of, leave_surroundings, run
 
 # Outputs with seconds in them.
@@ -42,6 +42,18 @@ def compare(before: str, after: str) -> pd.DataFrame:
     return table.sort_index()
 
 
+def copy_images(folder: Path) -> None:
+    """Bring into a clone the images that its params.yaml names by a relative path, unless Git has. Raises DdpmError."""
+    params = folder / "params.yaml"
+    values = YAML(typ="safe", pure=True).load(params) if params.exists() else {}
+    images = Path(values.get("data", {}).get("path", ""))
+    if images.is_absolute() or not images.is_dir() or (folder / images).exists():
+        return
+    if ".." in images.parts:
+        raise DdpmError(f"data.path={images} lies outside of the repository: name it by an absolute path.")
+    shutil.copytree(images, folder / images)
+
+
 def repeat(revision: str, folder: Path, kills: int = 0, seconds: float = 60.0) -> pd.DataFrame:
     """Clone a revision, run its pipeline, killed so many times about ``seconds`` after a start. Raises DdpmError."""
     commit = commit_of(revision)
@@ -49,6 +61,7 @@ def repeat(revision: str, folder: Path, kills: int = 0, seconds: float = 60.0) -
     clone(commit, folder, folder / ".dvc/cache")  # an empty one: what is taken from a shared one would prove nothing
     for path in (*outputs(lock), "dvc.lock"):
         (folder / path).unlink(missing_ok=True)
+    copy_images(folder)
     if Path("data/raw").is_dir():  # verified by SHA-256, so that the files need not be fetched again
         shutil.copytree("data/raw", folder / "data/raw")
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}

@@ -12,12 +12,12 @@ import sys
 from pathlib import Path
 
 from benchmarks.page import table
-from ddpm.config import load_config
 from ddpm.utils.errors import DdpmError, one_sentence
 from ddpm.utils.files import atomic_path, read_json
 from presets.__main__ import FOLDER as PRESETS
 from presets.__main__ import names
 from tools import clone, commit_of, leave_surroundings, run
+from tools.reproduce import copy_images
 
 FOLDER = Path("docs/results")
 KEPT = (
@@ -42,9 +42,7 @@ def prepare(preset: str, folder: Path) -> None:
     shutil.rmtree(part, ignore_errors=True)
     clone("HEAD", part, Path(run("dvc", "cache", "dir").strip()))
     subprocess.run([sys.executable, "-m", "presets", preset], cwd=part, check=True)
-    images = Path(load_config(part / "params.yaml").data.path)
-    if images.is_dir() and not (part / images).exists():
-        shutil.copytree(images, part / images)
+    copy_images(part)
     part.rename(folder)
 
 

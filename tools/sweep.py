@@ -83,7 +83,7 @@ def distribution(key: str, value: Any) -> BaseDistribution | None:  # noqa: ANN4
 
     Choices are the values as text, which may be lists: see `override`.
     """
-    if not isinstance(value, list):
+    if not _varies(value):
         return None
     if not _is_range(value):
         return CategoricalDistribution([override(choice) for choice in value])
@@ -94,6 +94,11 @@ def distribution(key: str, value: Any) -> BaseDistribution | None:  # noqa: ANN4
         return kind(low, high, log=scale == "log")
     except (TypeError, ValueError) as error:
         raise DdpmError(f"{key}={value}: a range is [low, high, log] or [low, high, linear].") from error
+
+
+def _varies(value: Any) -> bool:  # noqa: ANN401
+    """Whether a setting is searched: an empty list is a value, such as no `export.formats`."""
+    return isinstance(value, list) and bool(value)
 
 
 def _is_range(values: Sequence[Any]) -> bool:
@@ -115,14 +120,29 @@ def check_space(space: Mapping[str, Any], params: Path) -> None:
             value = {part: value}
         merge(values, value, "the search space")
 
-    fixed = {key: value for key, value in space.items() if not isinstance(value, list)}
+    fixed = {key: value for key, value in space.items() if not _varies(value)}
     for key, value in space.items():
-        choices = value if isinstance(value, list) else [value]
+        choices = value if _varies(value) else [value]
         for choice in choices[:-1] if _is_range(choices) else choices:
             values = YAML(typ="safe", pure=True).load(params)
             for each in (fixed | {key: choice}).items():
                 change(values, *each)
             parse_config(values, f"{key}={override(choice)}")
+
+
+def check_images(space: Mapping[str, Any], params: Path) -> None:
+    """Raise DdpmError for a folder of images that the copy of the workspace, in which a trial runs, does not have."""
+    data = load_config(params).data
+    given = space.get("data.name", data.name), space.get("data.path", data.path)
+    names, paths = (value if isinstance(value, list) else [value] for value in given)
+    for path in paths if "folder" in names else ():
+        kept = Path(path).is_absolute() or (
+            ".." not in Path(path).parts and run("git", "ls-files", "--", path, f"{path}.dvc")
+        )
+        if not kept:
+            raise DdpmError(
+                f"data.path={path} is not in Git, so that no trial would find it: name it by an absolute path."
+            )
 
 
 def check_metric(metric: str, space: Mapping[str, Any], params: Path) -> None:
@@ -201,16 +221,19 @@ class Sweep(KeptRun):
     def search(self, study: optuna.Study, trials: int) -> None:
         """Finish so many trials, first those that were interrupted. Raises DdpmError where they fail in a row."""
         unfinished = study.get_trials(states=(TrialState.RUNNING,))
+        earlier = {trial.number for trial in study.get_trials(states=_FINISHED)}
         while True:
-            ended = [trial.state for trial in study.get_trials() if trial.state in _FINISHED]
-            if ended[-FAILURES:] == [TrialState.FAIL] * FAILURES and not unfinished:
+            ended = study.get_trials(states=_FINISHED)
+            # What failed in an earlier call may be mended.
+            states = [trial.state for trial in ended if trial.number not in earlier]
+            if states[-FAILURES:] == [TrialState.FAIL] * FAILURES and not unfinished:
                 log = self.folder / f"{len(study.trials) - 1}/log.txt"
                 raise DdpmError(f"{FAILURES} trials in a row failed, the last as {log} says: fix that, and call again.")
             if unfinished:
                 self.complete(study, Trial(study, unfinished.pop(0)._trial_id))
             elif len(ended) < trials:
                 # What is proposed depends on the trials before it alone, not on where a sweep was interrupted.
-                study.sampler = optuna.samplers.TPESampler(seed=self.seed + len(study.trials))
+                study.sampler = optuna.samplers.TPESampler(seed=(self.seed + len(study.trials)) % 2**32)
                 self.complete(study, study.ask(self.distributions))
             else:
                 return
@@ -397,6 +420,7 @@ def main() -> None:
             raise DdpmError(f"--name {given.name}: letters, digits, - and _ alone.")
         space = read_space(given.space)
         check_space(space, PARAMS)
+        check_images(space, PARAMS)
         check_metric(given.metric, space, PARAMS)
         with Sweep(given.name, space, given.metric, given.prune_after) as sweep:
             study = sweep.open()

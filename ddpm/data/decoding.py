@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageColor, ImageOps
+from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from ddpm.utils.errors import DamagedFile, DdpmError
 from ddpm.utils.registry import Registry
@@ -72,6 +72,8 @@ def decode(path: Path, size: int, resize: str, background: Colour) -> tuple[np.n
         return np.asarray(square).transpose(2, 0, 1), (width, height)
     except DamagedFile:
         raise
+    except UnidentifiedImageError as error:  # Pillow's words have an address in memory, another one in every run
+        raise DamagedFile("cannot identify image file: it is no PNG, JPEG or WebP image") from error
     except Exception as error:  # Pillow, zlib and struct raise half a dozen types for a damaged image
         raise DamagedFile(" ".join(str(error).split()) or type(error).__name__) from error
 

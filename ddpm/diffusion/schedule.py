@@ -158,7 +158,7 @@ def build_schedule(diffusion: object) -> Schedule:
     """The schedule that the settings describe, over all training times.
 
     ``schedule``: its name; its parameters; where they are there, ``shift`` (1: none) and ``zero_terminal_snr``. Raises
-    DdpmError for an unknown name, and where nothing of the image is left at the last time.
+    DdpmError for an unknown name, and where in float32 the first time has no noise or the last nothing of the image.
     """
     name = str(getattr(diffusion, "schedule"))  # noqa: B009 (any object with these attributes)
     beta = SCHEDULES.build(name, diffusion)
@@ -171,6 +171,11 @@ def build_schedule(diffusion: object) -> Schedule:
         raise DdpmError(
             f"the {name} schedule leaves nothing of the image after {len(beta)} timesteps: lower "
             "diffusion.beta_end, diffusion.timesteps or diffusion.shift."
+        )
+    if schedule.alpha_bar[0].float() == 1.0:
+        raise DdpmError(
+            f"the {name} schedule adds no noise at the first of its {len(beta)} timesteps: lower diffusion.timesteps, "
+            "or raise diffusion.shift or diffusion.beta_start."
         )
     return schedule
 

@@ -60,7 +60,8 @@ def train(
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.02)
     size = min(BATCH, len(images))
     steps = epochs * (len(images) // size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps, pct_start=0.2)
+    start = 0.25 if steps == 5 else 0.2  # of the rise; one of exactly 1 step would have torch divide by zero
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps, pct_start=start)
     with tqdm(total=steps, desc="classifier", unit="step") as progress:
         for _ in range(epochs):
             order = torch.randperm(len(images), generator=generator).numpy()

@@ -1,5 +1,6 @@
 """Running a commit again from nothing: what is compared, what is not counted, and real runs of a small repository."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,28 @@ def test_a_deterministic_pipeline_is_the_same_again_and_takes_nothing_from_outsi
     assert done.stdout.split()[-4:] == ["same", "1", "timing", "1"]
     assert (kept / "data/digits.txt").read_text() == "nothing leaks in"
     assert [path for path in (kept / ".dvc/cache/files").rglob("*") if path.is_file()]
+
+
+def test_images_that_git_does_not_have_are_brought_into_the_clone(repository: Path, tmp_path: Path):
+    code = MAKE.replace('os.environ.get("DDPM_CKPT_DIR", "nothing leaks in")', 'Path("photos/a.txt").read_text()')
+    (repository / "make.py").write_text(code)
+    (repository / "params.yaml").write_text("data: {path: photos}\n")
+    (repository / "photos").mkdir()
+    (repository / "photos/a.txt").write_text("a picture")
+    (repository / ".gitignore").write_text("/photos\n")
+    run_in(repository, "dvc", "repro", "--quiet")
+    commit(repository, "images")
+    done = reproduce(repository)
+    (repository / "params.yaml").write_text("data: {path: ../repository/photos}\n")
+    commit(repository, "images from outside")
+    refused = reproduce(repository)
+    shutil.rmtree(repository / "photos")
+    run_in(repository, "git", "reset", "--quiet", "--hard", "random")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.split()[-4:] == ["same", "1", "timing", "1"]
+    assert refused.returncode == 1
+    said = "error: data.path=../repository/photos lies outside of the repository: name it by an absolute path."
+    assert refused.stderr.strip() == said
 
 
 def test_a_random_output_differs(repository: Path, tmp_path: Path):

@@ -1,4 +1,5 @@
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from clones import SETTINGS
 from ruamel.yaml import YAML
 
 from ddpm.config import Config, load_config, parse_config
+from ddpm.diffusion.schedule import SCHEDULES
 from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
 
 COMMITTED = [
@@ -173,6 +175,10 @@ def test_a_missing_key_is_named(parameters: Callable[..., dict[str, Any]], key: 
             {"fid.extractors": ["mnist"], "data.name": "fashion_mnist"},
             r"fid\.extractors \(mnist\) knows mnist alone, but data\.name is fashion_mnist.*extractors to auto",
         ),
+        (
+            {"diffusion.schedule": "flow", "diffusion.timesteps": 10_000, "diffusion.target": "mean"},
+            r"the flow schedule adds no noise at the first .*: lower diffusion\.timesteps, or raise diffusion\.shift",
+        ),
     ],
 )
 def test_values_that_do_not_fit_together_are_named(
@@ -270,3 +276,53 @@ def test_what_is_no_parameter_file_is_named(tmp_path: Path, content: bytes):
         load_config(path)
     assert "\n" not in str(caught.value)
     assert not isinstance(caught.value, DamagedFile)  # else a stage would advise `dvc pull`
+
+
+@pytest.mark.parametrize(
+    ("name", "every", "snapshots"),
+    [
+        ("best", 0, 0),
+        ("last", 0, 0),
+        ("epoch_0004", 2, 0),
+        ("epoch_0006", 3, 0),  # the training has 5.5 epochs: of few steps each, these may be 6
+        ("average", 0, 32),
+    ],
+)
+def test_a_checkpoint_that_the_training_leaves_can_be_sampled_from(
+    configure: Callable[..., Config], name: str, every: int, snapshots: int
+):
+    changes = {"train.keep_every_epochs": every, "train.posthoc_snapshots": snapshots}
+    assert configure({"generate.checkpoint": name}, changes).generate.checkpoint == name
+
+
+@pytest.mark.parametrize(
+    ("name", "every", "words"),
+    [
+        ("epoch_0004", 0, r"not kept by a training of 5\.5 epochs with train\.keep_every_epochs \(0\)"),
+        ("epoch_0004", 3, r"not kept by a training of 5\.5 epochs with train\.keep_every_epochs \(3\)"),
+        ("epoch_0000", 1, "not kept by a training"),
+        ("epoch_0007", 1, "not kept by a training"),
+        ("bset", 1, r"written by no training: set it to best or last, .*train\.posthoc_snapshots"),
+        ("epoch_4", 1, "written by no training"),
+        ("epoch_00004", 1, "written by no training"),
+    ],
+)
+def test_a_checkpoint_that_no_training_leaves_is_refused(
+    parameters: Callable[..., dict[str, Any]], name: str, every: int, words: str
+):
+    with pytest.raises(DdpmError, match=rf"^here\.yaml: [^\n]*generate\.checkpoint \({name}\) is {words}"):
+        parse_config(parameters({"generate.checkpoint": name, "train.keep_every_epochs": every}), "here.yaml")
+
+
+def test_a_schedule_that_does_not_end_in_noise_is_warned_of(configure: Callable[..., Config]):
+    short = {"diffusion.schedule": "linear", "diffusion.timesteps": 100}
+    words = (
+        r"^the linear schedule leaves 36% of .*: raise diffusion\.beta_end or diffusion\.timesteps, or set diffusion\."
+    )
+    with pytest.warns(UserWarning, match=words + r"zero_terminal_snr to true$"):
+        configure(short)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        configure(short, {"diffusion.zero_terminal_snr": True})
+        for name in SCHEDULES:
+            configure({"diffusion.schedule": name})

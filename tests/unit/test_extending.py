@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import create_model
 from torch import Tensor
 
+from ddpm import api
 from ddpm.config import Config
 from ddpm.data.image_set import ImageSet, ImageSpec, read_image_set
 from ddpm.data.sources import SOURCES
@@ -23,6 +25,7 @@ from ddpm.evaluation import measure
 from ddpm.evaluation.evaluator import Evaluator
 from ddpm.evaluation.features import EXTRACTORS, open_extractors
 from ddpm.evaluation.reference import Reference, make_reference
+from ddpm.models import checkpoint
 from ddpm.models.build import build_network
 from ddpm.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ddpm.models.conditioning import Conditioning
@@ -37,7 +40,7 @@ from ddpm.utils.images import read_pngs
 from ddpm.utils.registry import Registry
 from ddpm.utils.runtime import Runtime
 from stages.fetch_mnist import fetch_mnist
-from stages.paths import SPLIT
+from stages.paths import RAW, SPLIT
 from stages.split import split
 
 ROOT = Path(__file__).parents[2]
@@ -127,6 +130,23 @@ def test_every_kind_has_a_section_that_names_its_registry():
     for kind, (name, registry, _) in KINDS.items():
         (path,) = re.findall(rf"^\n`{name}` in `(.+?)`\. ", SECTIONS[kind])
         assert re.search(rf"^{name}: Registry\[.*\] = Registry\(\"{registry.kind}\"", (ROOT / path).read_text(), re.M)
+
+
+@pytest.mark.parametrize(
+    ("section", "module", "class_name"), [("model", checkpoint, "ModelConfig"), ("generate", api, "GenerateConfig")]
+)
+def test_the_shipped_models_are_read_with_a_new_setting_where_the_page_has_it_noted(
+    monkeypatch: pytest.MonkeyPatch, section: str, module: ModuleType, class_name: str
+):
+    noted, path = re.search(rf"`{section}`(?: or `diffusion`)?[\w ]*into `(\w+)`\s+in\s+`([\w/.]+)`", PAGE).groups()
+    assert ROOT / path == Path(str(module.__file__))
+    values = getattr(module, noted)
+    monkeypatch.setattr(module, class_name, create_model("New", __base__=getattr(module, class_name), gate=(bool, ...)))
+    with pytest.raises(DdpmError, match=r"made by another version of this project: missing key gate"):
+        api.load("mnist", device="cpu")
+    monkeypatch.setitem(values.get(section, values), "gate", False)
+    for name in ("mnist", "mnist_unconditional"):
+        api.load(name, device="cpu")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -247,7 +267,10 @@ def test_the_data_source_from_its_files_to_a_trained_network(
 ):
     run("Data source")
     config = tiny({"data.name": "bars", "generate.steps": 5})
+    RAW.mkdir(parents=True)
+    (RAW / "of_another_data_set").touch()
     fetch_mnist(config)
+    assert {path.name for path in RAW.iterdir()} == {"train.npz", "test.npz"}
     split(config)
     training, validation, test = (read_image_set(SPLIT / f"{part}.npz") for part in ("train", "validation", "test"))
     assert [len(part) for part in (training, validation, test)] == [540, 60, 100]
@@ -260,8 +283,8 @@ def test_the_data_source_from_its_files_to_a_trained_network(
     with RunFolder(workspace / "model", workspace / "kept") as folder:
         train(recipe, training, validation, cpu, folder, 1e9)
         folder.finish({})
-    checkpoint = load_checkpoint(workspace / "model" / "best.safetensors")
-    images = make_generator(checkpoint, "best", config.generate, config.seed, cpu).sample([1, 2])
+    best = load_checkpoint(workspace / "model" / "best.safetensors")
+    images = make_generator(best, "best", config.generate, config.seed, cpu).sample([1, 2])
     assert images.shape == (2, 3, 16, 16)
 
 

@@ -1,6 +1,7 @@
 """The data set `folder`: images of a user's own, of every kind, and what is said of those that are no images."""
 
 import json
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -121,6 +122,16 @@ def test_what_is_read_twice_has_the_same_bytes(photos: Path, fetch: Fetch, tmp_p
     assert {path.name: sha256(path) for path in raw.iterdir()} == before
 
 
+def test_what_is_said_of_a_broken_file_is_the_same_in_every_run(photos: Path, fetch: Fetch):
+    (photos / "9" / "page.png").write_text("<html>")
+    (photos / "9" / "cut.png").write_bytes(b"\x89PNG")
+    said = "cannot identify image file: it is no PNG, JPEG or WebP image"
+    kept = [bytearray(100)]  # what is freed meanwhile gives the next run other addresses
+    for _ in range(2):
+        assert fetch(photos)[2]["broken"] == {"9/cut.png": said, "9/page.png": said}
+        kept.append(bytearray(10_000))
+
+
 def test_folders_train_and_test_are_the_parts(photos: Path, fetch: Fetch, tmp_path: Path):
     both = tmp_path / "both"
     (both / "test" / "cat").mkdir(parents=True)
@@ -161,6 +172,57 @@ def test_what_a_table_names_and_is_no_image_is_not_said_to_be_absent(fetch: Fetc
     said = refusal(fetch, own, labels="labels.csv")
     assert "0.bmp: is named in labels.csv, but is no PNG, JPEG or WebP file, or lies in a linked folder" in said
     assert "gone.png: is named in labels.csv, but is not there" in said
+
+
+def table_of(own: Path, text: str) -> None:
+    """Write a table of labels for the images of `lay(own, cat=2, dog=2)`, of which these lines are a part."""
+    (own / "labels.csv").write_text(f"file,label\ncat/0.png,cat\ncat/1.png,cat\n{text}\n")
+
+
+@pytest.mark.parametrize("name", ["../labels.csv", "cat/../../labels.csv", "ABSOLUTE"])
+def test_a_table_that_dvc_does_not_watch_is_refused(fetch: Fetch, tmp_path: Path, name: str):
+    own = lay(tmp_path / "own", cat=2, dog=2)
+    table_of(own, "dog/0.png,dog\ndog/1.png,dog")
+    assert fetch(own, labels="labels.csv", test_fraction=0.5)[0].class_names == ("cat", "dog")
+    shutil.rmtree(tmp_path / "workspace")
+    (own / "labels.csv").rename(tmp_path / "labels.csv")
+    name = name.replace("ABSOLUTE", str(tmp_path / "labels.csv"))
+    assert refusal(fetch, own, labels=name) == (
+        f"data.labels={name} lies outside of data.path, where DVC does not see its changes: move the table into "
+        "data.path, and name it from there."
+    )
+
+
+@pytest.mark.parametrize("row", ["dog/1.png,", "dog/1.png", 'dog/1.png," "', ",dog"])
+def test_a_row_without_a_label_or_a_file_is_refused(fetch: Fetch, tmp_path: Path, row: str):
+    own = lay(tmp_path / "own", cat=2, dog=2)
+    table_of(own, f"dog/0.png,dog\n{row}")
+    assert "names no file or no label: add it, or take" in refusal(fetch, own, labels="labels.csv", test_fraction=0.5)
+
+
+def test_a_file_with_two_labels_is_refused_and_one_that_is_named_twice_is_not(fetch: Fetch, tmp_path: Path):
+    own = lay(tmp_path / "own", cat=2, dog=2)
+    table_of(own, "dog/0.png,dog\ndog/1.png,dog\n./dog/0.png,wolf")
+    assert refusal(fetch, own, labels="labels.csv", test_fraction=0.5) == (
+        "data.labels=labels.csv names ./dog/0.png twice, as dog and as wolf: take one of them out."
+    )
+    table_of(own, "dog/0.png,dog\ndog/1.png,dog\ndog/0.png,dog")
+    assert fetch(own, labels="labels.csv", test_fraction=0.5)[0].class_names == ("cat", "dog")
+
+
+def test_a_comma_at_the_end_of_every_row_moves_no_column(fetch: Fetch, tmp_path: Path):
+    own = lay(tmp_path / "own", cat=2, dog=2)
+    rows = ",\n".join(f"{name}/{number}.png,a {name}" for name in ("cat", "dog") for number in range(2))
+    (own / "labels.csv").write_text(f"file,label\n{rows},\n")
+    assert fetch(own, labels="labels.csv", test_fraction=0.5)[0].class_names == ("a cat", "a dog")
+
+
+def test_a_file_that_is_not_named_from_the_folder_is_said_to_be_so(fetch: Fetch, tmp_path: Path):
+    own = lay(tmp_path / "own", cat=2, dog=2)
+    table_of(own, f"{own}/dog/0.png,dog\n../own/dog/1.png,dog")
+    said = refusal(fetch, own, labels="labels.csv", test_fraction=0.5)
+    for name in (f"{own}/dog/0.png", "../own/dog/1.png"):
+        assert f"{name}: is named in labels.csv, but is not named from data.path" in said
 
 
 def test_more_classes_than_a_checkpoint_may_name_are_refused(

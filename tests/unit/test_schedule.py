@@ -243,3 +243,12 @@ def test_the_range_of_a_learned_variance_is_from_the_posteriors_to_that_of_the_s
 def test_a_schedule_that_leaves_nothing_of_the_image_is_refused():
     with pytest.raises(DdpmError, match=r"the linear schedule leaves nothing .* after 1000 timesteps: lower"):
         linear(1000, 0.1, 0.5)
+
+
+@pytest.mark.parametrize(("name", "timesteps", "shift"), [("flow", 10_000, 1.0), ("cosine", 1000, 1e-9)])
+def test_a_schedule_without_noise_at_its_first_time_is_refused(name: str, timesteps: int, shift: float):
+    settings = {"timesteps": timesteps, "shift": shift}
+    with pytest.raises(DdpmError, match=rf"^the {name} schedule adds no noise at the first of its {timesteps} time"):
+        build_schedule(SimpleNamespace(schedule=name, **settings))
+    build_schedule(SimpleNamespace(schedule="flow", timesteps=2000))
+    build_schedule(SimpleNamespace(schedule="cosine", timesteps=10_000))

@@ -258,7 +258,7 @@ def test_any_kept_checkpoint_can_be_sampled_from(place: Place, best: Path):
     best.rename(best.with_name("epoch_0003.safetensors"))
     place.set(SMALL)
     assert "data/model/best.safetensors is missing" in place.complaint("generate")
-    place.set({"generate.checkpoint": "epoch_0003"})
+    place.set({"generate.checkpoint": "epoch_0003", "train.keep_every_epochs": 3, "train.epochs": 3.0})
     place.run("generate")
     names = [path.name for path in sorted((place.folder / "data/generated").iterdir())]
     assert names == [f"{number:05d}.png" for number in range(1, 11)]
@@ -390,6 +390,64 @@ def test_data_without_labels_is_measured_without_a_network(
     assert numbers["swd_low"] <= numbers["swd"] <= numbers["swd_high"]
     assert list(classes.columns) == ["label", "set", "fraction"]
     assert headline(place) >= {"swd", "swd_low", "swd_high", "swd_floor", "memorized_fraction_pixel"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        (
+            {"fid.extractors": ["classifier"]},
+            "fid.extractors names classifier, but the images have no labels for it: set it to auto.",
+        ),
+        (
+            {"generate.classes": ["zero", 1]},
+            "generate.classes names zero, 1, but the classes of the images are none: choose from them, or set it to "
+            "all.",
+        ),
+    ],
+)
+def test_what_images_without_labels_cannot_have_is_refused_before_anything_is_trained(
+    place: Place,
+    coloured_source: str,
+    coloured: tuple[ImageSet, ImageSet],
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+    refused: str,
+):
+    unlabelled = [replace(part, labels=part.labels * 0, classes=0, class_names=()) for part in coloured]
+    monkeypatch.setattr(SOURCES[coloured_source], "load", lambda _, part: unlabelled[part == "test"], raising=False)
+    place.set(TINY | {"data.name": coloured_source, **settings})
+    place.run("split")
+    for stage in ("train", "classifier"):
+        assert place.complaint(stage).strip() == f"error: {refused}"
+    assert not (place.folder / "data/model").exists()
+    assert not (place.folder / "data/classifier").exists()
+
+
+def test_classes_that_the_images_do_not_have_are_refused_before_the_training(place: Place, coloured_source: str):
+    place.set(TINY | {"data.name": coloured_source, "generate.classes": [0, "one", "three", 3]})
+    place.run("split")
+    assert place.complaint("train").strip() == (
+        "error: generate.classes names three, 3, but the classes of the images are zero, one, two: choose from them, "
+        "or set it to all."
+    )
+    assert not (place.folder / "data/model").exists()
+    place.set({"generate.classes": [0, "one"], "train.epochs": 0.05})
+    place.run("train")
+
+
+@pytest.mark.parametrize("first", ["pooled", "classifier"])
+def test_the_headline_is_of_the_classifier_beside_ones_own_extractor(place: Place, first: str):
+    sections = {"pooled": {"features": 16}, "coloured": {"features": 128, "confident": "one class at 0.9 or more"}}
+    protocol = dict(sorted(sections.items(), reverse=first == "pooled")) | {"inception": "skipped: no CUDA device"}
+    numbers = {"fd_pooled": 1.0, "fd_coloured": 2.0, "recall_coloured": 0.5, "protocol": protocol}
+    write_json(place.folder / "data/evaluation/fid.json", numbers)
+    write_json(place.folder / "data/evaluation/memorization.json", {})
+    (place.folder / "data/evaluation/classes.csv").write_text("label\n")
+    assert headline(place) == {"fd_coloured", "recall_coloured"}
+    del numbers["fd_coloured"], numbers["recall_coloured"]
+    write_json(place.folder / "data/evaluation/fid.json", numbers)
+    assert headline(place) == {"fd_pooled"}
 
 
 def write_generated(place: Place, images: ImageSet) -> None:

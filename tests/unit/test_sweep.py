@@ -5,12 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clones import SETTINGS
+from clones import SETTINGS, change
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ddpm.utils.errors import DdpmError
-from tools.sweep import Sweep, check_metric, check_space, distribution, override, present, read_space, table
+from tools.sweep import (
+    Sweep,
+    check_images,
+    check_metric,
+    check_space,
+    distribution,
+    override,
+    present,
+    read_space,
+    table,
+)
 
 
 def test_a_space_is_read_from_the_command_line_and_from_files(tmp_path: Path):
@@ -120,6 +130,56 @@ def test_the_present_settings_are_a_point_of_a_space_that_holds_them(tmp_path: P
     }
     assert present({"train.lr": FloatDistribution(0.02, 0.1)}, SETTINGS) is None
     assert present({"train.optimizer": CategoricalDistribution(["adamw"])}, SETTINGS) is None
+
+
+def test_a_sweep_goes_on_when_it_is_called_again_after_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DDPM_CKPT_DIR", str(tmp_path))
+    found: list[dict[str, float] | None] = [{"val_loss": 1.0}, None, None, None, {"val_loss": 2.0}, None, None]
+    monkeypatch.setattr(Sweep, "measure", lambda *_: found.pop(0))
+    for left in (4, 0):
+        with Sweep("again", {"seed": [1, 2]}, "val_loss", 4) as sweep:
+            study = sweep.open()
+            with pytest.raises(DdpmError, match=r"^2 trials in a row failed, the last as .*: fix that, and call again"):
+                sweep.search(study, 9)
+        assert len(found) == left
+    found.append({"val_loss": 3.0})
+    with Sweep("again", {"seed": [1, 2]}, "val_loss", 4) as sweep:
+        sweep.search(study := sweep.open(), 8)
+    assert [trial.value for trial in study.trials] == [1.0, None, None, None, 2.0, None, None, 3.0]
+
+
+def test_an_empty_list_is_a_fixed_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DDPM_CKPT_DIR", str(tmp_path))
+    space = {"export.formats": [], "seed": [1, 2]}
+    check_space(space, SETTINGS)
+    with pytest.raises(DdpmError, match=r"^generate\.classes=\[\]: .*at least 1 item"):
+        check_space({"generate.classes": []}, SETTINGS)
+    with Sweep("empty", space, "val_loss", 4) as sweep:
+        assert list(sweep.distributions) == ["seed"]
+        assert sweep.fixed == {"export.formats": "[]"}
+
+
+def test_any_seed_of_the_settings_makes_proposals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DDPM_CKPT_DIR", str(tmp_path))
+    monkeypatch.setattr(Sweep, "measure", lambda *_: {"val_loss": 1.0})
+    with Sweep("large", {"train.lr": [0.003, 0.03, "log"]}, "val_loss", 4) as sweep:
+        sweep.seed = 2**63 - 1
+        sweep.search(study := sweep.open(), 2)
+    assert len(study.trials) == 2
+
+
+def test_images_that_no_trial_would_find_are_refused(tmp_path: Path):
+    shutil.copy(SETTINGS, params := tmp_path / "params.yaml")
+    change(tmp_path, {"data.name": "folder", "data.path": str(tmp_path)})
+    check_images({}, params)
+    check_images({"data.path": "docs/images"}, params)  # as Git has it
+    for path in ("photos", "../photos"):
+        with pytest.raises(DdpmError, match=rf"^data\.path={path} is not in Git, .*: name it by an absolute path\.$"):
+            check_images({"data.path": [str(tmp_path), path]}, params)
+        change(tmp_path, {"data.path": path})
+        with pytest.raises(DdpmError, match=rf"^data\.path={path} is not in Git"):
+            check_images({"data.name": ["mnist", "folder"]}, params)
+        check_images({"data.name": "mnist"}, params)
 
 
 def trial(

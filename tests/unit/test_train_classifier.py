@@ -89,6 +89,13 @@ def test_fewer_images_than_a_batch_are_trained_on(coloured: Sets):
     assert accuracy(network, images, labels, CPU) > 0.8
 
 
+@pytest.mark.parametrize(("images", "epochs"), [(30, 5), (100, 5), (500, 1)])
+def test_five_steps_are_a_training_too(coloured: Sets, images: int, epochs: int):
+    few = coloured[0].take(np.arange(images))
+    network = train(lambda: classifier_of(few.spec), few.images, few.labels, 1, epochs, CPU, torch.float32)
+    assert all(weight.isfinite().all() for weight in network.parameters())
+
+
 def test_augmentation_moves_an_image_a_little_and_is_seeded(coloured: Sets):
     images = torch.tensor(coloured[0].images[:50])
     first, again, other = (augment(images, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))

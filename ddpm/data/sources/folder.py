@@ -72,7 +72,7 @@ class Folder:
         classes, absent = _classes(root, files, labels, 1 if has_parts else 0)
         wanted = files if classes is None else [file for file in files if file in classes]
         found = _read(root, wanted, folder.parent, image_size, channels, resize, colour)
-        found.broken |= {str(file): f"is named in {labels}, but {_why_absent(root / file)}" for file in absent}
+        found.broken |= {str(file): f"is named in {labels}, but {_why_absent(root, file)}" for file in absent}
         _refuse_too_many(path, found.broken, len(wanted) + len(absent), broken_fraction)
 
         labelled = [classes[file] for file in found.files] if classes else []
@@ -192,20 +192,41 @@ def _table(root: Path, files: Sequence[Path], name: str) -> tuple[dict[Path, str
     # Imported here: every data source is imported with the settings, and no other one reads a table.
     import pandas as pd
 
+    if _leads_out(Path(name)):
+        raise DdpmError(
+            f"data.labels={name} lies outside of data.path, where DVC does not see its changes: move the table into "
+            "data.path, and name it from there."
+        )
     try:
-        table = pd.read_csv(root / name, dtype=str, keep_default_na=False)
-        labelled = {Path(file): label for file, label in zip(table["file"], table["label"], strict=True)}
+        # Without an index, a comma at the end of every row moves no column.
+        how = {"index_col": False, "usecols": lambda column: column in ("file", "label")}
+        table = pd.read_csv(root / name, dtype=str, keep_default_na=False, **how)
+        rows = list(zip(table["file"], table["label"], strict=True))
     except (OSError, KeyError, ValueError) as error:
         raise DdpmError(
             f"data.labels={name}: {root / name} is no table with the columns file and label "
             f"({' '.join(str(error).split())}): choose auto, folders, none, or name a table in data.path."
         ) from error
+    labelled: dict[Path, str] = {}
+    for file, label in rows:
+        if not file.strip() or not label.strip():
+            raise DdpmError(
+                f'data.labels={name}: the row "{file},{label}" names no file or no label: add it, or take the row out.'
+            )
+        if (other := labelled.setdefault(Path(file), label)) != label:
+            raise DdpmError(f"data.labels={name} names {file} twice, as {other} and as {label}: take one of them out.")
     there = set(files)
     return labelled, sorted(file for file in labelled if file not in there)
 
 
-def _why_absent(path: Path) -> str:
-    return "is no PNG, JPEG or WebP file, or lies in a linked folder" if path.exists() else "is not there"
+def _leads_out(path: Path) -> bool:
+    return path.is_absolute() or ".." in path.parts
+
+
+def _why_absent(root: Path, file: Path) -> str:
+    if _leads_out(file):
+        return "is not named from data.path"
+    return "is no PNG, JPEG or WebP file, or lies in a linked folder" if (root / file).exists() else "is not there"
 
 
 def _read(
