@@ -5,12 +5,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# The words of PyTorch's allocators, of cuDNN for a convolution, and of cuBLAS.
+# The words of PyTorch's allocators, of cuDNN for a convolution, and of all of CUDA's libraries.
 _LACKING_MEMORY = (
     "out of memory",
     "can't allocate memory",
     "unable to find an engine to execute this computation",
-    "CUBLAS_STATUS_ALLOC_FAILED",
+    "ALLOC_FAILED",
 )
 
 

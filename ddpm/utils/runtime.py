@@ -314,7 +314,7 @@ def fast_precision(device: torch.device) -> torch.dtype:
 def _device_of_rank(rank: int) -> torch.device:
     """The CUDA device of process number ``rank`` of those on this machine."""
     # Where each process is shown a device of its own alone, as by Slurm, that is number 0, whatever the rank.
-    return torch.device("cuda", rank % torch.cuda.device_count())
+    return torch.device("cuda", rank % cuda_devices())
 
 
 def _compiles(device: torch.device) -> bool:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import cuda
+from benchmarks import cuda, ranks
 from benchmarks.cell import SAMPLERS as CELL_SAMPLERS
 from benchmarks.choices import EVERY, SAMPLINGS, TRAININGS
 from benchmarks.common import QUIET, SPEC, earlier, fit, save, settings
@@ -43,7 +43,7 @@ from ddpm.training.optimizers import Optimizer
 from ddpm.training.state import TrainState
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.files import read_json
-from ddpm.utils.runtime import Runtime
+from ddpm.utils.runtime import Runtime, wanted_device
 
 
 @pytest.fixture(autouse=True)
@@ -346,6 +346,39 @@ def test_the_benchmark_of_cuda_needs_no_more_than_it_names(raw: Path, root: Path
     environment = os.environ | {"PYTHONPATH": str(root)}
     done = subprocess.run([sys.executable, "-c", script, *told], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+def test_without_a_compiler_the_checks_of_cuda_train_uncompiled(
+    raw: Path, monkeypatch: pytest.MonkeyPatch, compiles: bool
+):
+    monkeypatch.setattr("ddpm.utils.runtime.cuda_devices", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_arch_list", list)
+    monkeypatch.setattr("ddpm.utils.runtime.fast_precision", lambda _: torch.bfloat16)
+    monkeypatch.setattr("ddpm.utils.runtime._compiles", lambda _: compiles)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "NVIDIA card")
+    bench = cuda.Bench(raw, rehearse=False)
+    assert bench.device.type == "cuda"
+    assert bench.runtime.describe()["compiled"] == compiles
+
+
+def test_the_model_of_ranks_is_of_the_cpu_where_there_is_a_gpu_too(monkeypatch: pytest.MonkeyPatch):
+    asked: list[torch.device] = []
+
+    def measured(config: Config, *_: int) -> Constants:
+        asked.append(wanted_device(config.runtime.device))
+        return Constants([1.0], update=1.0, latency=1.0, bandwidth=1.0)
+
+    def measured_step(config: Config, _: int) -> float:
+        asked.append(wanted_device(config.runtime.device))
+        return 1.0
+
+    monkeypatch.setattr("ddpm.utils.runtime.cuda_devices", lambda: 1)
+    monkeypatch.setattr("benchmarks.ranks.measured", measured)
+    monkeypatch.setattr("benchmarks.ranks.measured_step", measured_step)
+    monkeypatch.setattr("sys.argv", ["ranks", "--shards", "1"])
+    ranks.main()
+    assert asked == 2 * [torch.device("cpu")]
 
 
 def test_waits_for_the_device_are_counted_in_the_steps_of_training_alone(raw: Path, monkeypatch: pytest.MonkeyPatch):

@@ -7,6 +7,7 @@ neither mixes devices nor waits for the GPU.
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,7 @@ from ddpm.evaluation.features.classifier import ClassifierExtractor, load_classi
 from ddpm.evaluation.features.inception import InceptionExtractor
 from ddpm.models.build import build_network
 from ddpm.training.loop import train
+from ddpm.training.ranks import Ranks
 from ddpm.training.run_folder import RunFolder
 from ddpm.training.state import Recipe
 from ddpm.utils.runtime import Runtime
@@ -160,6 +162,27 @@ def test_training_steps_stay_on_the_device_and_never_wait_for_it(
     assert all(loss.device == CUDA and loss.requires_grad for loss in losses)
     assert all(weight.device == CUDA for weight in found["state"].network.parameters())
     assert all(average.device == CUDA for average in found["state"].ema.state_dict().values())
+
+
+def test_ranks_on_cuda_devices_compile_side_by_side(
+    fake: FakeCuda,
+    runtime: Runtime,
+    digits: ImageSet,
+    tiny: Callable[..., Config],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("ddpm.training.loop.Monitor", partial(Unwatched, fake))
+    normal_table(CUDA)
+    monkeypatch.setattr(torch.Tensor, "backward", lambda loss: None)
+    monkeypatch.setattr(Runtime, "compile", lambda _, function: function)
+    alone: list[bool] = []
+    monkeypatch.setattr(Ranks, "first_alone", lambda _, *, wanted: nullcontext(alone.append(wanted)))
+    config = tiny({"train.log_every": 10**6})
+    recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
+    images, folder = digits.take(np.arange(256)), RunFolder(tmp_path, tmp_path / "kept")
+    train(recipe, images, images, replace(runtime, compiled=True), folder, 1e9)
+    assert alone == recipe.steps(256) * [False]
 
 
 @pytest.mark.parametrize("sampler", list(SAMPLERS))

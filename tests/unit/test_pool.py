@@ -20,7 +20,7 @@ from ddpm.data.image_set import ImageSpec
 from ddpm.models.build import build_network
 from ddpm.models.checkpoint import Checkpoint, save_checkpoint
 from ddpm.models.conditioning import Conditioning
-from ddpm.sampling.batches import sample_replicates, write_images
+from ddpm.sampling.batches import batch_count, sample_replicates, write_images
 from ddpm.sampling.generator import Generator, restore_generator
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.images import read_pngs
@@ -92,6 +92,11 @@ def test_batches_that_are_there_are_not_sampled_again(
     assert "resuming generate from image 9 of 22" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert np.array_equal(read_pngs(tmp_path / "first", 1), read_pngs(tmp_path / "second", 1))
+
+
+def test_eight_cuda_devices_have_a_batch_each_of_the_default_images(tiny: Callable[..., Config]):
+    config = tiny({"generate.num_images": 10_000})
+    assert [batch_count(config, torch.device(name)) for name in ("cuda", "cpu")] == [8, 40]
 
 
 def test_smaller_batches_are_sampled_just_where_no_larger_one_is(restored: tuple[object, ...], tmp_path: Path):

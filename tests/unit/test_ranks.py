@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -231,6 +232,26 @@ def test_a_process_with_what_torchrun_sets_but_without_torchrun_is_told_so():
     assert re.search(r"MASTER_ADDR.*: start them by torchrun, or unset WORLD_SIZE\.$", done.stderr.strip())
 
 
+@pytest.mark.parametrize(
+    ("device", "place", "fix"),
+    [
+        ("cuda:1", "env://", "start them by torchrun, or unset WORLD_SIZE, and give each a device of its own"),
+        ("cuda:1", "file://x", "set runtime.processes to 1, and give each a device of its own"),
+        ("cpu", "file://x", "set runtime.processes to 1"),
+    ],
+)
+def test_ranks_meet_on_their_devices_at_once_so_that_what_fails_there_is_said(
+    monkeypatch: pytest.MonkeyPatch, device: str, place: str, fix: str
+):
+    def meet(*_: object, device_id: torch.device | None, **__: object) -> None:
+        assert device_id == (None if device == "cpu" else torch.device(device))
+        raise torch.distributed.DistBackendError("Duplicate GPU\ndetected")
+
+    monkeypatch.setattr("torch.distributed.init_process_group", meet)
+    with pytest.raises(DdpmError, match=rf"do not reach each other \(Duplicate GPU detected\): {re.escape(fix)}\.$"):
+        Ranks(1, 2, 1).connect(place, torch.device(device))
+
+
 def test_a_rank_that_hangs_is_given_up_with_one_sentence(tmp_path: Path):
     ranks, place = Ranks(0, 2), f"file://{tmp_path}/ranks"
     sleeper = (
@@ -256,11 +277,11 @@ def test_ranks_started_by_torchrun_compute_on_their_own_device_and_say_how_many_
     asked: list[Any] = []
     monkeypatch.setattr("ddpm.training.launch.LAUNCHED", Ranks(5, 8, 1))
     monkeypatch.setattr(Ranks, "connect", lambda ranks, place, device: asked.append((ranks.size, place, device.type)))
-    monkeypatch.setattr(Ranks, "check_alike", lambda ranks, arithmetic, device: asked.append(arithmetic[0]))
+    monkeypatch.setattr(Ranks, "check_alike", lambda ranks, alike, device: asked.extend((alike[0], alike[-1])))
     monkeypatch.setattr(Runtime, "of_rank", lambda runtime, rank: asked.append(rank) or runtime)
     folder = RunFolder(tmp_path, tmp_path / "kept", writes=False)
     assert train_together(1, lambda runtime, folder, ranks: ranks, cpu, folder) == Ranks(5, 8, 1)
-    assert asked == [1, (8, "env://", "cpu"), "cpu"]
+    assert asked == [1, (8, "env://", "cpu"), "cpu", torch.backends.cpu.get_cpu_capability()]
 
 
 class Unlike(Runtime):
@@ -283,6 +304,20 @@ def test_ranks_that_would_compute_in_different_ways_are_refused_at_once(
     ):
         train_together(2, work, unlike, folder)
     assert not (tmp_path / "last.safetensors").exists()
+
+
+def test_on_a_cpu_the_first_rank_compiles_alone(
+    tiny: Callable[..., Config], digits: ImageSet, cpu: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    alone: list[bool] = []
+    monkeypatch.setattr(Ranks, "first_alone", lambda _, *, wanted: nullcontext(alone.append(wanted)))
+    monkeypatch.setattr(Runtime, "compile", lambda _, function: function)
+    config = tiny(SETTINGS, {"train.preview_every": 0, "train.distance_every": 0})
+    recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
+    images = digits.take(np.arange(512))
+    with RunFolder(tmp_path, tmp_path / "kept") as folder:
+        train(recipe, images, images.take(np.arange(64)), replace(cpu, compiled=True), folder, 1e9)
+    assert alone == [True] + (recipe.steps(512) - 1) * [False]
 
 
 def test_a_rank_among_none_is_alone():

@@ -10,14 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from ddpm import api
 from ddpm.config import Config
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.runtime import (
     Runtime,
     choose_runtime,
+    cuda_devices,
     fast_precision,
     peak_memory_bytes,
+    sharing,
     true_float32,
+    wanted_device,
     worker_count,
 )
 
@@ -44,7 +48,7 @@ def test_a_process_computes_on_the_device_of_its_number_or_the_one_it_is_shown(
     chosen: list[torch.device] = []
     monkeypatch.setattr("torch.cuda.set_device", chosen.append)
     for count, rank, expected in ((4, 0, 0), (4, 3, 3), (4, 5, 1), (1, 1, 0)):
-        monkeypatch.setattr("torch.cuda.device_count", lambda count=count: count)
+        monkeypatch.setattr("ddpm.utils.runtime.cuda_devices", lambda count=count: count)
         own = replace(cpu, device=torch.device("cuda")).of_rank(rank)
         assert own.device == chosen.pop() == torch.device("cuda", expected)
     named = replace(cpu, device=torch.device("cuda", 2))
@@ -77,6 +81,16 @@ def test_a_driver_that_pytorch_cannot_use_is_told(
         choose_runtime(configure({"runtime.device": "cpu"}).runtime, 0.0)
         monkeypatch.setattr("ddpm.utils.runtime._NVIDIA_DRIVERS", (tmp_path / "none",))
         choose_runtime(configure({"runtime.device": "auto"}).runtime, 0.0)
+
+
+def test_devices_of_a_driver_that_pytorch_cannot_use_do_not_count(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    for usable, count in ((True, 2), (False, 0)):
+        monkeypatch.setattr("torch.cuda.is_available", lambda usable=usable: usable)
+        assert cuda_devices() == sharing(torch.device("cuda"), 8) == count
+        assert wanted_device("auto").type == ("cuda" if usable else "cpu")
+    with pytest.raises(DdpmError, match=r"^device cuda: this machine has 0 CUDA devices; choose auto or cpu\.$"):
+        api._device("cuda")
 
 
 @pytest.mark.parametrize(("capability", "usable"), [((6, 1), False), ((7, 0), False), ((7, 5), True), ((9, 0), True)])
@@ -152,7 +166,6 @@ def test_what_torchrun_started_tries_the_compiler_on_its_own_device(
         return torch.zeros(1)
 
     monkeypatch.setenv("LOCAL_RANK", rank) if rank else monkeypatch.delenv("LOCAL_RANK", raising=False)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     monkeypatch.setattr("ddpm.utils.runtime.cuda_devices", lambda: 4)
     monkeypatch.setattr("torch.cuda.get_arch_list", list)
     monkeypatch.setattr("torch.cuda.device", device)

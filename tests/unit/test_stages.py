@@ -546,7 +546,17 @@ def test_by_dvc_images_too_few_to_be_measured_are_refused_before_anything_runs(
     assert ran == ["alone"] + ([] if refused else ["by dvc"])
 
 
-@pytest.mark.parametrize("lack", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), MemoryError()])
+@pytest.mark.parametrize(
+    "lack",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
+        MemoryError(),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+    ids=["allocating", "in Python", "a convolution", "cuBLAS", "cuDNN"],
+)
 def test_memory_that_does_not_suffice_is_called_so(place: Place, lack: Exception):
     def ask(_: Config) -> None:
         raise lack
