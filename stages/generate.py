@@ -22,14 +22,14 @@ def generate(config: Config) -> None:
     runtime = choose_runtime(config.runtime, work)
     processes = process_count(config.runtime, runtime, batch_count(config, runtime.device), work)
     generator = restore_generator(*(restored := (path, settings, config.seed, runtime)))
-    labels = generator.class_labels(range(1, settings.num_images + 1))
+    labels = generator.label_table(range(1, settings.num_images + 1))
     with KeptRun(resume_folder("generate", config, *runtime.arithmetic())) as kept:
         with process_pool(processes, restore_generator, *restored) as pool, atomic_folder(GENERATED) as folder:
             given = (config.runtime.generate_batch_size, kept.folder, pool)
             cost, trajectory = write_images(generator, folder, worker_count(config.runtime.workers), *given)
             save_arrays(REPLICATES, **sample_replicates(generator, settings.replicates, *given))
         save_arrays(TRAJECTORY, **trajectory)
-        write_csv(LABELS, ("image", "label"), [] if labels is None else enumerate(labels.tolist(), 1))
+        write_csv(LABELS, *labels)
         described: dict[str, object] = {"nfe": nfe, "processes": processes, **runtime.describe(), **environment()}
         described["peak_memory_mib"] = peak_memory_bytes(runtime, processes) / 2**20
         write_json(COST / "generate.json", cost | {f"generate_{key}": value for key, value in described.items()})

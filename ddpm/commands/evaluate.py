@@ -3,7 +3,7 @@
 A data set with labels for which no classifier is shipped is measured by one that is trained on it, which takes minutes;
 --classifier data/classifier/classifier.safetensors reads that of the pipeline. IMAGES is a folder of PNG files, an npz
 file ([n, h, w], [n, h, w, c] or [n, c, h, w]; uint8, or floating point in [0, 1] or [-1, 1]) or an IDX file. The
-conditioning labels are the column of --labels, or an array `labels` of the npz file.
+conditioning labels are the columns of --labels, or an array `labels` of the npz file.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classifier-epochs", type=int, default=EPOCHS, help=f"of that training (default {EPOCHS})")
     parser.add_argument("--swd", default="auto", choices=("auto", "on", "off"), help="patches (default auto)")
     parser.add_argument("--features", type=Path, metavar="FOLDER", help="the real images' features, read or made")
-    parser.add_argument("--labels", type=Path, metavar="CSV", help="a column `label`: each image's conditioning label")
+    parser.add_argument("--labels", type=Path, metavar="CSV", help="columns `label`, `cluster`: what images were given")
     parser.add_argument("--bootstrap", type=int, default=200, help="resamples for the intervals (default 200)")
     parser.add_argument("--inception-weights", metavar="PTH", help="else torch's cache or a download")
     parser.add_argument("--inception-features", type=int, default=2048, choices=(64, 192, 768, 2048))
@@ -60,7 +60,7 @@ def evaluate(arguments: argparse.Namespace, features: Path) -> None:
     """Measure, print, and write what is asked for; ``features`` is an existing folder. Raises DdpmError, OSError."""
     images = load_images(arguments.images, processors := worker_count("auto"))
     refuse_constant(images, lambda i: f"number {i + 1}")
-    labels = _labels(arguments, len(images))
+    labels, clusters = _labels(arguments, len(images))
     device = wanted_device("auto")
     # Before the features of all real images.
     names = "the number of images, {},", "--extractors"
@@ -76,21 +76,21 @@ def evaluate(arguments: argparse.Namespace, features: Path) -> None:
     for network, reference in evaluator.networks:
         reference.save(features / f"{network.name}.npz")
     test_nearest = find_nearest_pixels(features / "pixels.npz", train, test)
-    found = evaluator.measure(images, labels, arguments.bootstrap, "images")
+    found = evaluator.measure(images, labels, arguments.bootstrap, "images", clusters=clusters)
     numbers = found.numbers | evaluator.memorization(images, found.features, train, test_nearest)[0]
     print(number_table(numbers))
     if arguments.json:
         write_json(arguments.json, significant(numbers | {"protocol": found.protocol}))
 
 
-def _labels(arguments: argparse.Namespace, count: int) -> np.ndarray | None:
-    """The conditioning label of each image: of the table that is given, or of the npz file."""
+def _labels(arguments: argparse.Namespace, count: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The class label and the cluster that each image was given: of the table, or the label of the npz file."""
     if arguments.labels:
         return read_labels(arguments.labels, count)
     found = load_arrays(arguments.images).get("labels") if arguments.images.suffix == ".npz" else None
     if found is not None and (found.shape != (count,) or found.dtype.kind not in "iu"):
         raise DamagedFile(f"{arguments.images} holds labels that are not one whole number for each of its images")
-    return None if found is None else found.astype(np.int64)
+    return (None if found is None else found.astype(np.int64)), None
 
 
 def number_table(numbers: Mapping[str, float]) -> str:

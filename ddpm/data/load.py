@@ -56,20 +56,23 @@ def as_images(array: np.ndarray, name: str) -> np.ndarray:
     return (unit.clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def read_labels(path: Path, count: int) -> np.ndarray | None:
-    """The column ``label`` of a table with one row for each of ``count`` images: int64 [n]; None where it has no rows.
+def read_labels(path: Path, count: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The columns ``label`` and ``cluster`` of a table with one row for each of ``count`` images: two int64 [n].
 
-    Raises MissingFile, or DamagedFile for another kind of file.
+    None for a column without rows, and for one of the two that is not there. Raises MissingFile, or DamagedFile for
+    another kind of file.
     """
     # Imported here: to read images needs no tables.
     import pandas as pd
 
     try:
-        labels = pd.read_csv(path, dtype={"label": np.int64})["label"].to_numpy()
+        table = pd.read_csv(path, dtype={"label": np.int64, "cluster": np.int64})
+        known = [name for name in ("label", "cluster") if name in table] or ["label"]
+        found = {name: table[name].to_numpy() for name in known}
     except FileNotFoundError as error:
         raise MissingFile(f"{path} is missing") from error
     except (KeyError, ValueError) as error:
         raise DamagedFile(f"{path} is not a table with a column `label` ({' '.join(str(error).split())})") from error
-    if len(labels) not in (0, count):
-        raise DamagedFile(f"{path} has {len(labels)} rows for {count} images")
-    return labels if len(labels) else None
+    if len(table) not in (0, count):
+        raise DamagedFile(f"{path} has {len(table)} rows for {count} images")
+    return (found.get("label"), found.get("cluster")) if len(table) else (None, None)

@@ -63,12 +63,19 @@ class Evaluator:
     beside: dict[tuple[str, int], RealImages] = field(default_factory=dict, init=False, repr=False)
 
     def measure(
-        self, images: np.ndarray, labels: np.ndarray | None, bootstrap: int, label: str, alone: bool = False
+        self,
+        images: np.ndarray,
+        labels: np.ndarray | None,
+        bootstrap: int,
+        label: str,
+        alone: bool = False,
+        clusters: np.ndarray | None = None,
     ) -> Measurement:
         """All metrics of uint8 images [n, c, h, w].
 
-        labels: int64 [n], the class label each was conditioned on, or None. bootstrap and alone: see
-        `measure_features`. ``label`` names the progress bars. Raises DdpmError for too few images.
+        labels, clusters: int64 [n], the class label each was conditioned on and the cluster of that class, or None.
+        bootstrap and alone: see `measure_features`. ``label`` names the progress bars. Raises DdpmError for too few
+        images.
         """
         count = self.networks[0][1].count if self.networks else len(self.real[0]) if self.real else 0
         numbers: dict[str, float] = {"images": len(images), "reference_images": count}
@@ -82,7 +89,7 @@ class Evaluator:
             if beside is None:
                 beside = self.beside[key] = RealImages.for_images(len(images), real, network.name, stream)
             keys = (network.name, network.frechet_key)
-            numbers |= measure_features(*keys, found.values, beside, bootstrap, stream, alone)
+            numbers |= measure_features(*keys, found.values, beside, bootstrap, stream, alone, labels, clusters)
             if found.probabilities is not None and classes.empty:
                 of_classes, classes = measure_classes(
                     network.frechet_key, found.values, found.probabilities, labels, real, bootstrap, stream, alone
@@ -145,7 +152,7 @@ def _protocol(extractor: FeatureExtractor, shape: Sequence[int], reference: Refe
         "kernel": f"cubic, {SUBSETS} pairs of subsets of {subset_size(count, compared)}",
         "precision, recall": f"k = {PRECISION_NEIGHBOURS}, against {compared} random training images",
         "density, coverage": f"k = {COVERAGE_NEIGHBOURS}, against {compared} random training images",
-        "infinity": f"{points} sizes from a fifth up, {orders} random orders",
+        "infinity": f"{points} sizes from a fifth up, {orders} random orders of even labels",
     }
     if reference.test_probabilities.shape[1]:
         found["confident"] = f"one class at {CONFIDENT} or more; ambiguous: none at {AMBIGUOUS}"

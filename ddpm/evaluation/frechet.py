@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ddpm.evaluation.even import even_order, even_resample
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.threads import in_threads
 
@@ -87,21 +88,25 @@ def curve_sizes(count: int, dimensions: int) -> list[int]:
 
 
 def frechet_infinity(
-    features: np.ndarray, reference: Gaussian, generator: np.random.Generator, label: str = ""
+    features: np.ndarray,
+    reference: Gaussian,
+    generator: np.random.Generator,
+    label: str = "",
+    labels: np.ndarray | None = None,
 ) -> float | None:
     """FD∞: the distance that infinitely many images like features [n, d] would have, without the bias of a finite set.
 
     The distance falls with the number of images as FD∞ + c/n; a line through it over 1/n, at sizes from n/5 up, meets
     the axis in FD∞ (Chong & Forsyth 2020, "Effectively Unbiased FID"). The mean over random orders of the images, see
-    `curves`; unbiased for images drawn independently, so of some like the reference's it may fall below 0. Too low
-    where their labels are spread evenly, which in a part of them they are not. None where n is too small: see
+    `curves`, in which ``labels``, int64 [n], are spread as evenly as they are in all (`even_order`); None for images
+    drawn independently. Of images like the reference's it may fall below 0. None where n is too small: see
     `curve_sizes`.
     """
     sizes = curve_sizes(*features.shape)
     if not sizes:
         return None
     count = curves(features.shape[1])[0]
-    orders = (generator.permutation(len(features)) for _ in range(count))
+    orders = (even_order(labels, len(features), generator) for _ in range(count))
     found = _curves(features, orders, count, reference, sizes, f"infinity, {label}")
     return float(_intercept(sizes, np.mean(found, 0)))
 
@@ -113,17 +118,19 @@ def bootstrap_intervals(
     generator: np.random.Generator,
     infinity: float | None = None,
     label: str = "",
+    labels: np.ndarray | None = None,
 ) -> tuple[Interval, Interval | None]:
     """95 % intervals of the distance of features [n, d] from ``reference``, and of ``infinity`` (FD∞), by resampling.
 
-    They are where other sets of n images from the same source would score. Each resample lies further from the
-    reference than the sample it came from, all by about the same, so their spread is taken and centred on the sample's
-    own number (Efron & Tibshirani 1993, ch. 10 and 13).
+    They are where other sets of n images from the same source, with the same ``labels`` (int64 [n]) where there are
+    some, would score: see `even_resample`. Each resample lies further from the reference than the sample it came from,
+    all by about the same, so their spread is taken and centred on the sample's own number (Efron & Tibshirani 1993, ch.
+    10 and 13).
     """
     count = len(features)
     estimate = frechet_distance(reference, fit_gaussian(features))
     sizes = [count] if infinity is None else curve_sizes(*features.shape)
-    chosen = (generator.integers(count, size=count) for _ in range(resamples))
+    chosen = (even_resample(labels, count, generator) for _ in range(resamples))
     found = np.array(_curves(features, chosen, resamples, reference, sizes, f"bootstrap, {label}"))
     low, high = _centred(found[:, -1], estimate)
     of_infinity = None if infinity is None else _centred(_intercept(sizes, found.T), infinity)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ddpm.data.image_set import ImageSet, ImageSpec
 from ddpm.evaluation.classes import ambiguous, class_distances, class_fractions, class_kl, classifier_score, confident
+from ddpm.evaluation.even import conditioning_labels, even_order, even_resample
 from ddpm.evaluation.frechet import (
     bootstrap_intervals,
     costly,
@@ -66,22 +67,40 @@ class RealImages:
 
 
 def measure_features(
-    name: str, frechet_key: str, features: np.ndarray, beside: RealImages, bootstrap: int, stream: Stream, alone: bool
+    name: str,
+    frechet_key: str,
+    features: np.ndarray,
+    beside: RealImages,
+    bootstrap: int,
+    stream: Stream,
+    alone: bool,
+    labels: np.ndarray | None = None,
+    clusters: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Fréchet and kernel distance, precision, recall, density and coverage of features [n, d], with intervals.
 
     name: of the feature network. bootstrap: resamples of the intervals, 0 for none. alone: leaves out what real images
-    score. There are no numbers of fewer than n real images where these depend on how many they are (Fréchet distance,
-    recall, coverage), and no floor where `Reference` has none. Of `costly` features FD∞ has no interval and, alone, no
-    value. Raises DdpmError for too few images.
+    score. labels, clusters: see `Evaluator.measure`; parts of the images and resamples have both as evenly as all, see
+    `ddpm.evaluation.even`; the images of the floor have the same labels, of a model of clusters alone as frequent ones.
+    There are no numbers of fewer than n real images where these depend on how many they are (Fréchet distance, recall,
+    coverage), and no floor where `Reference` has none. Of `costly` features FD∞ has no interval and, alone, no value.
+    Raises DdpmError for too few images.
     """
     infinity_key, kernel_key = f"{frechet_key}_infinity", f"kd_{name}"
+    of_images = f"precision_{name}", f"density_{name}"  # the other means are over real images
     reference, sample = beside.reference, beside.train.features
     real, few_distances = reference.gaussian, costly(features.shape[1])
+    given, classes = conditioning_labels(labels, clusters), labels
+    if labels is None and clusters is not None:
+        known = reference.train_labels
+        classes = known[even_order(known, len(known), stream("floor"))[: len(features)]]
     numbers: dict[str, float] = {}
     for points, suffix in ((Points(features, f"{name}, generated"), ""), (beside.test, "_real"))[: 1 if alone else 2]:
         values, what = points.features, points.label
-        infinity = None if few_distances and alone else frechet_infinity(values, real, stream("orders", suffix), what)
+        infinity = None
+        if not (few_distances and alone):
+            own = None if suffix else given
+            infinity = frechet_infinity(values, real, stream("orders", suffix), what, own)
         as_many = len(values) == len(features)
         found = manifold(beside.train, points)
         comparable = found if as_many else {key: found[key] for key in ("precision", "density")}
@@ -96,7 +115,7 @@ def measure_features(
         numbers |= {key + suffix: float(value.mean()) for key, value in means.items()}
         if suffix or alone:
             continue
-        if not np.isnan(floor := reference.frechet_floor(len(features))):
+        if not np.isnan(floor := reference.frechet_floor(len(features), classes)):
             numbers[f"{frechet_key}_floor"] = floor
             numbers[f"{frechet_key}_over_floor"] = numbers[frechet_key] / floor
         numbers[f"{kernel_key}_subset_std"] = float(kernel.std(ddof=1))
@@ -104,11 +123,13 @@ def measure_features(
             ends = {kernel_key: kernel_interval(kernel, len(values), len(sample))}
             if few_distances:
                 influences = distance_influences(values, real)
-                ends[frechet_key] = _moved(numbers[frechet_key], influences, bootstrap, stream("bootstrap"))
+                ends[frechet_key] = _moved(numbers[frechet_key], influences, bootstrap, stream("bootstrap"), given)
             else:
-                found_ends = bootstrap_intervals(values, real, bootstrap, stream("bootstrap"), infinity, what)
+                found_ends = bootstrap_intervals(values, real, bootstrap, stream("bootstrap"), infinity, what, given)
                 ends |= {key: pair for key, pair in zip((frechet_key, infinity_key), found_ends, strict=True) if pair}
-            ends |= {key: mean_interval(value, bootstrap, stream("interval", key)) for key, value in means.items()}
+            for key, value in means.items():
+                own = given if key in of_images else None
+                ends[key] = mean_interval(value, bootstrap, stream("interval", key), own)
             numbers |= _named(ends)
     return in_order(numbers)
 
@@ -164,7 +185,8 @@ def measure_classes(
         means = {"confident_fraction": confident(probabilities), "ambiguous_fraction": ambiguous(probabilities)}
         if labels is not None:
             means["label_accuracy"] = probabilities.argmax(1) == labels
-        numbers |= _named({key: mean_interval(mean, bootstrap, stream("interval", key)) for key, mean in means.items()})
+        intervals = (mean_interval(mean, bootstrap, stream("interval", key), labels) for key, mean in means.items())
+        numbers |= _named(dict(zip(means, intervals, strict=True)))
     if not alone:
         numbers["min_class_fraction"] = float(fractions["generated"].min())
         numbers["max_class_fraction"] = float(fractions["generated"].max())
@@ -220,18 +242,27 @@ def alike(images: np.ndarray, spec: ImageSpec) -> np.ndarray:
     return resize(to_grey(images) if spec.channels == 1 else to_rgb(images), spec.size)
 
 
-def mean_interval(values: np.ndarray, resamples: int, generator: np.random.Generator) -> tuple[float, float]:
-    """95 % bootstrap interval (low, high) of the mean of values [n], one an image (Efron & Tibshirani 1993, ch. 13)."""
-    means = [values[generator.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
+def mean_interval(
+    values: np.ndarray, resamples: int, generator: np.random.Generator, labels: np.ndarray | None = None
+) -> tuple[float, float]:
+    """95 % bootstrap interval (low, high) of the mean of values [n], one an image (Efron & Tibshirani 1993, ch. 13).
+
+    labels: int64 [n], those of the images, see `even_resample`.
+    """
+    means = [values[even_resample(labels, len(values), generator)].mean() for _ in range(resamples)]
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
 
 
 def _moved(
-    distance: float, influences: np.ndarray, resamples: int, generator: np.random.Generator
+    distance: float,
+    influences: np.ndarray,
+    resamples: int,
+    generator: np.random.Generator,
+    labels: np.ndarray | None = None,
 ) -> tuple[float, float]:
     """95 % interval of a distance, from the influence [n] of each image on it: never below 0. See `mean_interval`."""
-    low, high = mean_interval(influences, resamples, generator)
+    low, high = mean_interval(influences, resamples, generator, labels)
     return max(0.0, distance + low), distance + high
 
 

@@ -56,11 +56,18 @@ class Reference:
         """Whether ``train`` holds all training images."""
         return len(self.train) == self.count
 
-    def frechet_floor(self, count: int) -> float:
-        """The Fréchet distance of ``count`` random training images; NaN where ``train`` has not twice as many."""
-        if count == FLOOR_IMAGES:
+    def frechet_floor(self, count: int, labels: np.ndarray | None = None) -> float:
+        """The Fréchet distance of ``count`` random training images, of the class ``labels``, int64 [count], if given.
+
+        NaN where ``train`` has too few images, see `frechet_floor`. Where it is a sample, labels are not seen.
+        """
+        if self.complete and labels is not None:
+            given = self.train_labels, labels
+        elif count == FLOOR_IMAGES:
             return self.floor
-        return frechet_floor(self.train, self.gaussian, count, _stream(self.seed, "floor"))
+        else:
+            given = None
+        return frechet_floor(self.train, self.gaussian, count, _stream(self.seed, "floor"), given)
 
     def save(self, path: Path) -> None:
         """Store as npz. Raises OSError."""
@@ -153,15 +160,30 @@ def find_nearest_pixels(path: Path, train: ImageSet, test: ImageSet) -> np.ndarr
     return stored["test_nearest"]
 
 
-def frechet_floor(train: np.ndarray, everything: Gaussian, count: int, generator: np.random.Generator) -> float:
+def frechet_floor(
+    train: np.ndarray,
+    everything: Gaussian,
+    count: int,
+    generator: np.random.Generator,
+    labels: tuple[np.ndarray, np.ndarray] | None = None,
+) -> float:
     """The Fréchet distance that ``count`` random ones of features [n, d] score against all of them.
 
-    The mean over `floor_samples` samples. NaN for more than half of the images: all of them would score nothing.
+    labels: int64 [n] and [count], of the features and those that each sample shall have; None for any. The mean over
+    `floor_samples` samples. NaN for more than half of the images, as all of them would score nothing, and where those
+    of a label are too few.
     """
-    if count > len(train) // 2:
+    groups = [(np.arange(len(train)), count)]
+    if labels is not None:
+        groups = [(np.flatnonzero(labels[0] == label), int((labels[1] == label).sum())) for label in set(labels[1])]
+    if count > len(train) // 2 or any(number > len(members) for members, number in groups):
         return float("nan")
-    samples = (train[generator.permutation(len(train))[:count]] for _ in range(floor_samples(train.shape[1])))
-    return float(np.mean([frechet_distance(everything, fit_gaussian(sample, "a floor sample")) for sample in samples]))
+
+    def distance() -> float:
+        chosen = [members[generator.permutation(len(members))[:number]] for members, number in groups]
+        return frechet_distance(everything, fit_gaussian(train[np.concatenate(chosen)], "a floor sample"))
+
+    return float(np.mean([distance() for _ in range(floor_samples(train.shape[1]))]))
 
 
 def _stream(seed: int, purpose: str) -> np.random.Generator:

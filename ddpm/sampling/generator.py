@@ -119,6 +119,19 @@ class Generator:
         labels = self.labels(numbers)
         return None if labels is None else self.conditioning.class_labels(labels)
 
+    def label_table(self, numbers: Sequence[int]) -> tuple[Sequence[str], list[tuple[int, ...]]]:
+        """Names of the columns, and a row an image: its number, class label and cluster of that class, where given.
+
+        No rows for a network that is given neither.
+        """
+        labels, clusters = self.labels(numbers), self.conditioning.clusters
+        if labels is None:
+            return ("image", "label"), []
+        classes = self.conditioning.class_labels(labels)
+        columns = {"image": list(numbers)} | ({} if classes is None else {"label": classes.tolist()})
+        columns |= {"cluster": (labels % clusters).tolist()} if clusters > 1 else {}
+        return tuple(columns), list(zip(*columns.values(), strict=True))
+
     @torch.inference_mode()
     def sample(self, numbers: Sequence[int], on_step: OnStep | None = None) -> Tensor:
         """The images of these numbers: float32 [n, c, h, w] around [-1, 1]."""

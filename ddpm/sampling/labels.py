@@ -26,9 +26,16 @@ def class_number(label: object, names: Sequence[str]) -> int | None:
 def balanced_labels(numbers: Sequence[int], frequencies: Sequence[float] | np.ndarray) -> np.ndarray:
     """The label of each image number: int64 [n], each label as often as its frequency, in any run of numbers.
 
-    Number i takes the place frac(i · 0.618…) of the unit interval divided among the labels (the additive recurrence of
-    the golden ratio, whose first n places are spread evenly for every n); numbers count from 1.
+    Number i takes its place of `golden_places` in the unit interval divided among the labels; numbers count from 1.
     """
-    places = np.modf(np.asarray(numbers, np.float64) * ((5**0.5 - 1) / 2))[0]
+    places = golden_places(numbers)
     edges = np.cumsum(np.asarray(frequencies, np.float64) / np.sum(frequencies))
     return np.searchsorted(edges[:-1], places, side="right")
+
+
+def golden_places(numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+    """A place in [0, 1) for each number i, float64 [n]: frac(i · 0.618…), spread evenly for any run of numbers.
+
+    The additive recurrence of the golden ratio.
+    """
+    return np.modf(np.asarray(numbers, np.float64) * ((5**0.5 - 1) / 2))[0]

@@ -157,7 +157,7 @@ def test_where_and_how_fast_reruns_nothing(reproduced: str, clone: Path):
 
 def test_every_image_has_its_conditioning_label(reproduced: str, clone: Path):
     rows = (clone / "data/labels.csv").read_text().split()
-    assert rows[0] == "image,label"
+    assert rows[0] == "image,label,cluster"
     assert [row.split(",")[0] for row in rows[1:]] == [str(number) for number in range(1, 257)]
     assert {row.split(",")[1] for row in rows[1:]} == set("0123456789")
     assert 0 <= metrics(clone, "fid")["label_accuracy"] <= 1 == round(metrics(clone, "fid")["label_accuracy_real"], 1)

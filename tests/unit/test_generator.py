@@ -342,6 +342,24 @@ def test_images_are_of_the_chosen_classes_alone(network_generator: Callable[...,
     assert set(labels.tolist()) == {3, 8}
 
 
+@pytest.mark.parametrize(("classes", "clusters"), [(10, 7), (10, 1), (0, 7), (0, 1)])
+def test_the_table_of_labels_has_class_and_cluster_where_they_are_given(
+    generator: Callable[..., Generator], classes: int, clusters: int
+):
+    given = Conditioning(classes, torch.full((max(1, classes), clusters), 1.0))
+    ours = replace(generator({}), conditioning=given)
+    columns, rows = ours.label_table(range(1, 31))
+    labels = ours.labels(range(1, 31))
+    if labels is None:
+        assert (tuple(columns), rows) == (("image", "label"), [])
+        return
+    table = dict(zip(columns, np.array(rows).T, strict=True))
+    assert list(table) == ["image", *["label"][:classes], *["cluster"][: clusters - 1]]
+    assert table["image"].tolist() == list(range(1, 31))
+    zero = np.zeros(30, np.int64)
+    assert np.array_equal(table.get("label", zero) * clusters + table.get("cluster", zero), labels)
+
+
 def test_a_number_is_the_name_of_a_class_first(network_generator: Callable[..., Generator]):
     ours = network_generator({"generate.classes": [2, "3", 1]})
     numbered, padded = (

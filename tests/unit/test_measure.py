@@ -126,6 +126,28 @@ def test_the_distance_is_the_one_of_the_gaussians(by_classifier: Features, refer
     assert measured(by_classifier, reference, REST)["fd_mnist"] == pytest.approx(expected, rel=1e-9)
 
 
+def test_labels_that_are_given_make_parts_resamples_and_floor_as_even(
+    by_classifier: Features, reference: Reference, test_digits: ImageSet
+):
+    # 2,000 of 4,000 further digits, each class as often as among the training digits: dealt, not drawn.
+    others, wanted = np.arange(6000, 10_000), np.bincount(reference.train_labels) / 3
+    of_class = [others[test_digits.labels[6000:] == label][: round(wanted[label])] for label in range(10)]
+    chosen = np.concatenate(of_class)
+    stream, features = partial(numpy_generator, 1), by_classifier.values[chosen]
+    beside = RealImages.for_images(len(chosen), reference, "mnist", stream)
+    blind, dealt, as_clusters = (
+        measure_features("mnist", "fd_mnist", features, beside, 100, stream, False, *given)
+        for given in ((), (test_digits.labels[chosen],), (None, test_digits.labels[chosen]))
+    )
+    width = [numbers["fd_mnist_high"] - numbers["fd_mnist_low"] for numbers in (blind, dealt, as_clusters)]
+    assert width[1] == width[2] < 0.9 * width[0]
+    assert dealt["fd_mnist_floor"] < 0.9 * blind["fd_mnist_floor"]
+    assert as_clusters["fd_mnist_floor"] == pytest.approx(dealt["fd_mnist_floor"], rel=0.05)
+    assert dealt["fd_mnist_infinity"] == as_clusters["fd_mnist_infinity"] > blind["fd_mnist_infinity"]
+    same = ("fd_mnist", "recall_mnist_low", "precision_mnist", "kd_mnist_low", "fd_mnist_infinity_real")
+    assert [blind[key] for key in same] == [dealt[key] for key in same]
+
+
 def test_a_few_copies_among_fresh_digits_are_counted(
     by_classifier: Features, reference: Reference, test_digits: ImageSet
 ):
@@ -215,14 +237,24 @@ def test_replicates_give_mean_and_deviation_of_what_all_of_them_have():
 def test_labels_are_read_as_they_were_written(tmp_path: Path):
     path = tmp_path / "labels.csv"
     path.write_text("image,label\n1,7\n2,0\n")
-    labels = read_labels(path, 2)
+    labels, clusters = read_labels(path, 2)
     assert labels is not None
     assert labels.tolist() == [7, 0]
+    assert clusters is None
+    path.write_text("image,label,cluster\n1,7,30\n2,0,4\n")
+    assert [column.tolist() for column in read_labels(path, 2) if column is not None] == [[7, 0], [30, 4]]
+    path.write_text("image,cluster\n1,30\n2,4\n")
+    labels, clusters = read_labels(path, 2)
+    assert labels is None
+    assert clusters is not None
+    assert clusters.tolist() == [30, 4]
     path.write_text("image,label\n")
-    assert read_labels(path, 2) is None
+    assert read_labels(path, 2) == (None, None)
 
 
-@pytest.mark.parametrize("content", ["", "image,label\n1,7\n", "image,label\n1,7\n2,x\n", "image\n1\n2\n"])
+@pytest.mark.parametrize(
+    "content", ["", "image,label\n1,7\n", "image,label\n1,7\n2,x\n", "image\n1\n2\n", "cluster\n1\nx\n"]
+)
 def test_a_damaged_table_of_labels_is_named(tmp_path: Path, content: str):
     path = tmp_path / "labels.csv"
     path.write_text(content)

@@ -160,6 +160,24 @@ def test_a_drawing_is_completed_as_by_python_and_kept(page: Visit, model: Model,
     assert largest_difference(found, expected) <= 1
 
 
+def test_where_nothing_is_drawn_the_labels_are_those_of_samples_as_by_python(page: Visit, model: Model):
+    page.choose("sample", steps=2)
+    page.page.click("#tab-complete")
+    page.choose("complete", count=4, seed=8, **{"class": 4})
+    page.submit("complete")
+    walk = {"jump_length": JUMP_LENGTH, "resamplings": RESAMPLINGS}
+    nothing, everywhere = np.zeros((28, 28), np.uint8), np.ones((28, 28), bool)
+    expected = model.inpaint(nothing, everywhere, labels=4, count=4, seed=8, steps=15, **walk)
+    assert isinstance(expected, np.ndarray)
+    assert largest_difference(page.images("complete"), expected) <= 1
+
+
+def test_the_guidance_of_the_run_is_shown_to_two_digits(page: Visit):
+    slider = page.page.locator("#sample-guidance")
+    slider.fill("1.45")
+    assert page.page.inner_text('label[for="sample-guidance"] output') == "1.45"
+
+
 def test_a_picture_is_chosen_erased_in_part_and_completed(page: Visit):
     page.choose("sample", count=4)
     page.submit("sample")

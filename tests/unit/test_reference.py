@@ -1,4 +1,4 @@
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +151,30 @@ def test_the_floor_of_normal_features_is_what_sampling_theory_says(train: np.nda
 def test_the_floor_is_never_that_of_all_training_images_and_never_that_of_fewer(train: np.ndarray):
     assert floor(train, len(train) // 2) > 1e-4
     assert np.isnan(floor(train, len(train) // 2 + 1))
+
+
+def test_the_floor_has_the_class_labels_that_are_given(train: np.ndarray, made: Reference):
+    far = train + 10 * (made.train_labels[:, None] == np.arange(5))
+    everything, given = fit_gaussian(far), np.arange(1000) % 10
+
+    def of(labels: np.ndarray | None) -> float:
+        both = None if labels is None else (made.train_labels, labels)
+        return frechet_floor(far, everything, 1000, np.random.default_rng(1), both)
+
+    assert 0 < of(given) < 0.5 * of(None)
+    assert of(given) == of(given[::-1])
+    assert np.isnan(of(np.full(1000, 3)))  # there are 600 of it
+    assert of(np.arange(1000) % 2 + 3) > 50
+
+
+def test_a_reference_knows_the_labels_of_all_its_images_or_sees_none(made: Reference):
+    even, one = np.arange(2000) % 10, np.zeros(2000, np.int64)
+    assert made.frechet_floor(2000, even) != made.floor
+    assert np.isnan(made.frechet_floor(2000, one))
+    part = replace(made, train=made.train[:500], train_labels=made.train_labels[:500])
+    assert not part.complete
+    assert part.frechet_floor(2000, one) == made.floor
+    assert part.frechet_floor(100, one[:100]) == part.frechet_floor(100)
 
 
 def test_pixels_are_points_in_the_unit_cube():

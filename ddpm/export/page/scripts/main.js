@@ -88,7 +88,7 @@ function prepare(model) {
     show();
   };
   write(steps, () => `${counts[steps.value]}`);
-  write(guidance, () => Number(guidance.value).toFixed(1));
+  write(guidance, () => Number(guidance.value).toFixed(2));
   $$('input[name$="seed"]').forEach((input, number) => (input.value = BigInt(settings.seed) + BigInt(Math.max(0, number - 2))));
   for (const button of $$(".new-seed")) {
     const input = $("input", button.parentElement);

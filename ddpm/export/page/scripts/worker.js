@@ -57,8 +57,9 @@ async function runTask(task, onStep) {
     const x = slerp(...noises, task.at);
     return { images: await sample({ steps, sampler: "ddim", denoise: blended(denoise, from, to, task.at), x, onStep }) };
   }
-  const known = completes && nearestLabel(model, centroids, task.image, task.known, task.class);
-  const labels = completes ? (known === null ? null : task.numbers.map(() => known)) : labelsOf(task.numbers, task.class);
+  const drawn = completes && task.known.some(Boolean); // where nothing is, the labels of samples
+  const known = drawn && nearestLabel(model, centroids, task.image, task.known, task.class);
+  const labels = drawn ? (known === null ? null : task.numbers.map(() => known)) : labelsOf(task.numbers, task.class);
   const clusters = model.frequencies?.[0].length;
   const classes = labels && model.classes ? labels.map((label) => (label < 0 ? null : Math.floor(label / clusters))) : null;
   const noise = imageNoise(table, task.seed, stream, task.numbers, length);
