@@ -113,8 +113,9 @@ def test_images_of_any_size_go_through_all_stages(
     generated = read_pngs(Path("data/generated"), 1)
     assert generated.shape[0] == 160
     assert generated.shape[2:] == (size, size)
-    labels = Path("data/labels.csv").read_text().splitlines()[1:]
-    assert len(labels) == (160 if labelled else 0)
+    labels = pd.read_csv("data/labels.csv")
+    assert list(labels) == ["image", *["label"][:labelled], *["cluster"][: checkpoint.conditioning.clusters - 1]]
+    assert labels["image"].tolist() == list(range(1, 161))
     for name in ("closest_pairs", "real_and_generated", "samples", "reverse_process", "loss"):
         with Image.open(f"data/figures/{name}.png") as figure:
             assert figure.mode == ("L" if channels == 1 and name != "loss" else figure.mode)
