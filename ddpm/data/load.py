@@ -72,7 +72,8 @@ def read_labels(path: Path, count: int) -> tuple[np.ndarray | None, np.ndarray |
     except FileNotFoundError as error:
         raise MissingFile(f"{path} is missing") from error
     except (KeyError, ValueError) as error:
-        raise DamagedFile(f"{path} is not a table with a column `label` ({' '.join(str(error).split())})") from error
+        reason = " ".join(str(error).split())
+        raise DamagedFile(f"{path} has no whole numbers in a column `label` or `cluster` ({reason})") from error
     if len(table) not in (0, count):
         raise DamagedFile(f"{path} has {len(table)} rows for {count} images")
     return (found.get("label"), found.get("cluster")) if len(table) else (None, None)
