@@ -160,14 +160,16 @@ def test_a_drawing_is_completed_as_by_python_and_kept(page: Visit, model: Model,
     assert largest_difference(found, expected) <= 1
 
 
-def test_where_nothing_is_drawn_the_labels_are_those_of_samples_as_by_python(page: Visit, model: Model):
+@pytest.mark.parametrize("label", [-1, 4])
+def test_where_nothing_is_drawn_the_labels_are_those_of_samples_as_by_python(page: Visit, model: Model, label: int):
     page.choose("sample", steps=2)
     page.page.click("#tab-complete")
-    page.choose("complete", count=4, seed=8, **{"class": 4})
+    page.choose("complete", count=4, seed=8, **{"class": label})
     page.submit("complete")
     walk = {"jump_length": JUMP_LENGTH, "resamplings": RESAMPLINGS}
     nothing, everywhere = np.zeros((28, 28), np.uint8), np.ones((28, 28), bool)
-    expected = model.inpaint(nothing, everywhere, labels=4, count=4, seed=8, steps=15, **walk)
+    given = None if label < 0 else label
+    expected = model.inpaint(nothing, everywhere, labels=given, count=4, seed=8, steps=15, **walk)
     assert isinstance(expected, np.ndarray)
     assert largest_difference(page.images("complete"), expected) <= 1
 

@@ -57,7 +57,8 @@ async function runTask(task, onStep) {
     const x = slerp(...noises, task.at);
     return { images: await sample({ steps, sampler: "ddim", denoise: blended(denoise, from, to, task.at), x, onStep }) };
   }
-  const drawn = completes && task.known.some(Boolean); // where nothing is, the labels of samples
+  // Where nothing is drawn, the labels of samples of the class; of none, the null label.
+  const drawn = completes && (task.known.some(Boolean) || (model.classes > 0 && task.class === null));
   const known = drawn && nearestLabel(model, centroids, task.image, task.known, task.class);
   const labels = drawn ? (known === null ? null : task.numbers.map(() => known)) : labelsOf(task.numbers, task.class);
   const clusters = model.frequencies?.[0].length;
