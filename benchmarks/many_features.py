@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import arguments, run, save, settings, show
+from ddpm.data.load import GivenLabels
 from ddpm.evaluation.measure import RealImages, measure_features
 from ddpm.evaluation.reference import reference_of
 from ddpm.utils.seeds import numpy_generator
@@ -40,10 +41,10 @@ def main() -> None:
         known = reference_of("random", *zip((train, test), labels, strict=True), None, 0)
         referred = time.perf_counter()
         beside = RealImages.for_images(count, known, "x", stream)
-        measure_features("x", "fd_x", draw(count), beside, config.fid.bootstrap, stream, alone=False)
+        measure_features("x", "fd_x", draw(count), beside, config.fid.bootstrap, stream, False, GivenLabels())
         measured = time.perf_counter()
         for _ in range(config.generate.replicates):
-            measure_features("x", "fd_x", draw(count), beside, 0, stream, alone=True)
+            measure_features("x", "fd_x", draw(count), beside, 0, stream, True, GivenLabels())
         ended = time.perf_counter()
         rows.append(
             {

@@ -21,10 +21,10 @@ def fid(config: Config) -> None:
     evaluator = open_evaluator(settings, train, test, *given)
     images = load_images(GENERATED, worker_count(config.runtime.workers))
     refuse_constant(images, lambda i: png_name(i + 1, len(images)))
-    labels, clusters = read_labels(LABELS, len(images))
-    found = evaluator.measure(images, labels, settings.bootstrap, "generated", clusters=clusters)
+    labels = read_labels(LABELS, len(images))
+    found = evaluator.measure(images, labels, settings.bootstrap, "generated")
     sets = load_arrays(REPLICATES).items()
-    others = [evaluator.measure(x, labels, 0, name, alone=True, clusters=clusters).numbers for name, x in sets]
+    others = [evaluator.measure(x, labels, 0, name, alone=True).numbers for name, x in sets]
     numbers = in_order({"replicates": 1 + len(others), **found.numbers, **over_replicates(found.numbers, others)})
     test_nearest = load_arrays(REFERENCE / "pixels.npz")["test_nearest"]
     memorization, nearest = evaluator.memorization(images, found.features, train, test_nearest)

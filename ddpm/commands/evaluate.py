@@ -7,8 +7,10 @@ conditioning labels are the columns of --labels, or an array `labels` of the npz
 """
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +18,15 @@ import pandas as pd
 import torch
 
 from ddpm.commands.options import check_whole
-from ddpm.data.load import load_images, read_labels
+from ddpm.data.image_set import ImageSpec
+from ddpm.data.load import GivenLabels, load_images, read_labels
 from ddpm.data.sources import SOURCES
 from ddpm.evaluation.evaluator import open_evaluator
 from ddpm.evaluation.features import EXTRACTORS, extractor_names, refuse_too_few
 from ddpm.evaluation.measure import refuse_constant
 from ddpm.evaluation.reference import find_nearest_pixels
 from ddpm.evaluation.train_classifier import EPOCHS, train_classifier, trained_on
-from ddpm.utils.errors import DamagedFile
+from ddpm.utils.errors import DamagedFile, DdpmError
 from ddpm.utils.files import load_arrays, significant, write_json
 from ddpm.utils.runtime import Runtime, fast_precision, wanted_device, worker_count
 
@@ -60,13 +63,14 @@ def evaluate(arguments: argparse.Namespace, features: Path) -> None:
     """Measure, print, and write what is asked for; ``features`` is an existing folder. Raises DdpmError, OSError."""
     images = load_images(arguments.images, processors := worker_count("auto"))
     refuse_constant(images, lambda i: f"number {i + 1}")
-    labels, clusters = _labels(arguments, len(images))
+    labels = _labels(arguments, len(images))
     device = wanted_device("auto")
     # Before the features of all real images.
     names = "the number of images, {},", "--extractors"
     refuse_too_few(len(images), arguments.data, arguments, device, *names)
     Runtime(device, torch.float32, compiled=False).set_up()
     train, test = (SOURCES[arguments.data].load(arguments.reference, part) for part in ("train", "test"))
+    labels = known_labels(labels, train.spec)
     classifier = arguments.classifier or features / "classifier.safetensors"
     if "classifier" in extractor_names(arguments.extractors, train.spec):
         known = classifier.exists() and (arguments.classifier or trained_on(classifier, train))
@@ -76,21 +80,35 @@ def evaluate(arguments: argparse.Namespace, features: Path) -> None:
     for network, reference in evaluator.networks:
         reference.save(features / f"{network.name}.npz")
     test_nearest = find_nearest_pixels(features / "pixels.npz", train, test)
-    found = evaluator.measure(images, labels, arguments.bootstrap, "images", clusters=clusters)
+    found = evaluator.measure(images, labels, arguments.bootstrap, "images")
     numbers = found.numbers | evaluator.memorization(images, found.features, train, test_nearest)[0]
     print(number_table(numbers))
     if arguments.json:
         write_json(arguments.json, significant(numbers | {"protocol": found.protocol}))
 
 
-def _labels(arguments: argparse.Namespace, count: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _labels(arguments: argparse.Namespace, count: int) -> GivenLabels:
     """The class label and the cluster that each image was given: of the table, or the label of the npz file."""
     if arguments.labels:
         return read_labels(arguments.labels, count)
     found = load_arrays(arguments.images).get("labels") if arguments.images.suffix == ".npz" else None
     if found is not None and (found.shape != (count,) or found.dtype.kind not in "iu"):
         raise DamagedFile(f"{arguments.images} holds labels that are not one whole number for each of its images")
-    return (None if found is None else found.astype(np.int64)), None
+    return GivenLabels(None if found is None else found.astype(np.int64))
+
+
+def known_labels(labels: GivenLabels, spec: ImageSpec) -> GivenLabels:
+    """The labels as far as the real images have such; raises DdpmError where they have classes, but not these."""
+    if labels.classes is None:
+        return labels
+    if not spec.classes:
+        print(f"{spec.name} has no class labels: those of the images are not used", file=sys.stderr)
+        return replace(labels, classes=None)
+    unknown = labels.classes[(labels.classes < 0) | (labels.classes >= spec.classes)]
+    if len(unknown):
+        known = f"the labels 0 to {spec.classes - 1}"
+        raise DdpmError(f"the images' labels: {unknown[0]} is no class of {spec.name}, which has {known}.")
+    return labels
 
 
 def number_table(numbers: Mapping[str, float]) -> str:

@@ -1,5 +1,6 @@
 """Images from anywhere, a folder, an npz or an IDX file, and their labels."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -56,11 +57,29 @@ def as_images(array: np.ndarray, name: str) -> np.ndarray:
     return (unit.clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def read_labels(path: Path, count: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """The columns ``label`` and ``cluster`` of a table with one row for each of ``count`` images: two int64 [n].
+@dataclass(frozen=True)
+class GivenLabels:
+    """What each of n images was conditioned on: its class label and the cluster of that class, int64 [n], or None."""
 
-    None for a column without rows, and for one of the two that is not there. Raises MissingFile, or DamagedFile for
-    another kind of file.
+    classes: np.ndarray | None = None
+    clusters: np.ndarray | None = None
+
+    @property
+    def conditioning(self) -> np.ndarray | None:
+        """One label an image, int64 [n], for each combination of those given; None for no label."""
+        known = [part for part in (self.classes, self.clusters) if part is not None]
+        return np.unique(np.stack(known, 1), axis=0, return_inverse=True)[1].ravel() if known else None
+
+    def __str__(self) -> str:
+        """Which there are, as a protocol says it: "class and cluster"."""
+        names = {"class": self.classes, "cluster": self.clusters}
+        return " and ".join(name for name, part in names.items() if part is not None) or "none"
+
+
+def read_labels(path: Path, count: int) -> GivenLabels:
+    """The columns ``label`` and ``cluster`` of a table with one row for each of ``count`` images.
+
+    None for a column that is not there, or has no rows. Raises MissingFile, or DamagedFile for another kind of file.
     """
     # Imported here: to read images needs no tables.
     import pandas as pd
@@ -76,4 +95,4 @@ def read_labels(path: Path, count: int) -> tuple[np.ndarray | None, np.ndarray |
         raise DamagedFile(f"{path} has no whole numbers in a column `label` or `cluster` ({reason})") from error
     if len(table) not in (0, count):
         raise DamagedFile(f"{path} has {len(table)} rows for {count} images")
-    return (found.get("label"), found.get("cluster")) if len(table) else (None, None)
+    return GivenLabels(found.get("label"), found.get("cluster")) if len(table) else GivenLabels()

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from ddpm.data.image_set import ImageSet
+from ddpm.data.load import GivenLabels
 from ddpm.evaluation.classes import AMBIGUOUS, CONFIDENT
 from ddpm.evaluation.features import FeatureExtractor, open_extractors
 from ddpm.evaluation.features.classifier import ClassifierExtractor
@@ -65,31 +66,29 @@ class Evaluator:
     def measure(
         self,
         images: np.ndarray,
-        labels: np.ndarray | None,
+        labels: GivenLabels,
         bootstrap: int,
-        label: str,
+        name: str,
         alone: bool = False,
-        clusters: np.ndarray | None = None,
     ) -> Measurement:
-        """All metrics of uint8 images [n, c, h, w].
+        """All metrics of uint8 images [n, c, h, w], conditioned on ``labels``.
 
-        labels, clusters: int64 [n], the class label each was conditioned on and the cluster of that class, or None.
-        bootstrap and alone: see `measure_features`. ``label`` names the progress bars. Raises DdpmError for too few
+        bootstrap and alone: see `measure_features`. ``name`` is that of the progress bars. Raises DdpmError for too few
         images.
         """
         count = self.networks[0][1].count if self.networks else len(self.real[0]) if self.real else 0
         numbers: dict[str, float] = {"images": len(images), "reference_images": count}
-        protocol: dict[str, Any] = {}
+        protocol: dict[str, Any] = {"labels": str(labels)}
         features: dict[str, np.ndarray] = {}
         classes = pd.DataFrame(columns=["label", "set", "fraction"])
         for network, real in self.networks:
-            found = network.features(images, label)
+            found = network.features(images, name)
             stream = partial(numpy_generator, self.seed, "evaluation", network.name)
             beside = self.beside.get(key := (network.name, len(images)))
             if beside is None:
                 beside = self.beside[key] = RealImages.for_images(len(images), real, network.name, stream)
             keys = (network.name, network.frechet_key)
-            numbers |= measure_features(*keys, found.values, beside, bootstrap, stream, alone, labels, clusters)
+            numbers |= measure_features(*keys, found.values, beside, bootstrap, stream, alone, labels)
             if found.probabilities is not None and classes.empty:
                 of_classes, classes = measure_classes(
                     network.frechet_key, found.values, found.probabilities, labels, real, bootstrap, stream, alone
@@ -152,7 +151,7 @@ def _protocol(extractor: FeatureExtractor, shape: Sequence[int], reference: Refe
         "kernel": f"cubic, {SUBSETS} pairs of subsets of {subset_size(count, compared)}",
         "precision, recall": f"k = {PRECISION_NEIGHBOURS}, against {compared} random training images",
         "density, coverage": f"k = {COVERAGE_NEIGHBOURS}, against {compared} random training images",
-        "infinity": f"{points} sizes from a fifth up, {orders} random orders of even labels",
+        "infinity": f"{points} sizes from a fifth up, {orders} random orders, labels as even as in all",
     }
     if reference.test_probabilities.shape[1]:
         found["confident"] = f"one class at {CONFIDENT} or more; ambiguous: none at {AMBIGUOUS}"

@@ -9,14 +9,6 @@ import numpy as np
 
 from ddpm.sampling.labels import golden_places
 
-_GROUP = 20  # images of alike labels that replace one another; drawn within so few, a variance is 1/20 too small
-
-
-def conditioning_labels(*labels: np.ndarray | None) -> np.ndarray | None:
-    """One label an image, int64 [n], for each combination of those given, each int64 [n] or None; None for no label."""
-    known = [part for part in labels if part is not None]
-    return np.unique(np.stack(known, 1), axis=0, return_inverse=True)[1].ravel() if known else None
-
 
 def even_order(labels: np.ndarray | None, count: int, generator: np.random.Generator) -> np.ndarray:
     """A random order of ``count`` images, int64 [count]: its first n have each label as often as n samples would.
@@ -28,17 +20,37 @@ def even_order(labels: np.ndarray | None, count: int, generator: np.random.Gener
     return _in_turn(_by_label(labels, generator), generator)
 
 
-def even_resample(labels: np.ndarray | None, count: int, generator: np.random.Generator) -> np.ndarray:
-    """As many of ``count`` images, drawn with replacement, in such an order: int64 [count].
+class Resampling:
+    """Random choices of ``count`` images among as many, with replacement, in which each label is as frequent.
 
-    Each takes the place of one of the same label, or of those next to it where a label has few: a stratified bootstrap
-    (Davison & Hinkley 1997, §3.2). Strata of `_GROUP` images of one label give what the label as a whole would.
+    A stratified bootstrap (Davison & Hinkley 1997, §3.2): an image is replaced by one of its own label. Where labels
+    have fewer than two images on average, some of them that follow one another count as one. widening: by what
+    deviations of resamples are to be multiplied, √(n / (n − labels)): among the n_h images of a label the variance is
+    (n_h − 1) / n_h of what it should be, and those of each label are taken to scatter alike. 1 without labels.
     """
-    if labels is None:
-        return generator.integers(count, size=count)
-    start = np.arange(count) // _GROUP * _GROUP
-    drawn = generator.integers(start, np.minimum(start + _GROUP, count))
-    return _in_turn(_by_label(labels, generator)[drawn], generator)
+
+    def __init__(self, labels: np.ndarray | None, count: int) -> None:
+        self._count, self._strata, self._sizes = count, None, np.empty(0, np.int64)
+        if labels is not None:
+            ranks = np.unique(labels, return_inverse=True)[1].ravel()
+            together = -(-2 * (ranks.max() + 1) // count)
+            self._strata = ranks // together
+            self._sizes = np.bincount(self._strata)
+        free = count - len(self._sizes)
+        self.widening = (count / free) ** 0.5 if free else 1.0
+
+    def draw(self, generator: np.random.Generator) -> np.ndarray:
+        """Which images come in place of all: int64 [count], in an order as that of `even_order`."""
+        if self._strata is None:
+            return generator.integers(self._count, size=self._count)
+        ends = np.cumsum(self._sizes)
+        start, end = (np.repeat(edge, self._sizes) for edge in (ends - self._sizes, ends))
+        return _in_turn(_by_label(self._strata, generator)[generator.integers(start, end)], generator)
+
+    def widened(self, values: np.ndarray) -> np.ndarray:
+        """Numbers of resamples, [resamples, …], with deviations from their mean as large as they should be."""
+        mean = np.mean(values, 0)
+        return mean + self.widening * (values - mean)
 
 
 def _by_label(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ddpm.evaluation.even import even_order, even_resample
+from ddpm.evaluation.even import Resampling, even_order
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.threads import in_threads
 
@@ -123,17 +123,16 @@ def bootstrap_intervals(
     """95 % intervals of the distance of features [n, d] from ``reference``, and of ``infinity`` (FD∞), by resampling.
 
     They are where other sets of n images from the same source, with the same ``labels`` (int64 [n]) where there are
-    some, would score: see `even_resample`. Each resample lies further from the reference than the sample it came from,
+    some, would score: see `Resampling`. Each resample lies further from the reference than the sample it came from,
     all by about the same, so their spread is taken and centred on the sample's own number (Efron & Tibshirani 1993, ch.
-    10 and 13).
+    10 and 13). FD∞ scatters as the distance does: what leads from one to the other, c/n, is common to all such sets.
     """
-    count = len(features)
-    estimate = frechet_distance(reference, fit_gaussian(features))
-    sizes = [count] if infinity is None else curve_sizes(*features.shape)
-    chosen = (even_resample(labels, count, generator) for _ in range(resamples))
-    found = np.array(_curves(features, chosen, resamples, reference, sizes, f"bootstrap, {label}"))
-    low, high = _centred(found[:, -1], estimate)
-    of_infinity = None if infinity is None else _centred(_intercept(sizes, found.T), infinity)
+    resampling = Resampling(labels, count := len(features))
+    chosen = (resampling.draw(generator) for _ in range(resamples))
+    found = np.concatenate(_curves(features, chosen, resamples, reference, [count], f"bootstrap, {label}"))
+    ends = np.quantile(resampling.widened(found), [0.025, 0.975]) - found.mean()
+    low, high = (ends + frechet_distance(reference, fit_gaussian(features))).tolist()
+    of_infinity = None if infinity is None else tuple((ends + infinity).tolist())
     return (max(0.0, low), high), of_infinity
 
 
@@ -189,8 +188,3 @@ def _curve(features: np.ndarray, reference: Gaussian, sizes: Sequence[int]) -> n
 def _intercept(sizes: Sequence[int], distances: np.ndarray) -> np.ndarray:
     """Where least-squares lines through distances [sizes, …] over 1/n meet 1/n = 0."""
     return np.polyfit(1.0 / np.array(sizes), distances, 1)[1]
-
-
-def _centred(values: np.ndarray, estimate: float) -> Interval:
-    low, high = np.quantile(values, [0.025, 0.975]) - np.mean(values) + estimate
-    return float(low), float(high)

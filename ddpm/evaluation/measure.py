@@ -12,8 +12,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from ddpm.data.image_set import ImageSet, ImageSpec
+from ddpm.data.load import GivenLabels
 from ddpm.evaluation.classes import ambiguous, class_distances, class_fractions, class_kl, classifier_score, confident
-from ddpm.evaluation.even import conditioning_labels, even_order, even_resample
+from ddpm.evaluation.even import Resampling, even_order
 from ddpm.evaluation.frechet import (
     bootstrap_intervals,
     costly,
@@ -74,24 +75,23 @@ def measure_features(
     bootstrap: int,
     stream: Stream,
     alone: bool,
-    labels: np.ndarray | None = None,
-    clusters: np.ndarray | None = None,
+    labels: GivenLabels,
 ) -> dict[str, float]:
     """Fréchet and kernel distance, precision, recall, density and coverage of features [n, d], with intervals.
 
     name: of the feature network. bootstrap: resamples of the intervals, 0 for none. alone: leaves out what real images
-    score. labels, clusters: see `Evaluator.measure`; parts of the images and resamples have both as evenly as all, see
-    `ddpm.evaluation.even`; the images of the floor have the same labels, of a model of clusters alone as frequent ones.
-    There are no numbers of fewer than n real images where these depend on how many they are (Fréchet distance, recall,
-    coverage), and no floor where `Reference` has none. Of `costly` features FD∞ has no interval and, alone, no value.
+    score. Parts of the images and resamples have ``labels`` as evenly as all, see `ddpm.evaluation.even`; the images of
+    the floor have the same class labels, of a model of clusters alone as frequent ones. There are no numbers of fewer
+    than n real images where these depend on how many they are (Fréchet distance, recall, coverage), and no floor where
+    `Reference` has none. Of `costly` features FD∞ has no interval and, alone, no value.
     Raises DdpmError for too few images.
     """
     infinity_key, kernel_key = f"{frechet_key}_infinity", f"kd_{name}"
     of_images = f"precision_{name}", f"density_{name}"  # the other means are over real images
     reference, sample = beside.reference, beside.train.features
     real, few_distances = reference.gaussian, costly(features.shape[1])
-    given, classes = conditioning_labels(labels, clusters), labels
-    if labels is None and clusters is not None:
+    given, classes = labels.conditioning, labels.classes
+    if classes is None and given is not None:
         known = reference.train_labels
         classes = known[even_order(known, len(known), stream("floor"))[: len(features)]]
     numbers: dict[str, float] = {}
@@ -138,7 +138,7 @@ def measure_classes(
     frechet_key: str,
     features: np.ndarray,
     probabilities: np.ndarray,
-    labels: np.ndarray | None,
+    labels: GivenLabels,
     reference: Reference,
     bootstrap: int,
     stream: Stream,
@@ -146,10 +146,9 @@ def measure_classes(
 ) -> tuple[dict[str, float], pd.DataFrame]:
     """What class probabilities say of images: (flat metrics, a table with one row a class and set).
 
-    features: float32 [n, d]; probabilities: float32 [n, c]; labels: int64 [n], the label each image was conditioned on,
-    None without; bootstrap and alone: see `measure_features`; alone leaves out the least and the greatest fraction too,
-    which are not averaged over sets. Columns of the table: label, set ("generated", "real"), fraction and
-    ``frechet_key`` (NaN: too few images).
+    features: float32 [n, d]; probabilities: float32 [n, c]; labels, bootstrap and alone: see `measure_features`; alone
+    leaves out the least and the greatest fraction too, which are not averaged over sets. Columns of the table: label,
+    set ("generated", "real"), fraction and ``frechet_key`` (NaN: too few images).
     """
     classes = probabilities.shape[1]
     # A class that training images lack counts as half an image: the divergence stays finite.
@@ -157,7 +156,7 @@ def measure_classes(
     train_fractions = np.maximum(counts, 0.5) / len(reference.train_labels)
     numbers: dict[str, float] = {}
     fractions, distances = {}, {}
-    sets = {"generated": (features, probabilities, labels)}
+    sets = {"generated": (features, probabilities, labels.classes)}
     if not alone:
         chosen = np.sort(stream("pick").permutation(len(reference.test))[: len(features)])
         test = (reference.test, reference.test_probabilities, reference.test_labels)
@@ -179,14 +178,14 @@ def measure_classes(
             f"class_kl{suffix}": class_kl(fractions[name], train_fractions) if as_many else float("nan"),
             f"{frechet_key}_per_class{suffix}": float(distances[name].mean()),
         }
-        if labels is not None and truth is not None:
+        if labels.classes is not None and truth is not None:
             numbers[f"label_accuracy{suffix}"] = float((given.argmax(1) == truth).mean())
     if bootstrap:
         means = {"confident_fraction": confident(probabilities), "ambiguous_fraction": ambiguous(probabilities)}
-        if labels is not None:
-            means["label_accuracy"] = probabilities.argmax(1) == labels
-        intervals = (mean_interval(mean, bootstrap, stream("interval", key), labels) for key, mean in means.items())
-        numbers |= _named(dict(zip(means, intervals, strict=True)))
+        if labels.classes is not None:
+            means["label_accuracy"] = probabilities.argmax(1) == labels.classes
+        own = labels.conditioning
+        numbers |= _named({key: mean_interval(x, bootstrap, stream("interval", key), own) for key, x in means.items()})
     if not alone:
         numbers["min_class_fraction"] = float(fractions["generated"].min())
         numbers["max_class_fraction"] = float(fractions["generated"].max())
@@ -247,10 +246,11 @@ def mean_interval(
 ) -> tuple[float, float]:
     """95 % bootstrap interval (low, high) of the mean of values [n], one an image (Efron & Tibshirani 1993, ch. 13).
 
-    labels: int64 [n], those of the images, see `even_resample`.
+    labels: int64 [n], those of the images, see `Resampling`.
     """
-    means = [values[even_resample(labels, len(values), generator)].mean() for _ in range(resamples)]
-    low, high = np.quantile(means, [0.025, 0.975])
+    resampling = Resampling(labels, len(values))
+    means = np.array([values[resampling.draw(generator)].mean() for _ in range(resamples)])
+    low, high = np.quantile(resampling.widened(means), [0.025, 0.975]).clip(values.min(), values.max())
     return float(low), float(high)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ddpm.data.image_set import ImageSet
+from ddpm.data.load import GivenLabels
 from ddpm.evaluation.evaluator import Evaluator
 from ddpm.evaluation.features.classifier import MnistExtractor
 from ddpm.evaluation.reference import Reference, nearest_pixels
@@ -22,7 +23,7 @@ def evaluated(full: Reference, digits: ImageSet, test_digits: ImageSet) -> Calla
     test_nearest = nearest_pixels(digits, test_digits)
 
     def measure(images: np.ndarray, labels: np.ndarray | None = None) -> Numbers:
-        found = evaluator.measure(images, labels, 20, "test")
+        found = evaluator.measure(images, GivenLabels(labels), 20, "test")
         return found.numbers | evaluator.memorization(images, found.features, digits, test_nearest)[0]
 
     return measure

@@ -11,7 +11,9 @@ import torch
 
 from ddpm.__main__ import main
 from ddpm.commands import evaluate as command_module
-from ddpm.data.image_set import ImageSet
+from ddpm.commands.evaluate import known_labels
+from ddpm.data.image_set import ImageSet, ImageSpec
+from ddpm.data.load import GivenLabels
 from ddpm.evaluation.train_classifier import train_classifier
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.files import sha256
@@ -46,6 +48,7 @@ def test_another_data_set_is_measured_by_a_classifier_that_is_trained_once(
     numbers, printed = json.loads(written.read_text()), capsys.readouterr().out
     assert numbers["label_accuracy"] > 0.9
     assert numbers["fd_coloured_over_floor"] < 10
+    assert numbers["protocol"]["labels"] == "class"
     (row,) = (line.split() for line in printed.splitlines() if line.startswith("fd_coloured "))
     assert float(row[1]) == numbers["fd_coloured"]
     classifier = features / "classifier.safetensors"
@@ -88,6 +91,21 @@ def test_a_classifier_kept_of_other_images_is_trained_again(
     run(monkeypatch, *command, "--classifier", kept)  # who names a file wants that one
     train_classifier(kept, train_set, test_set, 1, torch.device("cpu"), torch.float32)
     run(monkeypatch, *command)
+
+
+def test_labels_that_are_no_classes_of_the_real_images_are_refused_and_of_real_images_without_classes_left_out(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    np.savez(path := tmp_path / "images.npz", images=np.eye(28, dtype=np.uint8)[None].repeat(200, 0))
+    (table := tmp_path / "labels.csv").write_text("label\n" + "3\n" * 199 + "10\n")
+    reason = r"^error: the images' labels: 10 is no class of mnist, which has the labels 0 to 9\.$"
+    with pytest.raises(SystemExit, match=reason):
+        run(monkeypatch, path, "--reference", raw, "--labels", table)
+    given = GivenLabels(np.array([3, 10]), np.array([0, 1]))
+    found = known_labels(given, ImageSpec(28, 1, 0, "folder"))
+    assert str(found) == "cluster"
+    assert capsys.readouterr().err.endswith("folder has no class labels: those of the images are not used\n")
+    assert known_labels(given, ImageSpec(28, 1, 11, "folder")) is given
 
 
 def test_it_measures_in_true_float32(

@@ -15,6 +15,7 @@ from torch import Tensor
 from ddpm import api
 from ddpm.config import Config
 from ddpm.data.image_set import ImageSet, ImageSpec, read_image_set
+from ddpm.data.load import GivenLabels
 from ddpm.data.sources import SOURCES
 from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.objective import TIME_DENSITIES, WEIGHTINGS, build_objective
@@ -302,7 +303,8 @@ def test_the_feature_extractor(tiny: Callable[..., Config], cpu: Runtime, real: 
     networks, _ = open_extractors(settings, real[0], cpu.device, Path("absent.safetensors"))
     evaluator = Evaluator([(networks[0], make_reference(networks[0], *real, 7))], {}, 7)
     darker, same = (
-        evaluator.measure(images, None, 0, "test").numbers for images in (real[1].images // 2, real[0].images[::4])
+        evaluator.measure(images, GivenLabels(), 0, "test").numbers
+        for images in (real[1].images // 2, real[0].images[::4])
     )
     assert darker["fd_pooled"] > 10 * same["fd_pooled"]
     assert darker["fd_pooled_real"] == same["fd_pooled_real"]
@@ -329,7 +331,7 @@ def test_the_metric(cpu: Runtime, real: tuple[ImageSet, ImageSet], tiny: Callabl
         return np.random.default_rng(0)
 
     beside = measure.RealImages.for_images(len(features), reference, "pooled", stream)
-    found = changed.measure_features("pooled", "fd_pooled", features, beside, 0, stream, False)
+    found = changed.measure_features("pooled", "fd_pooled", features, beside, 0, stream, False, GivenLabels())
     assert found["mean_distance_pooled"] == pytest.approx(1.0, abs=0.1)  # 16 features, each darker by a quarter
     assert found["mean_distance_pooled_real"] < 0.1
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from ddpm.config import Config
 from ddpm.data.image_set import ImageSet, ImageSpec
+from ddpm.data.load import GivenLabels
 from ddpm.data.sources import SOURCES
 from ddpm.evaluation.evaluator import open_evaluator
 from ddpm.evaluation.features import extractor_names, open_extractors, refuse_too_few
@@ -181,8 +182,8 @@ def test_its_table_is_that_of_mnist_and_real_images_are_near_their_floor(
     numbers, far = (
         evaluator.measure(images, labels, 5, "images").numbers
         for images, labels in (
-            (half.images, half.labels),
-            (rng.integers(256, size=(600, 3, 16, 16), dtype=np.uint8), None),
+            (half.images, GivenLabels(half.labels)),
+            (rng.integers(256, size=(600, 3, 16, 16), dtype=np.uint8), GivenLabels()),
         )
     )
     for key in ("fd", "kd", "precision", "recall", "density", "coverage"):
@@ -194,7 +195,7 @@ def test_its_table_is_that_of_mnist_and_real_images_are_near_their_floor(
     assert numbers["fd_coloured_over_floor"] < 3
     assert far["fd_coloured_over_floor"] > 100
     assert numbers["label_accuracy"] > 0.95
-    protocol = evaluator.measure(half.images, None, 0, "images").protocol["coloured"]
+    protocol = evaluator.measure(half.images, GivenLabels(), 0, "images").protocol["coloured"]
     assert protocol["test_accuracy"] == load_trained(trained, CPU)[2]["test_accuracy"]
     assert protocol["weights_sha256"] == sha256(trained)
     assert protocol["recipe"].startswith("3 epochs of 2000 images")
@@ -203,7 +204,7 @@ def test_its_table_is_that_of_mnist_and_real_images_are_near_their_floor(
 def test_a_small_test_set_has_no_number_that_depends_on_its_size(coloured: Sets, trained: Path, tmp_path: Path):
     few = coloured[1].take(np.arange(100))
     evaluator = open_evaluator(settings("classifier"), coloured[0], few, 7, CPU, tmp_path, trained)
-    numbers = evaluator.measure(coloured[0].images[:400], None, 0, "images").numbers
+    numbers = evaluator.measure(coloured[0].images[:400], GivenLabels(), 0, "images").numbers
     assert "fd_coloured_real" not in numbers
     assert {"fd_coloured", "fd_coloured_floor", "kd_coloured_real", "precision_coloured_real"} <= set(numbers)
     # Of 100 images the fraction of real ones nearby is another than of 400.
@@ -211,20 +212,20 @@ def test_a_small_test_set_has_no_number_that_depends_on_its_size(coloured: Sets,
     assert sizes_matter <= set(numbers)
     assert not {f"{key}_real" for key in (*sizes_matter, "fd_coloured_per_class")} & set(numbers)
     assert {"confident_fraction_real", "density_coloured_real"} <= set(numbers)
-    as_many = evaluator.measure(coloured[0].images[:1000], None, 0, "images").numbers
+    as_many = evaluator.measure(coloured[0].images[:1000], GivenLabels(), 0, "images").numbers
     assert "fd_coloured_floor" in as_many
-    more = evaluator.measure(coloured[0].images[:1001], None, 0, "images").numbers
+    more = evaluator.measure(coloured[0].images[:1001], GivenLabels(), 0, "images").numbers
     assert "fd_coloured" in more
     assert not {"fd_coloured_floor", "fd_coloured_over_floor"} & set(more)
     evaluator = open_evaluator(settings("classifier"), coloured[0], few.take(np.arange(7)), 7, CPU, tmp_path, trained)
-    numbers = evaluator.measure(coloured[0].images[:400], None, 0, "images").numbers
+    numbers = evaluator.measure(coloured[0].images[:400], GivenLabels(), 0, "images").numbers
     assert "kd_coloured" in numbers
     assert "kd_coloured_real" not in numbers
 
 
 def test_the_test_images_themselves_score_as_the_real_ones_do(coloured: Sets, trained: Path, tmp_path: Path):
     evaluator = open_evaluator(settings("classifier"), *coloured, 7, CPU, tmp_path, trained)
-    numbers = evaluator.measure(coloured[1].images, None, 0, "images").numbers
+    numbers = evaluator.measure(coloured[1].images, GivenLabels(), 0, "images").numbers
     for key in ("fd", "precision", "recall", "density", "coverage"):
         assert numbers[f"{key}_coloured"] == pytest.approx(numbers[f"{key}_coloured_real"], rel=1e-9), key
 
@@ -232,7 +233,7 @@ def test_the_test_images_themselves_score_as_the_real_ones_do(coloured: Sets, tr
 def test_data_without_labels_is_measured_by_patches_and_pixels(coloured: Sets, tmp_path: Path):
     train_set, test_set = (replace(part, classes=0, class_names=(), labels=part.labels * 0) for part in coloured)
     evaluator = open_evaluator(settings(), train_set, test_set, 7, CPU, tmp_path, Path("absent"))
-    found = evaluator.measure(test_set.images[:100], None, 5, "images")
+    found = evaluator.measure(test_set.images[:100], GivenLabels(), 5, "images")
     assert {"swd", "swd_16", "swd_real", "swd_floor", "swd_low", "swd_high"} <= set(found.numbers)
     assert found.numbers["reference_images"] == 2000
     assert not [key for key in found.numbers if key.startswith(("fd_", "label", "classifier"))]
