@@ -335,7 +335,7 @@ def likelihood(bench: Bench) -> dict[str, Any]:
         for device in (torch.device("cpu"), bench.device):
             checkpoint = load_checkpoint(path, device)
             runtime = replace(bench.runtime, precision=torch.float32, compiled=False, device=device)
-            denoiser = make_denoiser(checkpoint, str(path), runtime, clip=True)
+            denoiser = make_denoiser(checkpoint, str(path), runtime)
             given = torch.from_numpy(some.images).to(device), checkpoint.conditioning.labels(some, device)
             started = time.perf_counter()
             measured = Likelihood(denoiser.conditioned, *given, denoiser.schedule, 5, 0)

@@ -46,7 +46,7 @@ def main() -> None:
             runtime = choose_runtime(config.runtime, float("inf"))
             slug = slug_of(name)
             checkpoint, _, _ = fit(config, runtime, given.work / f"{slug}_{given.epochs:g}_{seed}")
-            denoiser = make_denoiser(checkpoint, "the checkpoint", runtime, clip=True)
+            denoiser = make_denoiser(checkpoint, "the checkpoint", runtime)
             images = torch.from_numpy(test.images).to(runtime.device)
             labels = checkpoint.conditioning.labels(test, runtime.device)
             schedule, times = denoiser.schedule, config.likelihood.times_per_image

@@ -206,6 +206,15 @@ class Model:
         classes = _classes(labels, count, self.class_names)
         return self.generator.class_labels(range(1, count + 1)) if classes is None else classes
 
+    def cluster_labels(self, count: int, labels: Labels = None) -> np.ndarray | None:
+        """The cluster of its class that each image of ``sample(count, labels=labels)`` is conditioned on: int64 [n].
+
+        None for a model without clusters.
+        """
+        count = _whole(count, "count", least=1, most=MOST_IMAGES)
+        known = self._labels(range(1, count + 1), _classes(labels, count, self.class_names), self.generator)
+        return None if known is None else self.generator.conditioning.cluster_labels(known.cpu().numpy())
+
     @_computing
     def trajectory(
         self, count: int = 1, *, labels: Labels = None, seed: int = 0, **settings: Unpack[Settings]
@@ -459,7 +468,7 @@ class Model:
             config = GenerateConfig.model_validate(self.generator.config.model_dump() | plain)
         except ValidationError as error:
             raise DdpmError(f"{describe(error)}.") from error
-        return replace(self.generator, config=config, denoiser=replace(self.generator.denoiser, clip=config.clip))
+        return replace(self.generator, config=config)
 
     def _deterministic(self, settings: Any) -> Generator:  # noqa: ANN401
         """The generator for inversion, with other settings. Raises DdpmError for what is none, or of other samplers."""

@@ -21,7 +21,7 @@ def open_likelihood(config: Config, runtime: Runtime, path: Path, number: int = 
     runtime, checkpoint = runtime.of_rank(number), load_checkpoint(path)
     test = read_image_set(SPLIT / "test.npz")
     test = test.take(np.arange(len(test))[: config.likelihood.images])
-    denoiser = make_denoiser(checkpoint, str(path), runtime, clip=True)
+    denoiser = make_denoiser(checkpoint, str(path), runtime)
     given = torch.from_numpy(test.images).to(runtime.device), checkpoint.conditioning.labels(test, runtime.device)
     schedule, times = denoiser.schedule, config.likelihood.times_per_image
     return Likelihood(denoiser.conditioned, *given, schedule, times, config.seed, denoiser.learned_variance)

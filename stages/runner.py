@@ -16,13 +16,11 @@ from ddpm.config import Config, load_config
 from ddpm.data.image_set import ImageSet
 from ddpm.evaluation.features import refuse_too_few
 from ddpm.sampling.labels import class_number
-from ddpm.utils.errors import DdpmError, one_sentence
+from ddpm.utils.errors import DdpmError, first_of, one_sentence
 from ddpm.utils.resume import stopping
 from ddpm.utils.runtime import wanted_device
 from stages.paths import PARAMS
 from stages.resume import forget_recorded
-
-_NAMED = 20  # classes that a message names
 
 
 def run(stage: Callable[[Config], None]) -> None:
@@ -44,7 +42,7 @@ def fitting(config: Config, images: ImageSet) -> ImageSet:
         raise DdpmError("fid.extractors names classifier, but the images have no labels for it: set it to auto.")
     wanted, names = config.generate.classes, images.class_names
     if unknown := [] if wanted == "all" else [str(label) for label in wanted if class_number(label, names) is None]:
-        known = ", ".join(names[:_NAMED]) + ", …" * (len(names) > _NAMED) if names else "none"
+        known = first_of(names, 20) or "none"
         raise DdpmError(
             f"generate.classes names {', '.join(unknown)}, but the classes of the images are {known}: choose from "
             "them, or set it to all."

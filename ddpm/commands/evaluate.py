@@ -3,14 +3,12 @@
 A data set with labels for which no classifier is shipped is measured by one that is trained on it, which takes minutes;
 --classifier data/classifier/classifier.safetensors reads that of the pipeline. IMAGES is a folder of PNG files, an npz
 file ([n, h, w], [n, h, w, c] or [n, c, h, w]; uint8, or floating point in [0, 1] or [-1, 1]) or an IDX file. The
-conditioning labels are the columns of --labels, or an array `labels` of the npz file.
+conditioning labels are the columns of --labels, or the arrays `labels` and `clusters` of the npz file.
 """
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,25 +86,31 @@ def evaluate(arguments: argparse.Namespace, features: Path) -> None:
 
 
 def _labels(arguments: argparse.Namespace, count: int) -> GivenLabels:
-    """The class label and the cluster that each image was given: of the table, or the label of the npz file."""
+    """The class label and the cluster that each image was given: of the table, or of the npz file."""
     if arguments.labels:
         return read_labels(arguments.labels, count)
-    found = load_arrays(arguments.images).get("labels") if arguments.images.suffix == ".npz" else None
-    if found is not None and (found.shape != (count,) or found.dtype.kind not in "iu"):
-        raise DamagedFile(f"{arguments.images} holds labels that are not one whole number for each of its images")
-    return GivenLabels(None if found is None else found.astype(np.int64))
+    arrays = load_arrays(arguments.images) if arguments.images.suffix == ".npz" else {}
+    given = {name: arrays[name] for name in ("labels", "clusters") if name in arrays}
+    for name, part in given.items():
+        if part.shape != (count,) or part.dtype.kind not in "iu":
+            reason = f"holds {name} that are not one whole number for each of its images"
+            raise DamagedFile(f"{arguments.images} {reason}: leave that array out, or name a table by --labels")
+    classes, clusters = (given[name].astype(np.int64) if name in given else None for name in ("labels", "clusters"))
+    return GivenLabels(classes, clusters)
 
 
 def known_labels(labels: GivenLabels, spec: ImageSpec) -> GivenLabels:
-    """The labels as far as the real images have such; raises DdpmError where they have classes, but not these."""
+    """The labels, which are clusters alone where the real images have no classes.
+
+    Raises DdpmError where they have classes, but not these.
+    """
     if labels.classes is None:
         return labels
     if not spec.classes:
-        print(f"{spec.name} has no class labels: those of the images are not used", file=sys.stderr)
-        return replace(labels, classes=None)
+        return GivenLabels(clusters=labels.conditioning)
     unknown = labels.classes[(labels.classes < 0) | (labels.classes >= spec.classes)]
     if len(unknown):
-        known = f"the labels 0 to {spec.classes - 1}"
+        known = f"the labels 0 to {spec.classes - 1}: correct or leave out the labels"
         raise DdpmError(f"the images' labels: {unknown[0]} is no class of {spec.name}, which has {known}.")
     return labels
 

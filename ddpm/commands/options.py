@@ -90,16 +90,16 @@ def read_picture(path: Path, size: int) -> np.ndarray:
 
 
 def write_images(
-    arguments: argparse.Namespace, images: np.ndarray, columns: int | None = None, labels: np.ndarray | None = None
+    arguments: argparse.Namespace, images: np.ndarray, columns: int | None = None, **beside: np.ndarray | None
 ) -> None:
-    """Write uint8 images [n, c, h, w] as the options say, and say so; an array has their ``labels`` beside them.
+    """Write uint8 images [n, c, h, w] as the options say, and say so; an npz file has the arrays ``beside`` them, too.
 
     Raises DdpmError, OSError.
     """
     out, count = arguments.out, len(images)
     check_output(arguments)
     if out.suffix == ".npz":
-        save_arrays(out, images=images, **({} if labels is None else {"labels": labels}))
+        save_arrays(out, images=images, **{name: array for name, array in beside.items() if array is not None})
     elif out.suffix == ".png":
         columns = arguments.columns or columns or round(count**0.5 + 0.499)
         write_png(out, enlarge(tile(images, min(columns, count), background=_GAP_GREY), arguments.scale))

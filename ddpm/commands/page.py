@@ -14,6 +14,7 @@ from pathlib import Path
 from ddpm import pretrained
 from ddpm.commands.options import add_model_options, open_model
 from ddpm.export.browser_runtime import fetch_runtime
+from ddpm.export.denoise import refusal
 from ddpm.export.page import write_page
 from ddpm.export.serve import add_server_options, page_server, serve_until_interrupted
 from ddpm.utils.errors import DdpmError
@@ -31,10 +32,8 @@ def run(arguments: argparse.Namespace) -> None:
         folder = Path(arguments.model)
         if arguments.model in pretrained.names() or not folder.is_dir():
             model = open_model(arguments)
-            if model.checkpoint.model.self_conditioning:
-                raise DdpmError(
-                    "no page: one evaluation of a network with model.self_conditioning needs the one before."
-                )
+            if why := refusal(model.checkpoint):
+                raise DdpmError(f"no page: {why}.")
             runtime, folder = fetch_runtime(), Path(scratch)
             print("writing the page …", flush=True)
             write_page(folder, model.checkpoint, arguments.model, model.generator.config, 0, runtime)

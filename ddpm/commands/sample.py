@@ -4,7 +4,7 @@ python -m ddpm sample                                      64 digits of all clas
 python -m ddpm sample --classes 3 8 --count 16 --scale 4   threes and eights in turn, larger
 python -m ddpm sample --classes sneaker --model FILE       by name, of a model of Fashion-MNIST
 python -m ddpm sample --count 10000 --out digits           10,000 PNG files in the folder digits
-python -m ddpm sample --count 10000 --out digits.npz       arrays: images and, of a model with classes, labels
+python -m ddpm sample --count 10000 --out digits.npz       arrays: images and what they were conditioned on
 python -m ddpm sample --model data/model/best.safetensors  by the model that the pipeline trained here
 python -m ddpm sample --model mnist_unconditional          by one that knows no class label
 """
@@ -36,4 +36,5 @@ def run(arguments: argparse.Namespace) -> None:
     classes = arguments.classes
     labels = [classes[i % len(classes)] for i in range(arguments.count)] if classes else None
     images = model.sample(arguments.count, labels=labels, seed=arguments.seed, **given_settings(arguments))
-    write_images(arguments, np.asarray(images), labels=model.class_labels(arguments.count, labels))
+    classes, clusters = model.class_labels(arguments.count, labels), model.cluster_labels(arguments.count, labels)
+    write_images(arguments, np.asarray(images), labels=classes, clusters=clusters)

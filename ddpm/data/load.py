@@ -57,7 +57,7 @@ def as_images(array: np.ndarray, name: str) -> np.ndarray:
     return (unit.clip(0, 1) * 255).round().astype(np.uint8)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GivenLabels:
     """What each of n images was conditioned on: its class label and the cluster of that class, int64 [n], or None."""
 

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ddpm.utils.errors import DdpmError
+from ddpm.utils.errors import DdpmError, first_of
 from ddpm.utils.seeds import numpy_generator
-
-_NAMED = 5  # classes that a message names
 
 
 def stratified_split(labels: np.ndarray, train_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -35,5 +33,4 @@ def classes_lacking(labels: np.ndarray, names: Sequence[str]) -> str:
     """The classes of these names that no image of ``labels``, int64 [n], is of, for a message: "class a", or ""."""
     counts = np.bincount(labels, minlength=len(names))
     lacking = [name for name, count in zip(names, counts, strict=False) if not count]  # unlabelled images have no names
-    named = ", ".join(lacking[:_NAMED]) + ", …" * (len(lacking) > _NAMED)
-    return f"class{'es' * (len(lacking) > 1)} {named}" if lacking else ""
+    return f"class{'es' * (len(lacking) > 1)} {first_of(lacking, 5)}" if lacking else ""

@@ -48,22 +48,12 @@ def step_variance(schedule: Schedule, step: int, variance: str) -> Tensor:
     return VARIANCES[variance](schedule)[step]
 
 
-def step_term(x_0: Tensor, x_0_hat: Tensor, schedule: Schedule, step: int, variance: str) -> Tensor:
+def step_term(x_0: Tensor, x_0_hat: Tensor, schedule: Schedule, step: int, log_variance: Tensor) -> Tensor:
     """L_{t−1} = KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)) for ``step`` ≥ 1, from the prediction x̂_0: float64 [n].
 
     Two Gaussians of variances β̃_t and σ_t² whose means differ by the posterior mean's coefficient times x_0 − x̂_0
-    (DDPM, eq. 7).
+    (DDPM, eq. 7). log_variance: log σ_t², float64, of every pixel as in ``x_0``, or one of all.
     """
-    alpha_bar, before = schedule.alpha_bar[step], schedule.alpha_bar_prev[step]
-    beta, sigma2 = schedule.beta[step], step_variance(schedule, step, variance)
-    coefficient = before.sqrt() * beta / (1.0 - alpha_bar)
-    squares = ((x_0.double() - x_0_hat.double()) ** 2).flatten(1).sum(1)
-    ratio = schedule.posterior_variance[step] / sigma2
-    return 0.5 * (coefficient**2 * squares / sigma2 + x_0[0].numel() * (ratio - 1.0 - ratio.log()))
-
-
-def learned_step_term(x_0: Tensor, x_0_hat: Tensor, schedule: Schedule, step: int, log_variance: Tensor) -> Tensor:
-    """`step_term` where the reverse step has a variance for every pixel, shaped like ``x_0``: float64 [n]."""
     coefficient = schedule.alpha_bar_prev[step].sqrt() * schedule.beta[step] / (1.0 - schedule.alpha_bar[step])
     difference = coefficient * (x_0.double() - x_0_hat.double())
     return divergence(difference, schedule.posterior_variance[step].log(), log_variance)
@@ -133,14 +123,15 @@ class Likelihood:
                     found["decoder_learned"] = decoder_term(images, x_0_hat, log_variance.exp())
                     found["learned"] = torch.zeros_like(found["decoder_learned"])
                 else:
-                    found["learned"] += share * learned_step_term(images, x_0_hat, schedule, step, log_variance)
+                    found["learned"] += share * step_term(images, x_0_hat, schedule, step, log_variance)
             else:
                 x_0_hat = denoise(x_t, int(schedule.times[step])).to(exact)
             if step == 0:
                 found["decoder"] = decoder_term(images, x_0_hat, step_variance(schedule, 0, "small"))
                 continue
             for variance in VARIANCES:
-                found[variance] += share * step_term(images, x_0_hat, schedule, step, variance)
+                log_variance = step_variance(schedule, step, variance).log()
+                found[variance] += share * step_term(images, x_0_hat, schedule, step, log_variance)
         if self.labels is not None:
             found["label"] = self.labels[chosen]
         return {name: values.cpu() for name, values in found.items()}
@@ -169,7 +160,7 @@ def log_likelihood_bound(
             on_step(step, x_t, x_0_hat)
         x_0_hat = x_0_hat.to(exact)
         if step:
-            total += step_term(images, x_0_hat, schedule, step, variance)
+            total += step_term(images, x_0_hat, schedule, step, step_variance(schedule, step, variance).log())
         else:
             total += decoder_term(images, x_0_hat, step_variance(schedule, 0, variance))
     return -total

@@ -5,6 +5,8 @@ the training images by that alone. Labels are int64 [n], any numbers; None for i
 independently.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ddpm.sampling.labels import golden_places
@@ -20,37 +22,43 @@ def even_order(labels: np.ndarray | None, count: int, generator: np.random.Gener
     return _in_turn(_by_label(labels, generator), generator)
 
 
-class Resampling:
-    """Random choices of ``count`` images among as many, with replacement, in which each label is as frequent.
+class StratifiedBootstrap:
+    """Random weights of ``count`` images, as often as a resample has each; each label keeps its weight.
 
-    A stratified bootstrap (Davison & Hinkley 1997, §3.2): an image is replaced by one of its own label. Where labels
-    have fewer than two images on average, some of them that follow one another count as one. widening: by what
-    deviations of resamples are to be multiplied, √(n / (n − labels)): among the n_h images of a label the variance is
-    (n_h − 1) / n_h of what it should be, and those of each label are taken to scatter alike. 1 without labels.
+    An image is replaced by one of its own label (Davison & Hinkley 1997, §3.2), or of its own and the next one where
+    one of them has no other image (collapsed strata: Cochran 1977, §5A.12; rather too much scatter than too little).
+    Among so few images the variance of a mean would be (n_h − 1) / n_h of what it should be: so deviations from a
+    weight of 1 are √(n_h / (n_h − 1)) times as large (Rao & Wu 1988), and weights may be negative. Without labels
+    weights are whole numbers.
     """
 
     def __init__(self, labels: np.ndarray | None, count: int) -> None:
-        self._count, self._strata, self._sizes = count, None, np.empty(0, np.int64)
+        self._order, self._count = np.arange(count), count
+        self._start, self._end, self._scale = np.zeros((), np.int64), np.array(count), np.ones(())
         if labels is not None:
-            ranks = np.unique(labels, return_inverse=True)[1].ravel()
-            together = -(-2 * (ranks.max() + 1) // count)
-            self._strata = ranks // together
-            self._sizes = np.bincount(self._strata)
-        free = count - len(self._sizes)
-        self.widening = (count / free) ** 0.5 if free else 1.0
+            self._order = np.argsort(labels, kind="stable")
+            sizes = np.array(_stratum_sizes(np.unique(labels, return_counts=True)[1].tolist()))
+            ends = np.cumsum(sizes)
+            self._start, self._end = np.repeat(ends - sizes, sizes), np.repeat(ends, sizes)
+            self._scale = np.repeat(np.sqrt(sizes / np.maximum(1, sizes - 1)), sizes)
 
-    def draw(self, generator: np.random.Generator) -> np.ndarray:
-        """Which images come in place of all: int64 [count], in an order as that of `even_order`."""
-        if self._strata is None:
-            return generator.integers(self._count, size=self._count)
-        ends = np.cumsum(self._sizes)
-        start, end = (np.repeat(edge, self._sizes) for edge in (ends - self._sizes, ends))
-        return _in_turn(_by_label(self._strata, generator)[generator.integers(start, end)], generator)
+    def weights(self, generator: np.random.Generator) -> np.ndarray:
+        """Those of one resample: float64 [count], 1 on average."""
+        drawn = np.bincount(generator.integers(self._start, self._end, size=self._count), minlength=self._count)
+        found = np.empty(self._count)
+        found[self._order] = 1.0 + self._scale * (drawn - 1.0)
+        return found
 
-    def widened(self, values: np.ndarray) -> np.ndarray:
-        """Numbers of resamples, [resamples, …], with deviations from their mean as large as they should be."""
-        mean = np.mean(values, 0)
-        return mean + self.widening * (values - mean)
+
+def _stratum_sizes(counts: Sequence[int]) -> list[int]:
+    """How many images replace one another, from those of each label: no label that has but one is left alone."""
+    sizes: list[int] = []
+    for count in counts:
+        if sizes and sizes[-1] == 1:
+            sizes[-1] += count
+        else:
+            sizes.append(count)
+    return [*sizes[:-2], sizes[-2] + 1] if sizes[1:] and sizes[-1] == 1 else sizes
 
 
 def _by_label(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:

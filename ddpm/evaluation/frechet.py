@@ -1,12 +1,12 @@
 """The Fréchet distance between two sets of features, each taken as a Gaussian, with its bias and its uncertainty."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from ddpm.evaluation.even import Resampling, even_order
+from ddpm.evaluation.even import StratifiedBootstrap, even_order
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.threads import in_threads
 
@@ -107,40 +107,47 @@ def frechet_infinity(
         return None
     count = curves(features.shape[1])[0]
     orders = (even_order(labels, len(features), generator) for _ in range(count))
-    found = _curves(features, orders, count, reference, sizes, f"infinity, {label}")
-    return float(_intercept(sizes, np.mean(found, 0)))
+    found = in_threads(
+        lambda rows: _curve(features[rows], reference, sizes), orders, count, f"infinity, {label}", "curve"
+    )
+    return float(np.polyfit(1.0 / np.array(sizes), np.mean(found, 0), 1)[1])
 
 
-def bootstrap_intervals(
+def bootstrap_deviations(
     features: np.ndarray,
     reference: Gaussian,
     resamples: int,
     generator: np.random.Generator,
-    infinity: float | None = None,
     label: str = "",
     labels: np.ndarray | None = None,
-) -> tuple[Interval, Interval | None]:
-    """95 % intervals of the distance of features [n, d] from ``reference``, and of ``infinity`` (FD∞), by resampling.
+) -> Interval:
+    """How far a set of images like features [n, d] scores below and above their mean distance: 95 % of all sets.
 
-    They are where other sets of n images from the same source, with the same ``labels`` (int64 [n]) where there are
-    some, would score: see `Resampling`. Each resample lies further from the reference than the sample it came from,
-    all by about the same, so their spread is taken and centred on the sample's own number (Efron & Tibshirani 1993, ch.
-    10 and 13). FD∞ scatters as the distance does: what leads from one to the other, c/n, is common to all such sets.
+    (low, high) around 0, of other sets of n images from the same source, with the same ``labels`` (int64 [n]) where
+    there are some: see `StratifiedBootstrap`. Each resample lies further from the reference than the sample that it
+    came from, all by about the same, so it is their spread that is taken (Efron & Tibshirani 1993, ch. 10 and 13).
+    FD∞ scatters as the distance does: what leads from one to the other, c/n, is common to all such sets.
     """
-    resampling = Resampling(labels, count := len(features))
-    chosen = (resampling.draw(generator) for _ in range(resamples))
-    found = np.concatenate(_curves(features, chosen, resamples, reference, [count], f"bootstrap, {label}"))
-    ends = np.quantile(resampling.widened(found), [0.025, 0.975]) - found.mean()
-    low, high = (ends + frechet_distance(reference, fit_gaussian(features))).tolist()
-    of_infinity = None if infinity is None else tuple((ends + infinity).tolist())
-    return (max(0.0, low), high), of_infinity
+    bootstrap = StratifiedBootstrap(labels, count := len(features))
+    centre = features.mean(0, dtype=np.float64)
+    centred = features - centre
+
+    def distance(weights: np.ndarray) -> float:
+        shift = weights @ centred / count
+        covariance = ((weights * centred.T) @ centred - count * np.outer(shift, shift)) / (count - 1)
+        return frechet_distance(reference, Gaussian(centre + shift, covariance, count))
+
+    drawn = (bootstrap.weights(generator) for _ in range(resamples))
+    found = np.array(in_threads(distance, drawn, resamples, f"bootstrap, {label}", "resample"))
+    low, high = np.quantile(found, [0.025, 0.975]) - found.mean()
+    return float(low), float(high)
 
 
 def distance_influences(features: np.ndarray, reference: Gaussian) -> np.ndarray:
     """How much more of each image would move the distance of features [n, d] from ``reference``: float64 [n], mean 0.
 
     The distance's derivative by the weight of each image. The mean of a resample of them is, to first order, how far
-    the distance of that resample lies from that of all (Efron & Tibshirani 1993, ch. 21): what `bootstrap_intervals`
+    the distance of that resample lies from that of all (Efron & Tibshirani 1993, ch. 21): what `bootstrap_deviations`
     finds by a distance a resample, for the price of one. With the optimal transport T = Σ_r^½ (Σ_r^½ Σ Σ_r^½)^−½ Σ_r^½
     to the reference it is 2 (μ − μ_r)ᵀ(x − μ) + (x − μ)ᵀ(I − T)(x − μ), less its mean.
     """
@@ -158,18 +165,6 @@ def _above_rounding(values: np.ndarray) -> np.ndarray:
     return values > values.max(initial=0.0) * len(values) * np.finfo(np.float64).eps
 
 
-def _curves(
-    features: np.ndarray,
-    chosen: Iterable[np.ndarray],
-    count: int,
-    reference: Gaussian,
-    sizes: Sequence[int],
-    label: str,
-) -> list[np.ndarray]:
-    """`_curve` of ``count`` choices among features [n, d]."""
-    return in_threads(lambda rows: _curve(features[rows], reference, sizes), chosen, count, label, "curve")
-
-
 def _curve(features: np.ndarray, reference: Gaussian, sizes: Sequence[int]) -> np.ndarray:
     """Distances of the first n of features [N, d] for each n of increasing ``sizes``, their moments added up once."""
     centre = features.mean(0, dtype=np.float64)
@@ -183,8 +178,3 @@ def _curve(features: np.ndarray, reference: Gaussian, sizes: Sequence[int]) -> n
         covariance = (product - end * np.outer(mean, mean)) / (end - 1)
         distances.append(frechet_distance(reference, Gaussian(mean + centre, covariance, end)))
     return np.array(distances)
-
-
-def _intercept(sizes: Sequence[int], distances: np.ndarray) -> np.ndarray:
-    """Where least-squares lines through distances [sizes, …] over 1/n meet 1/n = 0."""
-    return np.polyfit(1.0 / np.array(sizes), distances, 1)[1]

@@ -14,9 +14,9 @@ from tqdm import tqdm
 from ddpm.data.image_set import ImageSet, ImageSpec
 from ddpm.data.load import GivenLabels
 from ddpm.evaluation.classes import ambiguous, class_distances, class_fractions, class_kl, classifier_score, confident
-from ddpm.evaluation.even import Resampling, even_order
+from ddpm.evaluation.even import StratifiedBootstrap, even_order
 from ddpm.evaluation.frechet import (
-    bootstrap_intervals,
+    bootstrap_deviations,
     costly,
     distance_influences,
     fit_gaussian,
@@ -27,7 +27,7 @@ from ddpm.evaluation.kernel import kernel_distances, kernel_interval, subset_siz
 from ddpm.evaluation.neighbours import Points, manifold
 from ddpm.evaluation.patches import IMAGES, REPEATS, compare_patches, level_sizes
 from ddpm.evaluation.reference import Reference
-from ddpm.utils.errors import DdpmError
+from ddpm.utils.errors import DdpmError, first_of
 from ddpm.utils.images import resize, to_grey, to_rgb
 
 Stream = Callable[..., np.random.Generator]
@@ -44,7 +44,7 @@ def refuse_constant(images: np.ndarray, name: Callable[[int], str]) -> None:
     if len(empty) == len(images):
         raise DdpmError(f"all {len(images)} images are blank: train again, or look at what made them.")
     if len(empty):
-        some = ", ".join(name(int(i)) for i in empty[:3]) + (", …" if len(empty) > 3 else "")
+        some = first_of([name(int(i)) for i in empty], 3)
         tqdm.write(f"{len(empty)} of {len(images)} images are blank ({some}): right only if the data has such images")
 
 
@@ -83,7 +83,7 @@ def measure_features(
     score. Parts of the images and resamples have ``labels`` as evenly as all, see `ddpm.evaluation.even`; the images of
     the floor have the same class labels, of a model of clusters alone as frequent ones. There are no numbers of fewer
     than n real images where these depend on how many they are (Fréchet distance, recall, coverage), and no floor where
-    `Reference` has none. Of `costly` features FD∞ has no interval and, alone, no value.
+    `Reference` has none. Of `costly` features FD∞ has, alone, no value.
     Raises DdpmError for too few images.
     """
     infinity_key, kernel_key = f"{frechet_key}_infinity", f"kd_{name}"
@@ -122,11 +122,12 @@ def measure_features(
         if bootstrap:
             ends = {kernel_key: kernel_interval(kernel, len(values), len(sample))}
             if few_distances:
-                influences = distance_influences(values, real)
-                ends[frechet_key] = _moved(numbers[frechet_key], influences, bootstrap, stream("bootstrap"), given)
+                moves = mean_interval(distance_influences(values, real), bootstrap, stream("bootstrap"), given)
             else:
-                found_ends = bootstrap_intervals(values, real, bootstrap, stream("bootstrap"), infinity, what, given)
-                ends |= {key: pair for key, pair in zip((frechet_key, infinity_key), found_ends, strict=True) if pair}
+                moves = bootstrap_deviations(values, real, bootstrap, stream("bootstrap"), what, given)
+            ends[frechet_key] = _moved(numbers[frechet_key], moves)
+            if infinity is not None:
+                ends[infinity_key] = infinity + moves[0], infinity + moves[1]
             for key, value in means.items():
                 own = given if key in of_images else None
                 ends[key] = mean_interval(value, bootstrap, stream("interval", key), own)
@@ -223,7 +224,8 @@ def measure_patches(
     numbers = named(distances)
     if bootstrap:
         for key, influence in zip(keys, [*moved, np.mean(moved, 0)], strict=True):
-            numbers |= _named({key: _moved(numbers[key], 1e3 * influence, bootstrap, stream("interval", key))})
+            moves = mean_interval(1e3 * influence, bootstrap, stream("interval", key))
+            numbers |= _named({key: _moved(numbers[key], moves)})
     if alone:
         return numbers
     if len(test) >= count:
@@ -246,24 +248,17 @@ def mean_interval(
 ) -> tuple[float, float]:
     """95 % bootstrap interval (low, high) of the mean of values [n], one an image (Efron & Tibshirani 1993, ch. 13).
 
-    labels: int64 [n], those of the images, see `Resampling`.
+    labels: int64 [n], those of the images, see `StratifiedBootstrap`.
     """
-    resampling = Resampling(labels, len(values))
-    means = np.array([values[resampling.draw(generator)].mean() for _ in range(resamples)])
-    low, high = np.quantile(resampling.widened(means), [0.025, 0.975]).clip(values.min(), values.max())
+    bootstrapped = StratifiedBootstrap(labels, len(values))
+    means = [bootstrapped.weights(generator) @ values / len(values) for _ in range(resamples)]
+    low, high = np.quantile(means, [0.025, 0.975]).clip(values.min(), values.max())
     return float(low), float(high)
 
 
-def _moved(
-    distance: float,
-    influences: np.ndarray,
-    resamples: int,
-    generator: np.random.Generator,
-    labels: np.ndarray | None = None,
-) -> tuple[float, float]:
-    """95 % interval of a distance, from the influence [n] of each image on it: never below 0. See `mean_interval`."""
-    low, high = mean_interval(influences, resamples, generator, labels)
-    return max(0.0, distance + low), distance + high
+def _moved(distance: float, moves: tuple[float, float]) -> tuple[float, float]:
+    """The interval of a distance that moves by so much: never below 0."""
+    return max(0.0, distance + moves[0]), distance + moves[1]
 
 
 def over_replicates(first: Mapping[str, float], others: Sequence[Mapping[str, float]]) -> dict[str, float]:

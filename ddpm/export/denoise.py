@@ -19,6 +19,12 @@ TOLERANCE = 1e-4  # between x̂_0 by PyTorch and by a written file, relative to 
 _TIMED_SECONDS = 0.5
 
 
+def refusal(checkpoint: Checkpoint) -> str:
+    """Why an evaluation of the network cannot be written by itself; "" where it can."""
+    wants_more = checkpoint.model.self_conditioning
+    return "one evaluation of a network with model.self_conditioning needs the one before" if wants_more else ""
+
+
 class Denoise(nn.Module):
     """The network's x̂_0, before clipping and without guidance, which both are linear in it and left to the caller.
 

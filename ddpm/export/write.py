@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ddpm.config import GenerateConfig
 from ddpm.export.browser_runtime import fetch_runtime
-from ddpm.export.denoise import Exported, described, export, restore_denoise
+from ddpm.export.denoise import Exported, described, export, refusal, restore_denoise
 from ddpm.export.formats import EXPORT_FORMATS
 from ddpm.export.page import model_facts, write_page
 from ddpm.models.checkpoint import Checkpoint
@@ -30,8 +30,8 @@ def write_export(
     and its runtime cannot be had.
     """
     write_json(folder / "model.json", model_facts(checkpoint, settings, seed))
-    if checkpoint.model.self_conditioning and (formats or page != "off"):
-        reason = "no files and no page: one evaluation of a network with model.self_conditioning needs the one before."
+    if (why := refusal(checkpoint)) and (formats or page != "off"):
+        reason = f"no files and no page: {why}."
         if page == "required":
             raise DdpmError(reason)
         return reason

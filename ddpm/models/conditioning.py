@@ -83,6 +83,10 @@ class Conditioning:
         """The class label of each conditioning label [n]; None where the network is conditioned on no class label."""
         return labels // self.clusters if self.classes else None
 
+    def cluster_labels(self, labels: np.ndarray) -> np.ndarray | None:
+        """The cluster of its class of each conditioning label, int64 [n]; None without clusters."""
+        return labels % self.clusters if self.clusters > 1 else None
+
     def in_turn(self, number: int) -> np.ndarray | None:
         """Conditioning labels of as many images, of one class after the other: int64 [number]; None as in `labels`."""
         turn, label = np.divmod(np.arange(number), max(1, self.classes))

@@ -66,7 +66,7 @@ class Generator:
 
     @property
     def guided(self) -> Denoiser:
-        """The denoiser with the guidance of the settings. Raises DdpmError for autoguidance without a guide."""
+        """The denoiser with clipping and guidance as set. Raises DdpmError for autoguidance without a guide."""
         config = self.config
         if config.autoguidance != 1.0 and self.denoiser.guide is None:
             raise DdpmError(
@@ -76,7 +76,11 @@ class Generator:
         towards_label = Guidance(config.guidance, config.guidance_interval)
         away_from_guide = Guidance(config.autoguidance, config.autoguidance_interval)
         return replace(
-            self.denoiser, guidance=towards_label, autoguidance=away_from_guide, rescale=config.guidance_rescale
+            self.denoiser,
+            clip=config.clip,
+            guidance=towards_label,
+            autoguidance=away_from_guide,
+            rescale=config.guidance_rescale,
         )
 
     @property
@@ -124,12 +128,11 @@ class Generator:
 
         No rows for a network that is given neither.
         """
-        labels, clusters = self.labels(numbers), self.conditioning.clusters
+        labels, known = self.labels(numbers), self.conditioning
         if labels is None:
             return ("image", "label"), []
-        classes = self.conditioning.class_labels(labels)
-        columns = {"image": list(numbers)} | ({} if classes is None else {"label": classes.tolist()})
-        columns |= {"cluster": (labels % clusters).tolist()} if clusters > 1 else {}
+        given = {"label": known.class_labels(labels), "cluster": known.cluster_labels(labels)}
+        columns = {"image": list(numbers)} | {name: part.tolist() for name, part in given.items() if part is not None}
         return tuple(columns), list(zip(*columns.values(), strict=True))
 
     @torch.inference_mode()
@@ -146,7 +149,7 @@ def make_generator(checkpoint: Checkpoint, name: str, config: GenerateConfig, se
 
     Raises what `restore_network` does.
     """
-    denoiser = make_denoiser(checkpoint, name, runtime, clip=config.clip)
+    denoiser = make_denoiser(checkpoint, name, runtime)
     if checkpoint.tensors.get("guide"):
         denoiser = replace(denoiser, guide=_predictor(checkpoint, "guide", name, runtime))
     return Generator(denoiser, checkpoint.conditioning, config, checkpoint.spec, seed, runtime.device)
@@ -160,14 +163,14 @@ def restore_generator(path: Path, config: GenerateConfig, seed: int, runtime: Ru
     return make_generator(load_checkpoint(path), str(path), config, seed, runtime.of_rank(number))
 
 
-def make_denoiser(checkpoint: Checkpoint, name: str, runtime: Runtime, *, clip: bool | str) -> Denoiser:
-    """The denoiser of a checkpoint's averaged weights, without guidance and not conditioned on labels yet."""
+def make_denoiser(checkpoint: Checkpoint, name: str, runtime: Runtime) -> Denoiser:
+    """The denoiser of a checkpoint's averaged weights, clipped, without guidance, not conditioned on labels yet."""
     schedule, target = build_schedule(checkpoint.diffusion), TARGETS[checkpoint.diffusion.target]
     return Denoiser(
         _predictor(checkpoint, "ema", name, runtime),
         target,
         schedule,
-        clip,
+        clip=True,
         learned_variance=checkpoint.model.learned_variance,
         self_conditioning=checkpoint.model.self_conditioning,
     )

@@ -2,7 +2,7 @@
 
 import errno
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 # The words of PyTorch's allocators, of cuDNN for a convolution, and of all of CUDA's libraries.
@@ -24,6 +24,11 @@ class MissingFile(DdpmError):
 
 class DamagedFile(DdpmError):
     """A file is there but cannot be what it should be. The message names it and what is wrong."""
+
+
+def first_of(items: Sequence[str], most: int, separator: str = ", ") -> str:
+    """Some of many things for a message: "a, b, c, …"."""
+    return separator.join(items[:most]) + f"{separator}…" * (len(items) > most)
 
 
 def lacks_memory(error: BaseException) -> bool:

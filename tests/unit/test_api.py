@@ -115,6 +115,23 @@ def test_classes_may_be_named(own: Path, model: ddpm.Model):
         named.vary(ZERO, labels="shoe")
 
 
+def test_clusters_are_those_that_the_images_are_conditioned_on(model: ddpm.Model, unconditional: ddpm.Model):
+    numbers = range(1, 201)
+    for asked, each in ((None, model), ([3, 8] * 100, model), (None, unconditional)):
+        clusters, classes = each.cluster_labels(200, asked), each.class_labels(200, asked)
+        assert clusters is not None
+        known = each.generator.conditioning
+        if asked is None:
+            expected = each.generator.labels(numbers)
+        else:
+            expected = labels_of_classes(known, numbers, np.array(asked))
+        first = 0 if classes is None else classes * known.clusters
+        assert np.array_equal(first + clusters, expected)
+        assert len(set(clusters.tolist())) > known.clusters // 2
+    with pytest.raises(DdpmError, match="count is 2"):
+        model.cluster_labels(2.5)
+
+
 def test_a_number_is_the_name_of_a_class_first(
     model: ddpm.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, some: ImageSet, right: np.ndarray
 ):
@@ -132,6 +149,7 @@ def test_a_number_is_the_name_of_a_class_first(
     monkeypatch.setattr(sys, "argv", ["ddpm", *words, "--classes", "2", "10", "1", "--out", str(tmp_path / "a.npz")])
     main()
     assert np.load(tmp_path / "a.npz")["labels"].tolist() == [1, 9, 0]
+    assert np.array_equal(np.load(tmp_path / "a.npz")["clusters"], numbered.cluster_labels(3, [2, 10, 1]))
     # What comes out of the model are numbers.
     found = numbered.classify(some.images)
     assert np.array_equal(found, some.labels)

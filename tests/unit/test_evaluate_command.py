@@ -63,6 +63,17 @@ def test_another_data_set_is_measured_by_a_classifier_that_is_trained_once(
     np.savez(array := tmp_path / "images.npz", images=test.images, labels=test.labels)
     run(monkeypatch, array, "--reference", tmp_path, "--data", coloured_source, *options)
     assert json.loads(written.read_text()) == numbers
+    clusters = np.arange(300) % 5
+    rows = "\n".join(f"{label},{cluster}" for label, cluster in zip(test.labels, clusters, strict=True))
+    table.write_text(f"label,cluster\n{rows}")
+    run(monkeypatch, *command)
+    with_clusters = json.loads(written.read_text())
+    assert with_clusters["protocol"]["labels"] == "class and cluster"
+    assert with_clusters["fd_coloured"] == numbers["fd_coloured"]
+    assert with_clusters["fd_coloured_low"] != numbers["fd_coloured_low"]
+    np.savez(array, images=test.images, labels=test.labels, clusters=clusters)
+    run(monkeypatch, array, "--reference", tmp_path, "--data", coloured_source, *options)
+    assert json.loads(written.read_text()) == with_clusters
     run(monkeypatch, *command, "--extractors", "--swd", "on")
     by_patches = json.loads(written.read_text())
     assert by_patches["swd_16"] == by_patches["swd"] < 3 * by_patches["swd_floor"]
@@ -93,19 +104,22 @@ def test_a_classifier_kept_of_other_images_is_trained_again(
     run(monkeypatch, *command)
 
 
-def test_labels_that_are_no_classes_of_the_real_images_are_refused_and_of_real_images_without_classes_left_out(
-    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_labels_that_are_no_classes_of_the_real_images_are_refused_and_mere_clusters_where_these_have_no_classes(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     np.savez(path := tmp_path / "images.npz", images=np.eye(28, dtype=np.uint8)[None].repeat(200, 0))
     (table := tmp_path / "labels.csv").write_text("label\n" + "3\n" * 199 + "10\n")
-    reason = r"^error: the images' labels: 10 is no class of mnist, which has the labels 0 to 9\.$"
+    reason = r"^error: the images' labels: 10 is no class of mnist, which has the labels 0 to 9: correct or leave out"
     with pytest.raises(SystemExit, match=reason):
         run(monkeypatch, path, "--reference", raw, "--labels", table)
-    given = GivenLabels(np.array([3, 10]), np.array([0, 1]))
+    given = GivenLabels(np.array([3, 10, 3]), np.array([0, 0, 1]))
     found = known_labels(given, ImageSpec(28, 1, 0, "folder"))
     assert str(found) == "cluster"
-    assert capsys.readouterr().err.endswith("folder has no class labels: those of the images are not used\n")
+    assert found.conditioning is not None
+    assert len(set(found.conditioning)) == 3
     assert known_labels(given, ImageSpec(28, 1, 11, "folder")) is given
+    with pytest.raises(DdpmError, match="-1 is no class"):
+        known_labels(GivenLabels(np.array([3, -1])), ImageSpec(28, 1, 11, "folder"))
 
 
 def test_it_measures_in_true_float32(

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from ddpm.data.load import GivenLabels
-from ddpm.evaluation.even import Resampling, even_order
+from ddpm.evaluation.even import StratifiedBootstrap, even_order
 from ddpm.evaluation.frechet import (
     Gaussian,
-    bootstrap_intervals,
+    bootstrap_deviations,
     fit_gaussian,
     frechet_distance,
     frechet_infinity,
@@ -45,37 +45,46 @@ def test_the_images_of_a_label_are_in_random_order_and_the_stream_decides(labels
     assert np.abs(first - 0.5).max() < 5 * (0.25 / 400) ** 0.5
 
 
-def test_a_resample_has_the_same_labels_and_each_image_as_often_as_another(labels: np.ndarray):
-    resampling = Resampling(labels, COUNT)
-    drawn = np.array([resampling.draw(fresh(seed)) for seed in range(400)])
-    assert (np.sort(labels[drawn]) == np.sort(labels)).all()
-    often = np.array([np.bincount(rows, minlength=COUNT) for rows in drawn])
-    assert np.abs(often.mean(0) - 1).max() < 5 * (1 / 400) ** 0.5
-    assert resampling.widening == pytest.approx((1000 / 996) ** 0.5)
+def drawn(labels: np.ndarray | None, count: int, resamples: int = 400) -> np.ndarray:
+    """Weights of resamples: float64 [resamples, count]."""
+    bootstrap = StratifiedBootstrap(labels, count)
+    return np.array([bootstrap.weights(fresh(seed)) for seed in range(resamples)])
 
 
-def test_labels_of_fewer_than_two_images_on_average_are_joined_with_those_that_follow():
+def test_a_resample_gives_each_label_and_on_average_each_image_its_weight(labels: np.ndarray):
+    weights = drawn(labels, COUNT)
+    of_labels = weights @ np.eye(4)[labels]
+    np.testing.assert_allclose(of_labels, np.tile(np.bincount(labels), (400, 1)))
+    assert np.abs(weights.mean(0) - 1).max() < 5 * (1 / 400) ** 0.5
+    # As if drawn with replacement, and no less than independent images scatter.
+    assert weights.std(0).mean() == pytest.approx(1, rel=0.02)
+
+
+def test_a_label_of_a_single_image_is_joined_with_the_next_one():
     labels = np.array([5, 0, 9, 1, 5, 9, 9, 7, 1, 3, 12])
-    resampling = Resampling(labels, len(labels))
-    drawn = np.array([resampling.draw(fresh(seed)) for seed in range(500)])
-    often = np.array([[(rows == image).sum() for image in range(len(labels))] for rows in drawn])
-    # In pairs, in order of labels: 0 with 1, 3 with 5, 7 with 9, and 12 by itself.
-    for members in ([1, 3, 8], [9, 0, 4], [7, 2, 5, 6], [10]):
-        assert (often[:, members].sum(1) == len(members)).all()
-        assert (often[:, members].mean(0) > 0.8).all()
-    assert resampling.widening == pytest.approx((11 / 7) ** 0.5)
-    # With two images each on average every label is by itself, one of a single image too.
-    pairs = Resampling(np.array([0, 1, 1, 1]), 4)
-    assert all((pairs.draw(fresh(seed)) == 0).sum() == 1 for seed in range(50))
-    single = Resampling(np.array([4]), 1)
-    assert single.draw(fresh(0)).tolist() == [0]
-    assert single.widening == 1
+    weights = drawn(labels, len(labels))
+    # In order of labels: 0 with both of 1; 3 with both of 5; 7 with all of 9 and with 12, which is the last.
+    for members in ([1, 3, 8], [9, 0, 4], [7, 2, 5, 6, 10]):
+        np.testing.assert_allclose(weights[:, members].sum(1), len(members))
+        assert (weights[:, members].std(0) > 0.8).all()
+    assert (drawn(np.array([4]), 1) == 1).all()
+    assert drawn(np.array([4, 7]), 2).sum(1) == pytest.approx(2)
+
+
+@pytest.mark.parametrize("images", [2, 3, 10])
+def test_a_mean_scatters_as_it_does_where_each_label_has_its_own_deviation(rng: np.random.Generator, images: int):
+    labels = np.arange(300 // images).repeat(images)
+    values = rng.normal(size=len(labels)) * (1 + labels % 7)
+    means = drawn(labels, len(labels), 4000) @ values / len(labels)
+    deviations = values.reshape(-1, images).var(1, ddof=1)
+    assert means.std() == pytest.approx((images * deviations.sum()) ** 0.5 / len(labels), rel=0.05)
+    assert means.mean() == pytest.approx(values.mean(), abs=5 * means.std() / 4000**0.5)
 
 
 def test_images_without_labels_are_drawn_independently():
     assert np.array_equal(even_order(None, 50, fresh(1)), fresh(1).permutation(50))
-    assert np.array_equal(Resampling(None, 50).draw(fresh(1)), fresh(1).integers(50, size=50))
-    assert Resampling(None, 50).widening == 1
+    chosen = fresh(1).integers(50, size=50)
+    assert np.array_equal(StratifiedBootstrap(None, 50).weights(fresh(1)), np.bincount(chosen, minlength=50))
 
 
 def test_a_conditioning_label_is_a_class_and_a_cluster():
@@ -116,34 +125,33 @@ def test_the_interval_is_that_of_sets_with_the_same_labels(
     sets = [far_apart(rng, labels) + 0.3 for _ in range(200)]
     scatter = np.diff(np.quantile([frechet_distance(everything, fit_gaussian(each)) for each in sets], [0.025, 0.975]))
     blind, known = (
-        np.mean([np.diff(bootstrap_intervals(each, everything, 200, fresh(1), labels=given)[0]) for each in sets[:5]])
+        np.mean([np.diff(bootstrap_deviations(each, everything, 200, fresh(1), labels=given)) for each in sets[:5]])
         for given in (None, labels)
     )
     assert known == pytest.approx(scatter[0], rel=0.25)
     assert blind > 1.5 * known
 
 
-@pytest.mark.parametrize("images", [2, 3, 10])
-def test_intervals_are_right_where_hundreds_of_labels_have_a_few_images_each(rng: np.random.Generator, images: int):
+@pytest.mark.parametrize(("images", "least", "most"), [(1, 0.85, 8), (2, 0.85, 4), (5, 0.85, 1.3), (10, 0.85, 1.15)])
+def test_intervals_of_hundreds_of_labels_are_right_or_of_single_images_rather_too_wide(
+    rng: np.random.Generator, images: int, least: float, most: float
+):
     frequencies = rng.uniform(0.5, 1.5, 2000 // images)
     labels = balanced_labels(range(1, 2001), frequencies)
     places = rng.normal(size=(len(frequencies), 3)) * [6, 2, 0]
     everything = fit_gaussian(places[rng.choice(len(places), 200_000, p=frequencies / frequencies.sum())])
     everything = replace(everything, covariance=everything.covariance + np.eye(3))
 
-    def one_set() -> np.ndarray:
-        return places[labels] + rng.normal(size=(2000, 3)) + 0.2
-
     def width(values: Iterable[float]) -> float:
         return float(np.diff(np.quantile(list(values), [0.025, 0.975]))[0])
 
-    sets = [one_set() for _ in range(400)]
+    sets = [places[labels] + rng.normal(size=(2000, 3)) + 0.2 for _ in range(400)]
     distances = width(frechet_distance(everything, fit_gaussian(each)) for each in sets)
     leads_to = width(frechet_infinity(each, everything, fresh(1), labels=labels) or np.nan for each in sets[:100])
-    found = [bootstrap_intervals(each, everything, 400, fresh(1), 0.0, labels=labels) for each in sets[:5]]
-    assert np.mean([own[1] - own[0] for own, _ in found]) == pytest.approx(distances, rel=0.2)
-    assert np.mean([own[1] - own[0] for _, own in found if own]) == pytest.approx(leads_to, rel=0.3)
-    means = np.mean([np.diff(mean_interval(each[:, 0], 400, fresh(1), labels)) for each in sets[:5]])
+    assert leads_to == pytest.approx(distances, rel=0.25)
+    found = [bootstrap_deviations(each, everything, 400, fresh(1), labels=labels) for each in sets[:5]]
+    assert least * distances < np.mean([high - low for low, high in found]) < most * distances
+    means = np.mean([np.diff(mean_interval(each[:, 2], 400, fresh(1), labels)) for each in sets[:5]])
     assert means == pytest.approx(2 * 1.96 / 2000**0.5, rel=0.1)
 
 

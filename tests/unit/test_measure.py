@@ -106,7 +106,18 @@ def test_of_many_features_few_eigenvalue_problems_are_solved(
     assert 0.9 * most < len(solved) <= most
     assert numbers["fd_x_low"] < numbers["fd_x"] < numbers["fd_x_high"]
     assert abs(numbers["fd_x_infinity"]) < numbers["fd_x"]
-    assert ("fd_x_infinity_low" in numbers) == ("fd_x_infinity" in others[0]) == (not costly)
+    assert numbers["fd_x_infinity_low"] < numbers["fd_x_infinity"] < numbers["fd_x_infinity_high"]
+    assert ("fd_x_infinity" in others[0]) == (not costly)
+
+
+def test_the_interval_of_a_distance_does_not_go_below_zero_but_that_of_fd_infinity_may(rng: np.random.Generator):
+    train = rng.normal(size=(1000, 8)).astype(np.float32)
+    known = reference_of("x", (train, np.zeros(1000, np.int64)), (train, np.zeros(1000, np.int64)), None, 7)
+    stream = partial(numpy_generator, 7)
+    beside = RealImages.for_images(1000, known, "x", stream)
+    numbers = measure_features("x", "fd_x", train, beside, 20, stream, False, GivenLabels())
+    assert numbers["fd_x_low"] == 0 < numbers["fd_x_high"]
+    assert numbers["fd_x_infinity_low"] < 0
 
 
 def test_few_images_have_no_infinity_and_no_distance_per_class(by_classifier: Features, reference: Reference):

@@ -125,7 +125,7 @@ def test_training_and_what_follows_it_stay_on_it_and_do_without_float64(
         assert generator.sample(range(1, 4)).device == META
         write_images(generator, tmp_path, 1, "auto", tmp_path / name)
 
-    denoiser = make_denoiser(checkpoint, str(path), apple, clip=True)
+    denoiser = make_denoiser(checkpoint, str(path), apple)
     images = torch.from_numpy(validation.images).to(MPS)
     labels = checkpoint.conditioning.labels(validation, MPS)
     steps = respace(denoiser.schedule, SPACINGS["even"](denoiser.schedule, 8))  # all would take half of the time

@@ -8,7 +8,7 @@ from scipy import stats
 from scipy.stats import norm
 from torch import Tensor
 
-from ddpm.diffusion.likelihood import learned_step_term, step_term
+from ddpm.diffusion.likelihood import step_term
 from ddpm.diffusion.objective import TIME_DENSITIES, TIME_SAMPLINGS, WEIGHTINGS, Objective, build_objective
 from ddpm.diffusion.process import TARGETS, q_sample, x_0_from_eps
 from ddpm.diffusion.samplers import learned_log_variance
@@ -71,7 +71,8 @@ def test_the_mean_loss_of_the_weighting_vlb_is_the_steps_of_the_bound(target: st
     x_0_hat = entry.to_x_0(x_t, levels[0], entry.of(x_0, levels[0], eps, levels[1]) + error, levels[1])
     losses = weights * error.square().mean((1, 2, 3))
     for step in (1, 2, 30, 49):
-        term = step_term(x_0[step : step + 1], x_0_hat[step : step + 1], schedule, step, "small").item() / 9
+        small = schedule.posterior_variance[step].log()
+        term = step_term(x_0[step : step + 1], x_0_hat[step : step + 1], schedule, step, small).item() / 9
         assert losses[step].item() / 50 == pytest.approx(term, rel=1e-8)
     # The decoder's density, at β̃ of the second step.
     density = norm(loc=x_0_hat[0].numpy(), scale=schedule.posterior_variance[1].sqrt().item())
@@ -237,7 +238,7 @@ def test_with_a_learned_variance_the_loss_is_that_of_equation_16(rng: np.random.
     for row, step in enumerate(t.tolist()):
         x_0_hat = x_0_from_eps(met[0][row], schedule.alpha_bar[step], 0.3 * met[0][row])
         log_variance = learned_log_variance(schedule, step, (spread[row : row + 1].detach().double() + 1) / 2)
-        term = learned_step_term(x_0[row : row + 1], x_0_hat[None], schedule, step, log_variance).item()
+        term = step_term(x_0[row : row + 1], x_0_hat[None], schedule, step, log_variance).item()
         assert errors[row, 1].item() == pytest.approx(term / 18 / np.log(2), rel=2e-3)
     loss = ours.loss(errors, t)
     assert loss.item() == pytest.approx((errors[:, 0] + 0.001 * 100 * errors[:, 1]).mean().item(), rel=1e-6)

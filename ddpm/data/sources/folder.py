@@ -19,7 +19,7 @@ from ddpm.data.decoding import SUFFIXES, Colour, decode, parse_colour
 from ddpm.data.image_set import MAP_ABOVE, ImageSet, read_image_set, write_image_set
 from ddpm.data.sources import SOURCES
 from ddpm.data.split import classes_lacking, stratified_split
-from ddpm.utils.errors import DamagedFile, DdpmError
+from ddpm.utils.errors import DamagedFile, DdpmError, first_of
 from ddpm.utils.files import atomic_folder, scratch_array, write_csv, write_json
 from ddpm.utils.images import to_grey
 from ddpm.utils.runtime import worker_count
@@ -270,15 +270,14 @@ def _read(
 
 
 def _refuse_too_many(path: str, broken: dict[str, str], count: int, fraction: float) -> None:
-    named = "; ".join(f"{file}: {reason}" for file, reason in list(broken.items())[:_NAMED])
+    named = first_of([f"{file}: {reason}" for file, reason in broken.items()], _NAMED, "; ")
     if count == len(broken):
         reason = named or "no PNG, JPEG or WebP file is there; linked folders are not followed"
         raise DdpmError(f"data.path={path} holds no image that can be read ({reason}).")
     if len(broken) > fraction * count:
         raise DdpmError(
-            f"data.path={path}: {len(broken)} of {count} images cannot be read ({named}"
-            f"{'; …' if len(broken) > _NAMED else ''}), more than data.broken_fraction={fraction}: repair or remove "
-            "them, or raise it."
+            f"data.path={path}: {len(broken)} of {count} images cannot be read ({named}), more than "
+            f"data.broken_fraction={fraction}: repair or remove them, or raise it."
         )
 
 
@@ -362,4 +361,4 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
 
 def _some(items: Sequence[str]) -> str:
     shown = 4 * _NAMED
-    return ", ".join(items[:shown]) + (", … (all in data/raw/report.json)" if len(items) > shown else "")
+    return first_of(items, shown) + " (all in data/raw/report.json)" * (len(items) > shown)
