@@ -184,7 +184,7 @@ def test_replicates_are_the_images_of_the_next_replicates(generator: Callable[..
 def test_clipping_keeps_every_prediction_in_the_range_of_images(network_generator: Callable[..., Generator]):
     x_t, labels = torch.randn(2, 1, 28, 28) * 3, torch.tensor([3, 4])
     clipped, free = (
-        network_generator().changed(clip=clip).guided.conditioned(labels)(x_t, 90) for clip in (True, False)
+        network_generator({}).changed(clip=clip).guided.conditioned(labels)(x_t, 90) for clip in (True, False)
     )
     assert free.abs().max() > 1
     assert torch.equal(clipped, free.clamp(-1, 1))
