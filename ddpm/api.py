@@ -411,8 +411,8 @@ class Model:
 
         E_q[log p(x_0|x_1) − Σ_t KL(q(x_{t−1}|x_t, x_0) ‖ p(x_{t−1}|x_t)) − KL(q(x_T|x_0) ‖ N(0, 1))].
         labels: then of log p(x_0, label), with the frequency of the label in the training set. In bits per dimension:
-        ``−log_likelihood / (pixels · log 2)``. Every training time is evaluated: seconds for one image, minutes for
-        hundreds on a CPU.
+        ``−log_likelihood / (pixels · log 2)``. Predictions of x_0 are clipped to [-1, 1], whatever the settings. Every
+        training time is evaluated: seconds for one image, minutes for hundreds on a CPU.
         """
         originals = self._images(images, 1)
         known = self._known(originals, labels)

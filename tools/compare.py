@@ -83,9 +83,11 @@ def compare(name_a: str, name_b: str) -> pd.DataFrame:
                 f"{name_a} and {name_b} were not measured alike: they differ in protocol.{section}. "
                 "Measure both by the same code, with as many images."
             )
-    given_a, given_b = (run["protocol"].get("labels") for run in (a, b))
+    given_a, given_b = (run["protocol"].get("labels", "unknown") for run in (a, b))
     if given_a != given_b:
-        print(f"{name_a} was measured by these labels of its images: {given_a}; {name_b}: {given_b}.", file=sys.stderr)
+        print(
+            f"The labels that images were measured with: {given_a} in {name_a}, {given_b} in {name_b}", file=sys.stderr
+        )
     rows = {}
     for key in a:
         if all(run.get(key + end) is not None for run in (a, b) for end in ENDS):

@@ -110,8 +110,10 @@ def known_labels(labels: GivenLabels, spec: ImageSpec) -> GivenLabels:
         return GivenLabels(clusters=labels.conditioning)
     unknown = labels.classes[(labels.classes < 0) | (labels.classes >= spec.classes)]
     if len(unknown):
-        known = f"the labels 0 to {spec.classes - 1}: correct or leave out the labels"
-        raise DdpmError(f"the images' labels: {unknown[0]} is no class of {spec.name}, which has {known}.")
+        raise DdpmError(
+            f"{unknown[0]} is given as the label of an image, but {spec.name} has the classes 0 to {spec.classes - 1}: "
+            "correct the labels, or leave them out."
+        )
     return labels
 
 

@@ -151,7 +151,7 @@ def _protocol(extractor: FeatureExtractor, shape: Sequence[int], reference: Refe
         "kernel": f"cubic, {SUBSETS} pairs of subsets of {subset_size(count, compared)}",
         "precision, recall": f"k = {PRECISION_NEIGHBOURS}, against {compared} random training images",
         "density, coverage": f"k = {COVERAGE_NEIGHBOURS}, against {compared} random training images",
-        "intervals": "bootstrap, stratified by labels",
+        "intervals": "bootstrap within each label, by n − 1 of its n images",
         "infinity": f"{points} sizes from a fifth up, {orders} random orders, labels as even as in all",
     }
     if reference.test_probabilities.shape[1]:

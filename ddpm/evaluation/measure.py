@@ -90,10 +90,7 @@ def measure_features(
     of_images = f"precision_{name}", f"density_{name}"  # the other means are over real images
     reference, sample = beside.reference, beside.train.features
     real, few_distances = reference.gaussian, costly(features.shape[1])
-    given, classes = labels.conditioning, labels.classes
-    if classes is None and given is not None:
-        known = reference.train_labels
-        classes = known[even_order(known, len(known), stream("floor"))[: len(features)]]
+    given, classes, known = labels.conditioning, labels.classes, reference.train_labels
     numbers: dict[str, float] = {}
     for points, suffix in ((Points(features, f"{name}, generated"), ""), (beside.test, "_real"))[: 1 if alone else 2]:
         values, what = points.features, points.label
@@ -115,6 +112,8 @@ def measure_features(
         numbers |= {key + suffix: float(value.mean()) for key, value in means.items()}
         if suffix or alone:
             continue
+        if classes is None and given is not None:
+            classes = known[even_order(known, len(known), stream("floor"))[: len(features)]]
         if not np.isnan(floor := reference.frechet_floor(len(features), classes)):
             numbers[f"{frechet_key}_floor"] = floor
             numbers[f"{frechet_key}_over_floor"] = numbers[frechet_key] / floor
@@ -252,7 +251,7 @@ def mean_interval(
     """
     bootstrapped = StratifiedBootstrap(labels, len(values))
     means = [bootstrapped.weights(generator) @ values / len(values) for _ in range(resamples)]
-    low, high = np.quantile(means, [0.025, 0.975]).clip(values.min(), values.max())
+    low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -170,15 +170,14 @@ def frechet_floor(
     """The Fréchet distance that ``count`` random ones of features [n, d] score against all of them.
 
     labels: int64 [n] and [count], of the features and those that each sample shall have; None for any. The mean over
-    `floor_samples` samples. NaN for more than half of the images, as all of them would score nothing, or of those of a
-    label.
+    `floor_samples` samples. NaN for more than half of the images, as all of them would score nothing, and where those
+    of a label are too few.
     """
     groups = [(np.arange(len(train)), count)]
     if labels is not None:
         wanted = zip(*np.unique(labels[1], return_counts=True), strict=True)
         groups = [(np.flatnonzero(labels[0] == label), int(number)) for label, number in wanted]
-    # Labels that are dealt evenly miss their half by one at most.
-    if count > len(train) // 2 or any(number > min(len(members), len(members) / 2 + 1) for members, number in groups):
+    if count > len(train) // 2 or any(number > len(members) for members, number in groups):
         return float("nan")
 
     def distance() -> float:

@@ -109,7 +109,7 @@ def test_labels_that_are_no_classes_of_the_real_images_are_refused_and_mere_clus
 ):
     np.savez(path := tmp_path / "images.npz", images=np.eye(28, dtype=np.uint8)[None].repeat(200, 0))
     (table := tmp_path / "labels.csv").write_text("label\n" + "3\n" * 199 + "10\n")
-    reason = r"^error: the images' labels: 10 is no class of mnist, which has the labels 0 to 9: correct or leave out"
+    reason = r"^error: 10 is given as the label of an image, but mnist has the classes 0 to 9: correct the labels, or "
     with pytest.raises(SystemExit, match=reason):
         run(monkeypatch, path, "--reference", raw, "--labels", table)
     given = GivenLabels(np.array([3, 10, 3]), np.array([0, 0, 1]))
@@ -118,7 +118,7 @@ def test_labels_that_are_no_classes_of_the_real_images_are_refused_and_mere_clus
     assert found.conditioning is not None
     assert len(set(found.conditioning)) == 3
     assert known_labels(given, ImageSpec(28, 1, 11, "folder")) is given
-    with pytest.raises(DdpmError, match="-1 is no class"):
+    with pytest.raises(DdpmError, match="-1 is given as the label"):
         known_labels(GivenLabels(np.array([3, -1])), ImageSpec(28, 1, 11, "folder"))
 
 
