@@ -204,6 +204,8 @@ def test_the_log_likelihood_is_the_bound_of_the_pipeline(own: Path, some: ImageS
     model = ddpm.load(own)
     found = model.log_likelihood(some.images, labels=some.labels)
     plain, conditioning = model.generator.denoiser, model.generator.conditioning
+    assert plain.clip
+    assert not model._changed({"clip": False}).guided.clip
     images, frequencies = torch.from_numpy(some.images), conditioning.frequencies.flatten().tolist()
     known = Likelihood(plain.conditioned, images, conditioning.labels(some), plain.schedule, 19, 1)
     bits = bits_per_dimension(known, frequencies)

@@ -69,6 +69,20 @@ def test_runs_that_were_not_measured_alike_are_refused(tmp_path: Path):
         compare(a, b)
 
 
+def test_of_images_that_were_measured_with_other_labels_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    numbers = {"fd": 1.0, "fd_low": 0.9, "fd_high": 1.1}
+    a, b, c = (
+        write_run(tmp_path / name, json.dumps({**numbers, "protocol": {"labels": given}}))
+        for name, given in (("a", "class and cluster"), ("b", "cluster"), ("c", "cluster"))
+    )
+    compare(a, b)
+    assert capsys.readouterr().err == (
+        f"The labels that images were measured with: class and cluster in {a}, cluster in {b}\n"
+    )
+    compare(b, c)
+    assert not capsys.readouterr().err
+
+
 def test_runs_of_other_data_or_by_another_classifier_are_refused(tmp_path: Path):
     values = {"label_accuracy": 0.9, "label_accuracy_low": 0.8, "label_accuracy_high": 1.0}
     swd = {"swd": 9.0, "swd_low": 8.0, "swd_high": 10.0}
