@@ -25,6 +25,13 @@ def sample_grid(path: Path, images: np.ndarray, columns: int, scale: int) -> Non
     write_png(path, _grid(images[: columns**2], columns, scale))
 
 
+def numbered(path: Path, images: np.ndarray, first: int, columns: int, scale: int) -> None:
+    """All images, counted on from ``first``: beside a row stands the number of its first image. Raises OSError."""
+    rows = [f"{number}" for number in range(first, first + len(images), columns)]
+    panels = [_grid(images[column::columns], 1, scale) for column in range(min(columns, len(images)))]
+    _write_page(path, panels, [f"+{column}" for column in range(len(panels))], labels=rows, gap=scale)
+
+
 def real_and_generated(path: Path, real: np.ndarray, generated: np.ndarray, columns: int, scale: int) -> None:
     """The first ``columns``² of either, real ones left. Raises OSError."""
     parts = _alike(real[: columns**2], generated[: columns**2])

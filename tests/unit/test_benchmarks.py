@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable
 from itertools import pairwise, product
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 
 from benchmarks import cuda, ranks
+from benchmarks.blind import REAL, by_readers, numbers, shuffled, torn
 from benchmarks.cell import SAMPLERS as CELL_SAMPLERS
 from benchmarks.choices import EVERY, SAMPLINGS, TRAININGS
 from benchmarks.common import QUIET, SPEC, earlier, fit, save, settings
@@ -445,3 +447,66 @@ def test_a_weighted_gaussian_is_unbiased_for_independent_images(rng: np.random.G
     weights = np.array([1.0, 2.0, 7.0])
     found = [weighted_gaussian(rng.normal(size=(3, 2)), weights).covariance for _ in range(20_000)]
     assert np.allclose(np.mean(found, 0), np.eye(2), atol=0.05)
+
+
+def drawn(*strokes: tuple[int, int, int, int]) -> np.ndarray:
+    """White bars from row to row and from column to column on black: uint8 [1, 28, 28]."""
+    image = np.zeros((1, 28, 28), np.uint8)
+    for top, bottom, left, right in strokes:
+        image[0, top:bottom, left:right] = 255
+    return image
+
+
+def test_a_stroke_is_torn_where_it_has_two_parts_and_not_by_specks_corners_or_faint_bridges():
+    whole = drawn((4, 24, 13, 15))
+    corner = drawn((4, 14, 13, 15), (14, 24, 15, 17))
+    gap = drawn((4, 13, 13, 15), (15, 24, 13, 15))
+    bridged = gap + drawn((13, 15, 13, 15)) // 2
+    faint = gap + drawn((13, 15, 13, 15)) // 5
+    speck = drawn((4, 24, 13, 15), (20, 21, 3, 6))
+    blot = drawn((4, 24, 13, 15), (20, 22, 3, 5))
+    found = torn(np.stack([whole, corner, gap, bridged, faint, speck, blot, np.zeros_like(whole)]))
+    assert found.tolist() == [False, False, True, False, True, False, True, False]
+
+
+def test_real_digits_are_seldom_torn(test_digits: ImageSet):
+    assert 0.005 < torn(test_digits.images).mean() < 0.03
+
+
+def test_shuffled_images_keep_their_sets_and_another_seed_has_another_order():
+    sets = {REAL: np.zeros((50, 1, 4, 4), np.uint8), "generated": np.ones((60, 1, 4, 4), np.uint8)}
+    images, names = shuffled(sets, 40, 1)
+    assert np.array_equal(images[:, 0, 0, 0] == 1, names == "generated")
+    assert (names == REAL).sum() == 40 == len(names) / 2
+    assert np.array_equal(names, shuffled(sets, 40, 1)[1])
+    assert not np.array_equal(names, shuffled(sets, 40, 2)[1])
+
+
+def test_what_readers_found_is_counted_by_set_and_compared_with_the_real_digits():
+    names = np.array([REAL, "a", "b"] * 100, dtype=object)
+    found = {"one": np.arange(1, 31), "two": np.arange(2, 300, 3)[:50], "three": np.array([], int)}
+    rows = by_readers(names, found)
+    assert [(row["reader"], row["images"], row["broken"]) for row in rows] == [
+        *(("one", REAL, 10), ("one", "a", 10), ("one", "b", 10)),
+        *(("two", REAL, 0), ("two", "a", 50), ("two", "b", 0)),
+        *(("three", REAL, 0), ("three", "a", 0), ("three", "b", 0)),
+    ]
+    assert all(row["count"] == 100 and row["broken_fraction"] == row["broken"] / 100 for row in rows)
+    assert rows[1]["p"] == pytest.approx(1)
+    assert rows[5]["p"] == pytest.approx(1)
+    # That all of 50 broken ones among 200 are of the one half, or all of the other.
+    assert rows[4]["p"] == pytest.approx(2 * comb(100, 50) / comb(200, 50), rel=1e-9)
+
+
+@pytest.mark.parametrize("text", ["0", "1, 2 41", "3 x", "-1", "1.5"])
+def test_a_number_of_no_image_is_refused(tmp_path: Path, text: str):
+    (tmp_path / "reader.txt").write_text(text)
+    with pytest.raises(DdpmError, match=r"reader.txt: .+ is no number of an image, 1 to 40"):
+        numbers(tmp_path / "reader.txt", 40)
+
+
+def test_numbers_of_a_reader_stand_in_any_order_once_or_twice(tmp_path: Path):
+    (tmp_path / "reader.txt").write_text("12, 3\n40 3\n")
+    assert numbers(tmp_path / "reader.txt", 40).tolist() == [3, 12, 40]
+    (tmp_path / "reader.txt").write_text("")
+    assert numbers(tmp_path / "reader.txt", 40).tolist() == []
