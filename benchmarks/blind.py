@@ -75,7 +75,7 @@ def by_readers(names: np.ndarray, found: dict[str, np.ndarray]) -> list[dict[str
                 "broken": bad,
                 "broken_fraction": bad / (bad + good),
             }
-            rows.append(row | {"p": float(fisher_exact([table[REAL], (bad, good)]).pvalue)})
+            rows.append(row | {"p": "–" if name == REAL else float(fisher_exact([table[REAL], (bad, good)]).pvalue)})
     return rows
 
 
