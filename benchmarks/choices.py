@@ -83,6 +83,11 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
     "guidance 1.3": {"generate.guidance": 1.3, "generate.autoguidance": 1.0},
     "guidance 1.5": {"generate.guidance": 1.5, "generate.autoguidance": 1.0},
     "autoguidance 1.5": {"generate.guidance": 1.0, "generate.autoguidance": 1.5},
+    "guidance 1.65 in 1.2 – 4, 20 steps": {
+        "generate.guidance": 1.65,
+        "generate.guidance_interval": [1.2, 4.0],
+        "generate.steps": 20,
+    },
 }
 
 

@@ -26,10 +26,14 @@ def sample_grid(path: Path, images: np.ndarray, columns: int, scale: int) -> Non
 
 
 def numbered(path: Path, images: np.ndarray, first: int, columns: int, scale: int) -> None:
-    """All images, counted on from ``first``: beside a row stands the number of its first image. Raises OSError."""
+    """All images, row by row, with their numbers: left of a row that of its first image, above a column what to add.
+
+    first: the number of the first image of all. Raises OSError.
+    """
     rows = [f"{number}" for number in range(first, first + len(images), columns)]
     panels = [_grid(images[column::columns], 1, scale) for column in range(min(columns, len(images)))]
-    _write_page(path, panels, [f"+{column}" for column in range(len(panels))], labels=rows, gap=scale)
+    heads = [f"+{column}" for column in range(len(panels))]
+    _write_page(path, panels, heads, _GAP * scale, labels=rows, label_gap=_GAP * scale)
 
 
 def real_and_generated(path: Path, real: np.ndarray, generated: np.ndarray, columns: int, scale: int) -> None:

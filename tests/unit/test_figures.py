@@ -9,7 +9,7 @@ from PIL import Image
 import stages.visualize
 from ddpm.data.image_set import ImageSet, write_image_set
 from ddpm.figures.curves import loss_curves, write_loss_curves
-from ddpm.figures.grids import closest_pairs, real_and_generated, reverse_gif, reverse_strip, sample_grid
+from ddpm.figures.grids import closest_pairs, numbered, real_and_generated, reverse_gif, reverse_strip, sample_grid
 from ddpm.utils.files import save_arrays
 from ddpm.utils.images import enlarge, write_rgb_pngs
 
@@ -64,6 +64,21 @@ def training_set(images: np.ndarray, labels: list[int], classes: int) -> ImageSe
 
 def table(*rows: tuple[int, int, float]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["image", "feature_index", "feature_distance"])
+
+
+@pytest.mark.parametrize("columns", [7, 30, 40])
+def test_all_images_of_a_numbered_page_stand_row_by_row_right_of_and_below_their_numbers(
+    images: np.ndarray, tmp_path: Path, columns: int
+):
+    numbered(tmp_path / "page.png", images, 201, columns, 3)
+    page = read(tmp_path / "page.png")
+    pitch, shown = 3 * (images.shape[-1] + 2), min(columns, 30)
+    left = page.shape[2] - (shown * pitch - 6)
+    assert page.shape[1] == LINE + (30 - 1) // columns * pitch + pitch - 6
+    for number, image in enumerate(images):
+        assert shows(page, image, LINE + number // columns * pitch, left + number % columns * pitch, 3)
+    assert all(has_ink(page[:, :LINE, left + column * pitch :][:, :, : pitch - 6]) for column in range(shown))
+    assert all(has_ink(page[:, LINE + row * pitch :, :left][:, : pitch - 6]) for row in range((30 - 1) // columns + 1))
 
 
 @pytest.mark.parametrize(("columns", "scale", "rows"), [(5, 2, 5), (4, 1, 4), (16, 3, 2)])
