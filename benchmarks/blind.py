@@ -13,16 +13,12 @@ import numpy as np
 from scipy.ndimage import label
 from scipy.stats import fisher_exact
 
-from benchmarks.common import arguments, evaluator, run, save, show
-from ddpm.data.load import load_images
-from ddpm.data.sources.mnist import MNIST
+from benchmarks.common import REAL, arguments, evaluator, real_and_named, run, save, show
 from ddpm.evaluation.classes import ambiguous
 from ddpm.figures.grids import numbered
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.seeds import numpy_generator
-from stages.paths import RAW
 
-REAL = "real test digits"
 INK, SPECK = 0.3, 4  # a pixel of a stroke is brighter than this part of white; fewer pixels together are a speck
 COLUMNS, ROWS, SCALE = 20, 10, 3
 
@@ -94,8 +90,7 @@ def main() -> None:
     parser.add_argument("--pages", type=Path, metavar="FOLDER", help="write the pages for the readers")
     parser.add_argument("--broken", type=Path, nargs="+", default=[], metavar="FILE", help="a reader's numbers")
     given = parser.parse_args()
-    places = dict(each.partition("=")[::2] for each in given.images)
-    sets = {REAL: MNIST.load(RAW, "test").images} | {name: load_images(Path(path), 2) for name, path in places.items()}
+    sets = real_and_named(given.images)
     images, names = shuffled(sets, given.count, given.seed)
     if given.pages:
         given.pages.mkdir(parents=True, exist_ok=True)
@@ -104,13 +99,14 @@ def main() -> None:
             numbered(page, images[first : first + COLUMNS * ROWS], first + 1, COLUMNS, SCALE)
             print(page)
         return
-    rows = by_readers(names, {path.stem: numbers(path, len(images)) for path in given.broken})
+    found = {path.stem: numbers(path, len(images)) for path in given.broken}
+    rows = by_readers(names, found)
     programs = [{"images": name, "count": len(each)} | by_program(each) for name, each in sets.items()]
     if rows:
         show(rows)
     show(programs)
-    files = {path.stem: numbers(path, len(images)).tolist() for path in given.broken}
-    save(rows, given.json, {"count": given.count, "seed": given.seed, "numbers": files, "programs": programs})
+    written = {reader: each.tolist() for reader, each in found.items()}
+    save(rows, given.json, {"count": given.count, "seed": given.seed, "numbers": written, "programs": programs})
 
 
 if __name__ == "__main__":

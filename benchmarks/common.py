@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 from benchmarks.judge import load_judge
 from ddpm.config import Config, parse_config
 from ddpm.data.image_set import ImageSet, ImageSpec, denormalize, read_image_set
+from ddpm.data.load import load_images
 from ddpm.data.sources.mnist import MNIST
 from ddpm.evaluation.classes import ambiguous
 from ddpm.evaluation.features.classifier import MnistExtractor
@@ -37,6 +38,7 @@ from ddpm.utils.seeds import numpy_generator
 from presets.__main__ import FOLDER, PARAMS, merge
 from stages.paths import RAW, REFERENCE, SPLIT
 
+REAL = "real test digits"
 SPEC = ImageSpec(size=28, channels=1, classes=10)  # of untrained networks, which need no data
 # No validation or preview on the way: the time is for training.
 QUIET: dict[str, Any] = {"train.validate_every": 10**9, "train.preview_every": 0, "train.validation_images": 64}
@@ -89,6 +91,15 @@ def sample(generator: Generator, count: int, batch: int) -> np.ndarray:
     """The first ``count`` images as the PNGs would hold them: uint8 [count, c, h, w]."""
     parts = [denormalize(generator.sample(range(first, first + batch))) for first in range(1, count + 1, batch)]
     return np.concatenate(parts)[:count]
+
+
+def real_and_named(named: Sequence[str]) -> dict[str, np.ndarray]:
+    """The real test digits, as `REAL`, and the images of each NAME=PATH: uint8 [n, c, h, w].
+
+    A path is of a folder of PNGs or of a file that `python -m ddpm evaluate` reads. Raises what `load_images` does.
+    """
+    places = dict(each.partition("=")[::2] for each in named)
+    return {REAL: MNIST.load(RAW, "test").images} | {name: load_images(Path(path), 2) for name, path in places.items()}
 
 
 def quality(images: np.ndarray, labels: np.ndarray | None = None) -> dict[str, float]:

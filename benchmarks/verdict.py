@@ -4,12 +4,7 @@ A row for each NAME=PATH, PATH being a folder of PNGs or a file that `python -m 
 real test digits, measured as if they were samples.
 """
 
-from pathlib import Path
-
-from benchmarks.common import arguments, check, quality, run, save, show
-from ddpm.data.load import load_images
-from ddpm.data.sources.mnist import MNIST
-from stages.paths import RAW
+from benchmarks.common import arguments, check, quality, real_and_named, run, save, show
 
 
 def main() -> None:
@@ -18,12 +13,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10_000, help="the first so many of each (default 10000)")
     given = parser.parse_args()
     check(given.count)
-    places = dict(each.partition("=")[::2] for each in given.images)
-    sets = {"real test digits": lambda: MNIST.load(RAW, "test").images}
-    sets |= {name: lambda path=path: load_images(Path(path), 2) for name, path in places.items()}
     rows = []
-    for name, images in sets.items():
-        rows.append({"images": name} | quality(images()[: given.count]))
+    for name, images in real_and_named(given.images).items():
+        rows.append({"images": name} | quality(images[: given.count]))
         save(rows, given.json, {"count": given.count})
         show(rows[-1:])
     show(rows)

@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 
 from benchmarks import cuda, ranks
-from benchmarks.blind import REAL, by_readers, numbers, shuffled, torn
+from benchmarks.blind import by_readers, numbers, shuffled, torn
 from benchmarks.cell import SAMPLERS as CELL_SAMPLERS
 from benchmarks.choices import EVERY, SAMPLINGS, TRAININGS
-from benchmarks.common import QUIET, SPEC, earlier, fit, save, settings
+from benchmarks.common import QUIET, REAL, SPEC, earlier, fit, save, settings
 from benchmarks.contention import busy
 from benchmarks.even_labels import evenly, weighted_gaussian
 from benchmarks.frontier import RECIPES
