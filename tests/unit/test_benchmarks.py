@@ -457,7 +457,7 @@ def drawn(*strokes: tuple[int, int, int, int]) -> np.ndarray:
     return image
 
 
-def test_a_stroke_is_torn_where_it_has_two_parts_and_not_by_specks_corners_or_faint_bridges():
+def test_a_stroke_is_torn_where_it_has_two_parts_and_not_by_specks_or_corners():
     whole = drawn((4, 24, 13, 15))
     corner = drawn((4, 14, 13, 15), (14, 24, 15, 17))
     gap = drawn((4, 13, 13, 15), (15, 24, 13, 15))
