@@ -38,7 +38,7 @@ ENV HOME=/home/ddpm \
     DVC_SITE_CACHE_DIR=/home/ddpm/.cache/dvc \
     DDPM_MNIST_DIR=/usr/local/share/mnist \
     PYTHONUNBUFFERED=1 \
-    PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True \
+    PYTORCH_ALLOC_CONF=expandable_segments:True \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 

@@ -249,46 +249,65 @@ def no_waiting(bench: Bench) -> dict[str, Any]:
 
 @check
 def speed(bench: Bench) -> dict[str, Any]:
-    """Images a second in training and in sampling, and their share of what a large matrix product reaches here."""
+    """Images a second in training and in sampling, compiled and not, and their share of a large matrix product's."""
     import torch
-
-    from ddpm.data.image_set import denormalize
-    from ddpm.models.checkpoint import load_checkpoint
-    from ddpm.sampling.batches import fitting_batch
-    from ddpm.sampling.generator import make_generator
-    from ddpm.training.state import Recipe
 
     size = 256 if bench.rehearse else 8192
     left, right = (torch.randn(size, size, device=bench.device, dtype=bench.runtime.precision) for _ in range(2))
     peak = 2 * size**3 / timed(lambda: left @ right, bench, 10)
     figures: dict[str, Any] = {"matmul_tflops": peak / 1e12}
     for preset in (None, "gpu"):
-        steps = 20 if bench.rehearse else 300
-        config, name = bench.short(steps, preset), preset or "default"
-        recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
-        with TemporaryDirectory() as folder:
-            cost = bench.train(Path(folder), config)
-            checkpoint = load_checkpoint(Path(folder) / "last.safetensors", bench.device)
-        images = recipe.steps(len(bench.training)) * config.train.batch_size
-        flops = recipe.flops(bench.training) / images
-        rate = cost["train_images_per_second"]
-        figures |= {
-            f"{name}_startup_seconds": cost["train_startup_seconds"],
-            f"{name}_train_images_per_second": rate,
-            f"{name}_train_share_of_matmul": rate * flops / peak,
-        }
-        whole = bench.settings({}, preset)
-        total = Recipe(whole.model, whole.diffusion, whole.train, whole.seed).flops(bench.training) / flops
-        figures[f"{name}_whole_training_seconds"] = cost["train_startup_seconds"] + total / rate
-        generator = make_generator(checkpoint, "it", config.generate, config.seed, bench.runtime)
-        batch = 16 if bench.rehearse else fitting_batch(10**6, bench.device)
-        denormalize(generator.sample(range(1, batch + 1)))  # compiles
-        seconds = timed(lambda: denormalize(generator.sample(range(1, batch + 1))), bench, 1)  # noqa: B023
-        figures[f"{name}_evaluations_per_second"] = batch * generator.nfe / seconds
-        sampled = generator.changed(steps=whole.generate.steps).nfe
-        figures[f"{name}_seconds_for_10000_images"] = 10_000 * sampled / figures[f"{name}_evaluations_per_second"]
+        for mode in [bench.uncompiled(), bench] if bench.runtime.compiled else [bench]:
+            kind = f"{preset or 'default'}_{'compiled' if mode.runtime.compiled else 'uncompiled'}"
+            figures |= {f"{kind}_{key}": value for key, value in _speed(mode, preset, peak).items()}
+        figures |= {f"{preset or 'default'}_{key}": value for key, value in _compiles(bench, preset).items()}
     peak_memory = torch.cuda.max_memory_allocated() / 2**20 if bench.device.type == "cuda" else 0.0
     return {"holds": True, "peak_memory_mib": peak_memory, **figures}
+
+
+def _speed(bench: Bench, preset: str | None, peak: float) -> dict[str, float]:
+    """Of a preset as ``bench`` computes. peak: FLOPs a second of a large matrix product."""
+    from ddpm.data.image_set import denormalize
+    from ddpm.models.checkpoint import load_checkpoint
+    from ddpm.sampling.batches import fitting_batch
+    from ddpm.sampling.generator import make_generator
+    from ddpm.training.state import Recipe
+
+    config, whole = bench.short(20 if bench.rehearse else 300, preset), bench.settings({}, preset)
+    short, full = (Recipe(each.model, each.diffusion, each.train, each.seed) for each in (config, whole))
+    with TemporaryDirectory() as folder:
+        cost = bench.train(Path(folder), config)
+        checkpoint = load_checkpoint(Path(folder) / "last.safetensors", bench.device)
+    flops = short.flops(bench.training) / (short.steps(len(bench.training)) * config.train.batch_size)  # an image's
+    startup, rate = cost["train_startup_seconds"], cost["train_images_per_second"]
+    generator = make_generator(checkpoint, "it", config.generate, config.seed, bench.runtime)
+    batch = 16 if bench.rehearse else fitting_batch(10**6, bench.device)
+    # The first call compiles.
+    seconds = timed(lambda: denormalize(generator.sample(range(1, batch + 1))), bench, 1)
+    evaluations = batch * generator.nfe / seconds
+    return {
+        "startup_seconds": startup,
+        "train_images_per_second": rate,
+        "train_share_of_matmul": rate * flops / peak,
+        "whole_training_seconds": startup + full.flops(bench.training) / flops / rate,
+        "evaluations_per_second": evaluations,
+        "seconds_for_10000_images": 10_000 * generator.changed(steps=whole.generate.steps).nfe / evaluations,
+    }
+
+
+def _compiles(bench: Bench, preset: str | None) -> dict[str, bool]:
+    """Whether the pipeline compiles what a preset trains, and what it samples with."""
+    from ddpm.models.build import flops_per_image
+    from ddpm.training.state import Recipe
+    from ddpm.utils.runtime import choose_runtime
+
+    config = bench.settings({}, preset)
+    generate = config.generate
+    images = generate.num_images * (1 + generate.replicates)
+    sampled = flops_per_image(config.model, bench.training.spec) * generate.steps * images  # without guidance
+    trained = Recipe(config.model, config.diffusion, config.train, config.seed).flops(bench.training)
+    work = {"training": trained, "sampling": sampled}
+    return {f"compiles_{name}": choose_runtime(bench.runtime_settings, flops).compiled for name, flops in work.items()}
 
 
 @check

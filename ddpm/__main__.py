@@ -48,7 +48,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main() -> None:
     """Run; what the user can fix ends it with one sentence and exit status 1."""
     arguments = parse(sys.argv[1:])
-    with one_sentence():
+    with one_sentence(need_less="give it fewer images at a time, or another --device"):
         try:
             arguments.run(arguments)
             sys.stdout.flush()

@@ -62,7 +62,7 @@ from ddpm.sampling.labels import class_number
 from ddpm.sampling.trajectory import Trajectory
 from ddpm.utils.errors import DamagedFile, DdpmError
 from ddpm.utils.images import to_grey, to_pil, to_rgb
-from ddpm.utils.runtime import Runtime, cuda_devices, one_thread, true_float32, wanted_device
+from ddpm.utils.runtime import Runtime, choose_device, one_thread, true_float32
 
 ImagesIn = Image.Image | np.ndarray | Tensor | Sequence[Image.Image]
 Images = np.ndarray | list[Image.Image] | Tensor
@@ -146,7 +146,7 @@ def load(
         config = _read_settings(Path(settings))
     elif "sampling" in found.metadata:
         config = _config(found.metadata["sampling"], str(path))
-    return Model(_generator(found, str(path), config, _device(device)), found)
+    return Model(_generator(found, str(path), config, choose_device(device, f"device {device}")), found)
 
 
 @dataclass(frozen=True)
@@ -431,7 +431,7 @@ class Model:
         """x̂_0 of noised images by the denoiser that samplers call, with guidance and clipping: float32 like x_t.
 
         x_t: floating point [n, c, h, w], √ᾱ_t x_0 + √(1−ᾱ_t) noise with x_0 in [-1, 1]. t: the training time, 0 (least
-        noise) to 999. ``guidance=1, autoguidance=1, clip=False`` give what the network itself predicts.
+        noise) to T − 1. ``guidance=1, autoguidance=1, clip=False`` give what the network itself predicts.
         """
         try:
             given = torch.as_tensor(x_t)
@@ -661,19 +661,6 @@ def _read_settings(path: Path) -> GenerateConfig:
         raise DdpmError(f"{path} cannot be read ({error.strerror}): name a params.yaml.") from error
     except (KeyError, TypeError, ValueError) as error:
         raise DdpmError(f"{path} is no parameter file with a section generate: name a params.yaml.") from error
-
-
-def _device(device: str | torch.device) -> torch.device:
-    count = cuda_devices()
-    try:
-        found = wanted_device(device)
-    except (RuntimeError, TypeError) as error:
-        raise DdpmError(f"there is no device {device}: choose auto, cpu or cuda.") from error
-    if found.type not in ("cpu", "cuda", "mps") or (found.type == "mps" and not torch.backends.mps.is_available()):
-        raise DdpmError(f"there is no device {device}: choose auto, cpu or cuda.")
-    if found.type == "cuda" and (found.index or 0) >= count:
-        raise DdpmError(f"device {device}: this machine has {count} CUDA devices; choose auto or cpu.")
-    return found
 
 
 def _classes(labels: Labels, count: int, names: tuple[str, ...]) -> np.ndarray | None:

@@ -31,7 +31,7 @@ def generate(config: Config) -> None:
         save_arrays(TRAJECTORY, **trajectory)
         write_csv(LABELS, *labels)
         described: dict[str, object] = {"nfe": nfe, "processes": processes, **runtime.describe(), **environment()}
-        described["peak_memory_mib"] = peak_memory_bytes(runtime, processes) / 2**20
+        described["peak_memory_mib"] = (cost.pop("device_bytes") or peak_memory_bytes(runtime, processes)) / 2**20
         write_json(COST / "generate.json", cost | {f"generate_{key}": value for key, value in described.items()})
         kept.finish(finished_run("generate"))
 

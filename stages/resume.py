@@ -29,8 +29,7 @@ def resume_folder(stage: str, config: Config, *computed_by: object) -> Path:
     for dependency in listed["deps"]:
         # The code is that which runs, the data that of the working folder; under DVC both are in one.
         path = Path(dependency) if dependency.startswith("data/") else ROOT / dependency
-        files = sorted(path.rglob("*.*")) if path.is_dir() else [path]
-        digest.update(f"{dependency}:{sha256(*files)}".encode())
+        digest.update(f"{dependency}:{sha256(path)}".encode())
     digest.update(repr(computed_by).encode())
     return resume_root() / f"{stage}-{digest.hexdigest()[:16]}"
 

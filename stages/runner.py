@@ -26,7 +26,8 @@ from stages.resume import forget_recorded
 def run(stage: Callable[[Config], None]) -> None:
     """Run one stage; what the user can fix ends it with one sentence and exit status 1."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("error: stopped."))
-    with one_sentence(restore="restore it with `dvc pull`, `dvc repro` or `git checkout`"):
+    restore = "restore it with `dvc pull`, `dvc repro` or `git checkout`"
+    with one_sentence(restore, "lower model.base_channels, train.batch_size or runtime.generate_batch_size"):
         config = load_config(PARAMS)
         if "DVC_STAGE" in os.environ:
             _end_with_dvc()

@@ -1,6 +1,6 @@
 """Edit images with a trained model: complete a part, vary, go from one to another.
 
-Images are files of 28 × 28 pixels, white on black as MNIST's are; those of another size are resized.
+Images are files such as the model's training images, of MNIST white on black; those of another size are resized.
 `python -m ddpm edit inpaint --help` and so on say more.
 """
 

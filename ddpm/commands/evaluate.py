@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ddpm.commands.options import check_whole
+from ddpm.commands.options import DEVICES, check_whole
 from ddpm.data.image_set import ImageSpec
 from ddpm.data.load import GivenLabels, load_images, read_labels
 from ddpm.data.sources import SOURCES
@@ -26,7 +26,7 @@ from ddpm.evaluation.reference import find_nearest_pixels
 from ddpm.evaluation.train_classifier import EPOCHS, train_classifier, trained_on
 from ddpm.utils.errors import DamagedFile, DdpmError
 from ddpm.utils.files import load_arrays, significant, write_json
-from ddpm.utils.runtime import Runtime, fast_precision, wanted_device, worker_count
+from ddpm.utils.runtime import Runtime, choose_device, fast_precision, worker_count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bootstrap", type=int, default=200, help="resamples for the intervals (default 200)")
     parser.add_argument("--inception-weights", metavar="PTH", help="else torch's cache or a download")
     parser.add_argument("--inception-features", type=int, default=2048, choices=(64, 192, 768, 2048))
+    parser.add_argument("--device", default="auto", help=DEVICES)
     parser.add_argument("--seed", type=int, default=3407)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write numbers and protocol there, too")
 
@@ -58,11 +59,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace, features: Path) -> None:
-    """Measure, print, and write what is asked for; ``features`` is an existing folder. Raises DdpmError, OSError."""
+    """Measure, print, and write what is asked for; ``features`` is a folder. Raises DdpmError, OSError."""
     images = load_images(arguments.images, processors := worker_count("auto"))
     refuse_constant(images, lambda i: f"number {i + 1}")
     labels = _labels(arguments, len(images))
-    device = wanted_device("auto")
+    device = choose_device(arguments.device, f"--device {arguments.device}")
     # Before the features of all real images.
     names = "the number of images, {},", "--extractors"
     refuse_too_few(len(images), arguments.data, arguments, device, *names)

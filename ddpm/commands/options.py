@@ -14,6 +14,7 @@ from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
 from ddpm.utils.files import atomic_folder, check_new_folder, save_arrays
 from ddpm.utils.images import enlarge, tile, write_png, write_rgb_pngs
 
+DEVICES = "auto (CUDA where there is a device), cpu, cuda, …"
 _GAP_GREY = 64
 _LARGEST_SCALE = 100
 _SETTINGS = ("sampler", "steps", "guidance", "autoguidance")
@@ -34,7 +35,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     names = " or ".join(pretrained.names())
     parser.add_argument("--model", default="mnist", metavar="MODEL", help=f"{names}, or a checkpoint (default mnist)")
     parser.add_argument("--params", type=Path, metavar="YAML", help="a params.yaml: sample by its section generate")
-    parser.add_argument("--device", default="auto", help="auto (CUDA where there is a device), cpu, cuda, … ")
+    parser.add_argument("--device", default="auto", help=DEVICES)
 
 
 def _add_sampling_options(parser: argparse.ArgumentParser, *, sampler: bool) -> None:

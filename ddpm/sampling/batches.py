@@ -33,13 +33,14 @@ _MAX_BATCH = {"cpu": 250, "mps": 1000, "cuda": 1250}  # 10,000 images are enough
 class Batch:
     """Images number ``first`` and on, uint8 [n, c, h, w]; the trajectory of the first ones (`Trajectory.arrays`).
 
-    seconds: that sampling them took.
+    seconds: that sampling them took. memory: bytes of a CUDA device that the process held at most; 0 elsewhere.
     """
 
     first: int
     images: np.ndarray
     trajectory: dict[str, np.ndarray]
     seconds: float
+    memory: int
 
 
 def fitting_batch(images: int, device: torch.device) -> int:
@@ -101,21 +102,20 @@ def write_images(
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Sample all images of the run into ``folder``, as files of ``config.format``; see `sample_batches`.
 
-    Memory does not grow with the number of images. Returns (seconds, images per second and the largest batch; the
-    trajectory of the first ``config.trajectories`` images). Raises OSError when a file cannot be written.
+    Memory does not grow with the number of images. Returns (seconds, images per second, the largest batch and the
+    bytes of a CUDA device that a process held at most; the trajectory of the first ``config.trajectories`` images).
+    Raises OSError when a file cannot be written.
     """
     config = generator.config
     trajectories: list[dict[str, np.ndarray]] = []
-    seconds, largest = 0.0, 0
+    seconds, largest, memory = 0.0, 0, 0
     with FORMATS[config.format](folder, config.num_images, generator.output_size, workers) as files:
         for batch in sample_batches(generator, batch_size, kept, pool=pool):
             files.add(batch.images)
             if batch.trajectory:
                 trajectories.append(batch.trajectory)
-            seconds, largest = (
-                seconds + batch.seconds / (pool.processes if pool else 1),
-                max(largest, len(batch.images)),
-            )
+            seconds += batch.seconds / (pool.processes if pool else 1)
+            largest, memory = max(largest, len(batch.images)), max(memory, batch.memory)
         sampled = time.perf_counter()
         files.finish()
     seconds += time.perf_counter() - sampled
@@ -123,6 +123,7 @@ def write_images(
         "generate_seconds": seconds,
         "generate_images_per_second": config.num_images / seconds,
         "generate_batch_size": largest,
+        "device_bytes": memory,
     }
     together = {name: np.concatenate([part[name] for part in trajectories], 1) for name in ("x_t", "x_0")}
     return cost, together | {"t": trajectories[0]["t"]}
@@ -158,8 +159,10 @@ def _keep_batch(
 
     # The last batch is sampled at the common size too, so that one compiled network serves all.
     images = denormalize(generator.sample(range(first, first + size), on_step)[:count])
-    batch = Batch(first, images, trajectory.arrays() if trajectory else {}, time.perf_counter() - started)
-    save_arrays(_path(kept, first), images=images, seconds=batch.seconds, **batch.trajectory)
+    seconds, watched_steps = time.perf_counter() - started, trajectory.arrays() if trajectory else {}
+    memory = torch.cuda.max_memory_allocated(generator.device) if generator.device.type == "cuda" else 0
+    batch = Batch(first, images, watched_steps, seconds, memory)
+    save_arrays(_path(kept, first), images=images, seconds=seconds, memory=memory, **batch.trajectory)
     return batch
 
 
@@ -195,4 +198,5 @@ def _read_batch(kept: Path, first: int) -> Batch | None:
         return None
     with restarting(kept):
         arrays = load_arrays(_path(kept, first))
-    return Batch(first, arrays.pop("images"), seconds=float(arrays.pop("seconds")), trajectory=arrays)
+    images, seconds, memory = (arrays.pop(name) for name in ("images", "seconds", "memory"))
+    return Batch(first, images, arrays, float(seconds), int(memory))

@@ -104,4 +104,6 @@ def _join(run: Callable[..., T], runtime: Runtime, folder: RunFolder, ranks: Ran
     ranks.connect(place, own.device)
     # Each rank applies the same updates to a network of its own: rounding must not tell them apart.
     ranks.check_alike((*own.arithmetic(), torch.backends.cpu.get_cpu_capability()), own.device)
-    return run(runtime=own, folder=folder, ranks=ranks)
+    found = run(runtime=own, folder=folder, ranks=ranks)
+    ranks.leave()
+    return found

@@ -53,6 +53,11 @@ class Ranks:
             fix += ", and give each a device of its own" if own else ""
             raise DdpmError(f"the training processes do not reach each other ({reason}): {fix}.") from error
 
+    def leave(self) -> None:
+        """Give back what connecting took, after the last exchange."""
+        if distributed.get_backend() == "nccl":  # it warns of what is left to the end of the process
+            distributed.destroy_process_group()
+
     def part(self, count: int) -> range:
         """Which of ``count`` things are this rank's: a run of them, so that the ranks' parts come in order."""
         each = self.each(count)

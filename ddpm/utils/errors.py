@@ -37,10 +37,11 @@ def lacks_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def one_sentence(restore: str = "") -> Iterator[None]:
+def one_sentence(restore: str = "", need_less: str = "close other programs") -> Iterator[None]:
     """End the process with one sentence and exit status 1 for what the user can fix; bugs keep their traceback.
 
-    restore: how a missing or damaged file is restored, appended to the message that names the file.
+    restore: how a missing or damaged file is restored, appended to the message that names the file. need_less: how to
+    do with less memory.
     """
     try:
         yield
@@ -61,6 +62,6 @@ def one_sentence(restore: str = "") -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):
             raise
-        sys.exit("error: out of memory: lower model.base_channels, train.batch_size or runtime.generate_batch_size.")
+        sys.exit(f"error: out of memory: {need_less}.")
     except KeyboardInterrupt:
         sys.exit("error: interrupted.")

@@ -33,12 +33,12 @@ def worker_processes(
     Leaving it by an exception ends them at once; they end by themselves when this process is gone. Raises DdpmError,
     which says what their ``work`` was, where one was killed.
     """
-    context = multiprocessing.get_context("spawn")
+    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     executor = ProcessPoolExecutor(count, context, _begin, (os.getpid(), context.Value("i"), begin, arguments))
     try:
         yield executor
     except BaseException as error:
-        for child in multiprocessing.active_children():
+        for child in set(multiprocessing.active_children()) - others:
             # One that is stopped (SIGSTOP) would leave SIGTERM pending, and be waited for without end.
             child.kill()
         if isinstance(error, BrokenProcessPool):

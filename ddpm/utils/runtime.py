@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -31,6 +32,7 @@ _COMPILE_PAYS_FLOPS = {"cpu": 4e13, "cuda": 1e16}
 _PROCESSES_PAY_FLOPS = 3e12  # half a minute of a core: below, starting processes takes longer than they save
 # Of Linux, and of Linux under Windows.
 _NVIDIA_DRIVERS = Path("/proc/driver/nvidia/version"), Path("/usr/lib/wsl/lib/libcuda.so.1")
+_NVIDIA_DEVICES = Path("/dev/nvidiactl"), Path("/dev/dxg")
 _PROCESSOR_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processor time, or "max", in so many microseconds
 _PROCESS_BYTES = 2**30  # of main memory that a process which trains or samples on a CPU takes
 _LINUX = platform.system() == "Linux"
@@ -158,27 +160,9 @@ def environment() -> dict[str, str]:
 def choose_runtime(config: RuntimeConfig, flops: float) -> Runtime:
     """Turn the settings, `auto` included, into a choice for work of about ``flops`` floating-point operations.
 
-    `auto` takes a CUDA device or else the CPU. Raises DdpmError when another device is asked for and there is none.
+    Raises what `choose_device` does.
     """
-    count = cuda_devices()
-    too_old = ""
-    if not count and any(path.exists() for path in _NVIDIA_DRIVERS):
-        too_old = f" The NVIDIA driver here may be too old for CUDA {torch.version.cuda}, see nvidia-smi."
-    if too_old and config.device == "auto":
-        warnings.warn(
-            "this machine has an NVIDIA driver, but PyTorch finds no device it can use, so the CPU computes."
-            f"{too_old} runtime.device: cpu silences this.",
-            stacklevel=2,
-        )
-    device = wanted_device(config.device)
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise DdpmError(
-            f"runtime.device={config.device}: this machine has {count} CUDA devices; choose auto or cpu.{too_old}"
-        )
-    if device.type == "cuda" and (reason := _without_kernels(device)):
-        raise DdpmError(f"runtime.device={config.device}: {reason}; set it to cpu.")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise DdpmError("runtime.device=mps: PyTorch finds no Apple GPU on this machine; choose auto or cpu.")
+    device = choose_device(config.device, f"runtime.device={config.device}")
     precision = fast_precision(device) if config.precision == "auto" else getattr(torch, config.precision)
     compiled = config.compile == "on" or (
         config.compile == "auto" and flops > _COMPILE_PAYS_FLOPS.get(device.type, math.inf) and _compiles(device)
@@ -189,10 +173,54 @@ def choose_runtime(config: RuntimeConfig, flops: float) -> Runtime:
     return runtime
 
 
+def choose_device(wanted: str | torch.device, called: str) -> torch.device:
+    """The device of that name, which messages call ``called``; auto: CUDA where there is a device, else the CPU.
+
+    Warns where auto takes the CPU beside an NVIDIA device. Raises DdpmError for a device that is not there, and for one
+    that PyTorch has no kernels for.
+    """
+    count, unused = cuda_devices(), _why_unused()
+    if unused and wanted == "auto":
+        warnings.warn(
+            "this machine has an NVIDIA driver, but PyTorch finds no device it can use, so the CPU computes. "
+            f"{unused} To name the device cpu silences this.",
+            stacklevel=2,
+        )
+    try:
+        device = wanted_device(wanted)
+    except (RuntimeError, TypeError) as error:
+        raise DdpmError(f"there is no {called}: choose auto, cpu or cuda.") from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise DdpmError(f"there is no {called}: choose auto, cpu or cuda.")
+    if device.type == "cuda" and (device.index or 0) >= count:
+        fix = "choose auto or cpu." + (unused and f" {unused}")
+        raise DdpmError(f"{called}: this machine has {count} CUDA devices; {fix}")
+    if device.type == "cuda" and (reason := _without_kernels(device)):
+        raise DdpmError(f"{called}: {reason}; set it to cpu.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise DdpmError(f"{called}: PyTorch finds no Apple GPU on this machine; choose auto or cpu.")
+    return device
+
+
 def cuda_devices() -> int:
     """How many CUDA devices PyTorch can use here."""
     # With a driver that is too old, PyTorch still counts them.
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _why_unused() -> str:
+    """Why PyTorch can use no CUDA device although the machine has an NVIDIA driver, as a sentence.
+
+    Empty where there are devices that it can use, or no driver, or where they are hidden on purpose.
+    """
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if hidden or cuda_devices() or not any(path.exists() for path in _NVIDIA_DRIVERS):
+        return ""
+    if torch.version.cuda is None:
+        return "This PyTorch is built for CPUs: the one of requirements.txt, on Linux, is for CUDA."
+    if not any(path.exists() for path in _NVIDIA_DEVICES):
+        return "The devices are not given to this container: see nvidia-smi in it, and `docker run --gpus all`."
+    return f"The NVIDIA driver here may be too old for CUDA {torch.version.cuda}, see nvidia-smi."
 
 
 def _without_kernels(device: torch.device) -> str:
@@ -212,12 +240,16 @@ def wanted_device(device: str | torch.device) -> torch.device:
 def sharing(device: torch.device, processes: int) -> int:
     """How many of so many processes can share work on a device.
 
-    No CUDA device is shared: there are at most as many processes as devices. A device that is named by its index is
-    used alone, and so is an Apple GPU.
+    No CUDA device is shared: there are at most as many processes as devices, not counting those of other models than
+    the first's and what follows them, whose results have other bits. A device that is named by its index is used alone,
+    and so is an Apple GPU.
     """
     if device.type == "mps" or device.index is not None:
         return 1
-    return min(processes, cuda_devices()) if device.type == "cuda" else processes
+    if device.type != "cuda":
+        return processes
+    models = [torch.cuda.get_device_name(number) for number in range(cuda_devices())]  # the fastest comes first
+    return min(processes, sum(1 for _ in takewhile(lambda model: model == models[0], models)))
 
 
 def process_count(config: RuntimeConfig, runtime: Runtime, most: int, flops: float) -> int:

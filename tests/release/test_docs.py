@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,11 @@ def test_what_the_documents_name_exists(page: Path):
             assert key in parameters()[section], f"{section}.{key} is no parameter"
     targets = set(re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:`|^)make ([\w-]+)", text, re.MULTILINE)) <= targets
+
+
+def test_a_checkout_is_small_enough_to_be_carried_to_a_gpu():
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, check=True, text=True).stdout
+    assert 1e6 < sum((REPOSITORY / name).stat().st_size for name in files.split("\0")[:-1]) < 60e6
 
 
 def test_the_tables_of_the_benchmarks_are_their_results():

@@ -1,36 +1,87 @@
 """The training stage, started by torchrun in several processes: the outputs of one process alone."""
 
 import shutil
+import signal
+import socket
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from clones import TINY, run_in
+import pytest
+from clones import TINY, run_in, surroundings
 from ruamel.yaml import YAML
 
 from ddpm.config import Config
 from ddpm.data.image_set import ImageSet, write_image_set
 from ddpm.utils.files import sha256
 
+STAGE = ("-m", "stages.train")
+Prepare = Callable[..., Path]
 
-def test_torchrun_trains_to_the_bits_of_one_process(
-    root: Path, tmp_path: Path, digits: ImageSet, configure: Callable[..., Config]
-):
-    config = configure(
-        TINY | {"train.epochs": 2.0, "train.shards": 4, "runtime.device": "cpu", "runtime.compile": "off"}
-    )
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    found = []
-    for name, python in (("alone", (sys.executable,)), ("together", launcher)):
+
+@pytest.fixture
+def prepare(tmp_path: Path, digits: ImageSet, configure: Callable[..., Config]) -> Prepare:
+    """Makes a folder in which the training stage can run."""
+
+    def make(name: str, **changes: object) -> Path:
         folder = tmp_path / name
         write_image_set(folder / "data/split/train.npz", digits.take(np.arange(500)))
         write_image_set(folder / "data/split/validation.npz", digits.take(np.arange(2000, 2100)))
-        YAML().dump(config.model_dump(mode="json"), folder / "params.yaml")
-        said = run_in(folder, *python, "-m", "stages.train", PYTHONPATH=str(root), DDPM_CKPT_DIR="")
+        settings = {"train.epochs": 2.0, "train.shards": 4, "runtime.device": "cpu", "runtime.compile": "off"}
+        values = configure(TINY | settings | changes).model_dump(mode="json")
+        YAML().dump(values, folder / "params.yaml")
+        return folder
+
+    return make
+
+
+def outputs(folder: Path) -> dict[str, str]:
+    """The files of data/model, by name."""
+    model = folder / "data/model"
+    return {str(path.relative_to(model)): sha256(path) for path in model.rglob("*") if path.is_file()}
+
+
+def test_torchrun_trains_to_the_bits_of_one_process(root: Path, prepare: Prepare):
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    found = []
+    for name, python in (("alone", (sys.executable,)), ("together", launcher)):
+        folder = prepare(name)
+        said = run_in(folder, *python, *STAGE, PYTHONPATH=str(root), DDPM_CKPT_DIR="")
         assert said.count("training on") == 1
         shutil.rmtree(folder / ".ckpt")
-        model = folder / "data/model"
-        found.append({str(path.relative_to(model)): sha256(path) for path in model.rglob("*") if path.is_file()})
+        found.append(outputs(folder))
     assert found[0] == found[1]
     assert len(found[0]) == 5
+
+
+def test_a_node_that_is_interrupted_stops_all_and_one_process_resumes(root: Path, prepare: Prepare):
+    changes = {"train.epochs": 60.0, "train.validate_every": 100, "runtime.checkpoint_every_seconds": 0.2}
+    place = {"PYTHONPATH": str(root), "DDPM_CKPT_DIR": ""}
+    alone, shared = prepare("alone", **changes), prepare("shared", **changes)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        meeting = f"127.0.0.1:{probe.getsockname()[1]}"
+    node = (
+        *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"),
+        *("--rdzv-backend", "c10d", "--rdzv-endpoint", meeting, "--local-addr", "127.0.0.1", *STAGE),
+    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    nodes = [subprocess.Popen(node, cwd=shared, env=surroundings(**place), **pipes) for _ in range(2)]  # type: ignore[call-overload]
+    try:
+        while not list(shared.glob(".ckpt/train-*/state.safetensors")):
+            assert all(process.poll() is None for process in nodes), "a node ended before it was interrupted"
+            time.sleep(0.05)
+        nodes[1].send_signal(signal.SIGINT)
+        said = "\n".join(process.communicate(timeout=120)[0] for process in nodes)
+    finally:
+        for process in nodes:
+            process.kill()
+    assert all(process.returncode for process in nodes), said
+    assert "stopped at step" in said
+    assert not (shared / "data/model/last.safetensors").exists()
+    assert "resuming" in run_in(shared, sys.executable, *STAGE, **place)
+    run_in(alone, sys.executable, *STAGE, **place)
+    assert outputs(shared) == outputs(alone)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from clones import ended
 from PIL import Image
 
@@ -210,6 +211,15 @@ def test_a_mistake_is_one_sentence_and_nothing_is_written(command: Command, digi
     assert reason in message
     assert len(message.splitlines()) == 1
     assert sorted(Path().iterdir()) == before
+
+
+def test_memory_that_does_not_suffice_is_called_so(command: Command, monkeypatch: pytest.MonkeyPatch):
+    def lack(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("ddpm.commands.options.load", lack)
+    with pytest.raises(SystemExit, match=r"^error: out of memory: give it fewer images at a time, or another --device"):
+        command("sample")
 
 
 @pytest.mark.parametrize(

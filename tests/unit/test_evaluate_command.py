@@ -166,6 +166,12 @@ def test_a_mistake_is_one_sentence(
     assert reason in message
 
 
+def test_a_device_that_is_not_there_is_named(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    np.savez(tmp_path / "images.npz", images=np.zeros((200, 28, 28), np.uint8) + np.eye(28, dtype=np.uint8))
+    with pytest.raises(SystemExit, match=r"^error: --device cuda:99: this machine has \d+ CUDA devices; choose auto"):
+        run(monkeypatch, tmp_path / "images.npz", "--reference", raw, "--device", "cuda:99")
+
+
 @pytest.mark.parametrize(("option", "value"), [("classifier-epochs", 0), ("bootstrap", -1), ("seed", -1)])
 def test_a_number_that_is_too_small_is_refused_at_once(monkeypatch: pytest.MonkeyPatch, option: str, value: int):
     reason = rf"^error: --{option} {value}: a whole number from {value + 1} on is wanted\.$"

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from ddpm.config import Config
 from ddpm.data.image_set import ImageSet, ImageSpec
 from ddpm.diffusion.denoiser import Denoiser
+from ddpm.diffusion.guidance import Guidance
 from ddpm.diffusion.likelihood import Likelihood
 from ddpm.diffusion.noise import ImageNoise, normal_table
 from ddpm.diffusion.process import TARGETS
@@ -185,15 +186,31 @@ def test_ranks_on_cuda_devices_compile_side_by_side(
     assert alone == recipe.steps(256) * [False]
 
 
+PLAIN: dict[str, Any] = {"clip": True}
+GUIDED: dict[str, Any] = {
+    "clip": "dynamic",
+    "guidance": Guidance(2.0, (0.0, 1e9)),
+    "autoguidance": Guidance(1.5, (0.0, 1e9)),
+    "rescale": 0.7,
+    "learned_variance": True,
+    "self_conditioning": True,
+}
+
+
+@pytest.mark.parametrize("settings", [PLAIN, GUIDED], ids=["plain", "guided"])
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
 def test_every_sampler_stays_on_the_device_and_never_waits_for_it(
-    fake: FakeCuda, runtime: Runtime, tiny: Callable[..., Config], sampler: str
+    fake: FakeCuda, runtime: Runtime, tiny: Callable[..., Config], sampler: str, settings: dict[str, Any]
 ):
-    config = tiny({"generate.sampler": sampler, "model.attention": True})
-    network = runtime.prepare(build_network(config.model, ImageSpec(28, 1, 10)), trains=False)
+    ideas = {"model.learned_variance": True, "model.self_conditioning": True, "generate.variance": "learned"}
+    config = tiny({"generate.sampler": sampler, "model.attention": True} | (ideas if settings is GUIDED else {}))
+    networks = [
+        runtime.predictor(runtime.prepare(build_network(config.model, ImageSpec(28, 1, 10)), trains=False))
+        for _ in range(2)
+    ]
     schedule = build_schedule(config.diffusion)
     labels = torch.zeros(4, dtype=torch.int64, device=CUDA)
-    denoiser = Denoiser(runtime.predictor(network), TARGETS["v"], schedule, clip=True, labels=labels)
+    denoiser = Denoiser(networks[0], TARGETS["v"], schedule, guide=networks[1], labels=labels, **settings).remembering()
     noise = ImageNoise(0, 0, range(1, 5), (1, 28, 28), CUDA)
     steps = respace(schedule, even_times(schedule, 4))
     x_T = noise()
@@ -248,6 +265,6 @@ def test_inception_is_computed_on_the_device_and_read_once_a_batch(
     extractor = object.__new__(InceptionExtractor)
     extractor.network, extractor.device = runtime.prepare(network, trains=False), CUDA
     monkeypatch.setattr(extractor.network, "forward", lambda images: [network[0](images)])
-    found = InceptionExtractor.embed.__wrapped__(extractor, digits.images[:20])
+    found = InceptionExtractor._embed.__wrapped__(extractor, digits.images[:20])
     assert found.shape == (20, 64)
     assert read == [CUDA]

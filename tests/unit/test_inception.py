@@ -6,6 +6,7 @@ import urllib.error
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -105,8 +106,31 @@ def test_features_have_the_same_bits_for_any_number_of_processes(weights: Path, 
     assert np.array_equal(alone, shared)
 
 
+def test_a_batch_that_does_not_fit_into_memory_is_halved(
+    weights: Path, ours: np.ndarray, test_digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+):
+    sizes: list[int] = []
+    embed = InceptionExtractor._embed
+
+    def small(extractor: InceptionExtractor, images: np.ndarray) -> np.ndarray:
+        if len(images) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        sizes.append(len(images))
+        return embed(extractor, images)
+
+    monkeypatch.setattr(InceptionExtractor, "_embed", small)
+    extractor = InceptionExtractor(weights, FEATURES, CPU)
+    found = extractor.embed(test_digits.images[:7])
+    assert sizes == [2, 2, 3]
+    np.testing.assert_allclose(found, ours[:7], rtol=1e-3, atol=1e-4 * ours.max())
+    monkeypatch.setattr(InceptionExtractor, "_embed", Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory")))
+    with pytest.raises(torch.OutOfMemoryError):
+        extractor.embed(test_digits.images[:7])
+
+
 def test_cuda_devices_share_the_images_one_process_each(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("ddpm.utils.runtime.cuda_devices", lambda: 3)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "NVIDIA card")
     found = {name: sharing(torch.device(name), 8) for name in ("cpu", "cuda", "cuda:1", "mps")}
     assert found == {"cpu": 8, "cuda": 3, "cuda:1": 1, "mps": 1}
     assert sharing(torch.device("cuda"), 2) == 2

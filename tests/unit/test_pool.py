@@ -7,6 +7,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -94,6 +95,26 @@ def test_batches_that_are_there_are_not_sampled_again(
     assert np.array_equal(read_pngs(tmp_path / "first", 1), read_pngs(tmp_path / "second", 1))
 
 
+def test_the_memory_of_a_device_is_the_most_that_a_process_held(
+    restored: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    generator = restore_generator(*restored)  # type: ignore[arg-type]
+    for name in ("cpu", "cuda"):
+        (tmp_path / name).mkdir()
+    assert write_images(generator, tmp_path / "cpu", 1, 4, tmp_path / "kept")[0]["device_bytes"] == 0
+    # On two devices: the batches of one took more than those of the other.
+    held = iter([5, 3, 9, 3, 9, 3])
+    sample = Generator.sample
+    monkeypatch.setattr(Generator, "sample", lambda _, numbers, on_step: sample(generator, numbers, on_step))
+    monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda _: next(held))
+    there = replace(generator, device=torch.device("cuda"))
+    assert write_images(there, tmp_path / "cuda", 1, 4, kept := tmp_path / "there")[0]["device_bytes"] == 9
+    # What is kept is read again.
+    for path in tmp_path.glob("cuda/*"):
+        path.unlink()
+    assert write_images(there, tmp_path / "cuda", 1, 4, kept)[0]["device_bytes"] == 9
+
+
 def test_eight_cuda_devices_have_a_batch_each_of_the_default_images(tiny: Callable[..., Config]):
     config = tiny({"generate.num_images": 10_000})
     assert [batch_count(config, torch.device(name)) for name in ("cuda", "cpu")] == [8, 40]
@@ -125,6 +146,25 @@ def test_a_killed_process_is_one_sentence(restored: tuple[object, ...]):
     ):
         sample_in_a_process_that_is_killed(restored)
     assert not multiprocessing.active_children()
+
+
+def test_a_pool_that_fails_leaves_other_processes_alone():
+    def give_up() -> None:
+        with process_pool(2, str) as pool:
+            assert pool
+            pool.submit(str).result()
+            assert len(multiprocessing.active_children()) > 1
+            raise DdpmError("given up")
+
+    other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
+    other.start()
+    try:
+        with pytest.raises(DdpmError, match=r"^given up$"):
+            give_up()
+        assert multiprocessing.active_children() == [other]
+    finally:
+        other.kill()
+        other.join()
 
 
 def pause(_: object) -> None:
@@ -206,6 +246,7 @@ def test_processes_are_as_many_as_asked_for_or_as_repay(monkeypatch: pytest.Monk
         assert process_count(auto, cpu, 100, 1e15) == processes
         assert process_count(three, cpu, 100, 1e15) == 3
     monkeypatch.setattr("ddpm.utils.runtime.cuda_devices", lambda: 4)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "NVIDIA card")
     assert process_count(auto, cuda, 100, 1e15) == 4
     assert process_count(auto, cuda, 3, 1e15) == 3
     assert process_count(three, cuda, 100, 1e15) == 3

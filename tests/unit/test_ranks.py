@@ -279,9 +279,11 @@ def test_ranks_started_by_torchrun_compute_on_their_own_device_and_say_how_many_
     monkeypatch.setattr(Ranks, "connect", lambda ranks, place, device: asked.append((ranks.size, place, device.type)))
     monkeypatch.setattr(Ranks, "check_alike", lambda ranks, alike, device: asked.extend((alike[0], alike[-1])))
     monkeypatch.setattr(Runtime, "of_rank", lambda runtime, rank: asked.append(rank) or runtime)
+    monkeypatch.setattr("torch.distributed.get_backend", lambda: "nccl")
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: asked.append("left"))
     folder = RunFolder(tmp_path, tmp_path / "kept", writes=False)
     assert train_together(1, lambda runtime, folder, ranks: ranks, cpu, folder) == Ranks(5, 8, 1)
-    assert asked == [1, (8, "env://", "cpu"), "cpu", torch.backends.cpu.get_cpu_capability()]
+    assert asked == [1, (8, "env://", "cpu"), "cpu", torch.backends.cpu.get_cpu_capability(), "left"]
 
 
 class Unlike(Runtime):

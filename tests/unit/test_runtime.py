@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddpm import api
+from ddpm.api import load
 from ddpm.config import Config
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.runtime import (
     Runtime,
+    choose_device,
     choose_runtime,
     cuda_devices,
     fast_precision,
@@ -63,15 +64,26 @@ def test_bfloat16_is_for_devices_that_compute_in_it(monkeypatch: pytest.MonkeyPa
     assert fast_precision(torch.device("cuda", 1)) == torch.bfloat16
 
 
+@pytest.fixture
+def _nvidia(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine with an NVIDIA driver and its devices, of which PyTorch can use none."""
+    monkeypatch.setattr("ddpm.utils.runtime._NVIDIA_DRIVERS", (tmp_path / "none", tmp_path))
+    monkeypatch.setattr("ddpm.utils.runtime._NVIDIA_DEVICES", (tmp_path / "none", tmp_path))
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.usefixtures("_nvidia")
 @pytest.mark.parametrize("counted", [0, 1])  # by the driver, which may be too old for PyTorch
 def test_a_driver_that_pytorch_cannot_use_is_told(
     configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, counted: int
 ):
-    monkeypatch.setattr("ddpm.utils.runtime._NVIDIA_DRIVERS", (tmp_path / "none", tmp_path))
     monkeypatch.setattr("torch.cuda.device_count", lambda: counted)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.warns(UserWarning, match=r"NVIDIA driver, but PyTorch finds no device it can use.*nvidia-smi"):
         assert choose_runtime(configure({"runtime.device": "auto"}).runtime, 0.0).device.type == "cpu"
+    with pytest.warns(UserWarning, match=r"NVIDIA driver, but PyTorch finds no device it can use.*nvidia-smi"):
+        assert load().device.type == "cpu"
     with pytest.raises(
         DdpmError, match=r"choose auto or cpu\. The NVIDIA driver here may be too old for CUDA .*nvidia-smi"
     ):
@@ -83,14 +95,40 @@ def test_a_driver_that_pytorch_cannot_use_is_told(
         choose_runtime(configure({"runtime.device": "auto"}).runtime, 0.0)
 
 
+@pytest.mark.usefixtures("_nvidia")
+def test_the_driver_is_not_blamed_for_what_is_not_its_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr("ddpm.utils.runtime._NVIDIA_DEVICES", (tmp_path / "none",))
+    with pytest.warns(UserWarning, match="not given to this container"):
+        choose_device("auto", "device auto")
+    monkeypatch.setattr("torch.version.cuda", None)
+    with pytest.warns(UserWarning, match="PyTorch is built for CPUs"):
+        choose_device("auto", "device auto")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for hidden in ("", "-1"):
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+            assert choose_device("auto", "device auto").type == "cpu"
+
+
 def test_devices_of_a_driver_that_pytorch_cannot_use_do_not_count(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "NVIDIA card")
     for usable, count in ((True, 2), (False, 0)):
         monkeypatch.setattr("torch.cuda.is_available", lambda usable=usable: usable)
         assert cuda_devices() == sharing(torch.device("cuda"), 8) == count
         assert wanted_device("auto").type == ("cuda" if usable else "cpu")
     with pytest.raises(DdpmError, match=r"^device cuda: this machine has 0 CUDA devices; choose auto or cpu\.$"):
-        api._device("cuda")
+        load(device="cuda")
+
+
+def test_devices_of_another_model_do_not_share_the_work(monkeypatch: pytest.MonkeyPatch):
+    models = ["large", "large", "small", "large"]
+    monkeypatch.setattr("ddpm.utils.runtime.cuda_devices", lambda: len(models))
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda number: models[number])
+    assert sharing(torch.device("cuda"), 8) == 2
+    assert sharing(torch.device("cuda"), 1) == 1
+    models[1] = "small"
+    assert sharing(torch.device("cuda"), 8) == 1
 
 
 @pytest.mark.parametrize(("capability", "usable"), [((6, 1), False), ((7, 0), False), ((7, 5), True), ((9, 0), True)])
@@ -109,6 +147,8 @@ def test_a_device_that_pytorch_has_no_kernels_for_is_refused(
         DdpmError, match=r"^runtime\.device=auto: PyTorch .* NVIDIA card, a device so old; set it to cpu"
     ):
         choose_runtime(settings, 0.0)
+    with pytest.raises(DdpmError, match=r"^device cuda: PyTorch .* NVIDIA card, a device so old; set it to cpu"):
+        load(device="cuda")
 
 
 def test_float32_is_float32_and_attention_has_the_deterministic_kernel(cpu: Runtime):

@@ -14,12 +14,12 @@ from torch import nn
 from tqdm import tqdm
 
 from ddpm.evaluation.features import EXTRACTORS, Features, UnavailableExtractor, refuse_few
-from ddpm.utils.errors import DdpmError
+from ddpm.utils.errors import DdpmError, lacks_memory
 from ddpm.utils.files import sha256
 from ddpm.utils.processes import process_pool
 from ddpm.utils.runtime import Runtime, one_thread, sharing
 
-_BATCH = {"cuda": 500, "mps": 100, "cpu": 50}
+_BATCH = {"cuda": 100, "mps": 100, "cpu": 50}  # of 299 × 299 pixels: 100 take some GiB
 
 
 @EXTRACTORS.register("inception")
@@ -86,9 +86,17 @@ class InceptionExtractor:
                 progress.update(len(part))
         return Features(np.concatenate(values))
 
-    @torch.inference_mode()
     def embed(self, images: np.ndarray) -> np.ndarray:
-        """Features of one batch."""
+        """Features of one batch; where memory lacks for it, of its halves."""
+        try:
+            return self._embed(images)
+        except RuntimeError as error:
+            if len(images) == 1 or not lacks_memory(error):
+                raise
+        return np.concatenate([self.embed(half) for half in np.array_split(images, 2)])
+
+    @torch.inference_mode()
+    def _embed(self, images: np.ndarray) -> np.ndarray:
         batch = torch.tensor(images, device=self.device).float() / 255
         return self.network(batch.expand(-1, 3, -1, -1))[0].mean((2, 3)).cpu().numpy()
 
