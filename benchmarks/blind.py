@@ -6,6 +6,7 @@ what each reader found among the real digits and among the others; and what need
 classifier takes for none, and how many strokes are torn.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,15 @@ def numbers(path: Path, count: int) -> np.ndarray:
     if wrong := [each for each in found if not each.isdecimal() or not 1 <= int(each) <= count]:
         raise DdpmError(f"{path}: {wrong[0]} is no number of an image, 1 to {count}.")
     return np.unique([int(each) for each in found]).astype(int)
+
+
+def numbers_of(files: Sequence[Path], count: int) -> dict[str, np.ndarray]:
+    """The `numbers` in each reader's file, by the name of the file. Raises DdpmError for two files of one name."""
+    places: dict[str, Path] = {}
+    for path in files:
+        if places.setdefault(path.stem, path) is not path:
+            raise DdpmError(f"{places[path.stem]} and {path} name the same reader: rename one of them.")
+    return {reader: numbers(path, count) for reader, path in places.items()}
 
 
 def by_readers(names: np.ndarray, found: dict[str, np.ndarray]) -> list[dict[str, Any]]:
@@ -100,7 +110,7 @@ def main() -> None:
             numbered(page, images[first : first + COLUMNS * ROWS], first + 1, COLUMNS, SCALE)
             print(page)
         return
-    found = {path.stem: numbers(path, len(images)) for path in given.broken}
+    found = numbers_of(given.broken, len(images))
     rows = by_readers(names, found)
     programs = [{"images": name, "count": len(each)} | by_program(each) for name, each in sets.items()]
     if rows:

@@ -89,6 +89,7 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
         "generate.steps": 20,
     },
 }
+DEFINITIONS = {"training": TRAININGS, "sampling": SAMPLINGS}
 
 
 def main() -> None:
@@ -103,7 +104,7 @@ def main() -> None:
     check(given.images)
     common = EVERY | {"train.epochs": given.epochs}
     metadata = {"images": given.images} | defaults()
-    rows = earlier(given.json, metadata)
+    rows = earlier(given.json, metadata, DEFINITIONS)
     known = {(row["training"], row["epochs"], row["sampling"], row["seed"]) for row in rows}
     for seed in given.seeds:
         for name in given.trainings:
@@ -123,7 +124,7 @@ def main() -> None:
                 row = {"training": name, "epochs": given.epochs, "sampling": sampling, "seed": seed}
                 cost = {"mflop": flops_per_image(checkpoint.model, checkpoint.spec) / 1e6, "nfe": chosen.nfe}
                 rows.append(row | cost | {"label_accuracy": "–"} | found)
-                save(rows, given.json, metadata)
+                save(rows, given.json, metadata, DEFINITIONS)
                 show(rows[-1:])
     show(rows)
 

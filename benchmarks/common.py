@@ -35,11 +35,12 @@ from ddpm.utils.errors import DdpmError, one_sentence
 from ddpm.utils.files import read_json, write_json
 from ddpm.utils.runtime import Runtime, process_count
 from ddpm.utils.seeds import numpy_generator
-from presets.__main__ import FOLDER, PARAMS, merge
+from presets.__main__ import PARAMS, merge, read_preset
 from stages.paths import RAW, REFERENCE, SPLIT
 
 REAL = "real test digits"
 SPEC = ImageSpec(size=28, channels=1, classes=10)  # of untrained networks, which need no data
+Definitions = Mapping[str, Mapping[str, Any]]  # by column of the rows: what each name in it stands for
 # No validation or preview on the way: the time is for training.
 QUIET: dict[str, Any] = {"train.validate_every": 10**9, "train.preview_every": 0, "train.validation_images": 64}
 
@@ -56,7 +57,7 @@ def settings(*changes: Mapping[str, Any], preset: str | None = None) -> Config:
     yaml = YAML(typ="safe", pure=True)
     values = yaml.load(PARAMS)
     if preset:
-        merge(values, yaml.load(FOLDER / f"{preset}.yaml"), preset)
+        merge(values, read_preset(preset, yaml), preset)
     for key, value in {key: value for part in changes for key, value in part.items()}.items():
         section, name = key.split(".")
         merge(values, {section: {name: value}}, "changes")
@@ -96,10 +97,16 @@ def sample(generator: Generator, count: int, batch: int) -> np.ndarray:
 def real_and_named(named: Sequence[str]) -> dict[str, np.ndarray]:
     """The real test digits, as `REAL`, and the images of each NAME=PATH: uint8 [n, c, h, w].
 
-    A path is of a folder of PNGs or of a file that `python -m ddpm evaluate` reads. Raises what `load_images` does.
+    A path is of a folder of PNGs or of a file that `python -m ddpm evaluate` reads. Raises DdpmError for what is no
+    NAME=PATH and for a NAME that is there already, and what `load_images` does.
     """
-    places = dict(each.partition("=")[::2] for each in named)
-    return {REAL: MNIST.load(RAW, "test").images} | {name: load_images(Path(path), 2) for name, path in places.items()}
+    places: dict[str, Path] = {}
+    for each in named:
+        name, _, path = each.partition("=")
+        if not (name and path) or name in (REAL, *places):
+            raise DdpmError(f"{each}: name images as NAME=PATH, each by a name of its own.")
+        places[name] = Path(path)
+    return {REAL: MNIST.load(RAW, "test").images} | {name: load_images(path, 2) for name, path in places.items()}
 
 
 def quality(images: np.ndarray, labels: np.ndarray | None = None) -> dict[str, float]:
@@ -151,24 +158,40 @@ def evaluator() -> tuple[MnistExtractor, Reference]:
     return MnistExtractor(torch.device("cpu")), Reference.load(REFERENCE / "mnist.npz")
 
 
-def save(rows: Sequence[Mapping[str, Any]], path: Path | None, metadata: Mapping[str, Any]) -> None:
-    """Write the rows, and what the run was, as JSON, where a path is given."""
+def save(
+    rows: Sequence[Mapping[str, Any]],
+    path: Path | None,
+    metadata: Mapping[str, Any],
+    definitions: Definitions | None = None,
+) -> None:
+    """Write the rows, what the run was, and what the names in the rows stand for as JSON, where a path is given."""
     if path:
-        write_json(path, {**metadata, "rows": list(rows)})
+        write_json(path, {**metadata, **_defined(rows, definitions), "rows": list(rows)})
 
 
-def earlier(path: Path | None, metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+def earlier(
+    path: Path | None, metadata: Mapping[str, Any], definitions: Definitions | None = None
+) -> list[dict[str, Any]]:
     """The rows that a run of the same metadata left in the file: a run that was stopped resumes, more rows are added.
 
-    Raises DdpmError for a file of another run.
+    Raises DdpmError for a file of another run, and where a name in its rows stood for something else.
     """
     if not path or not path.exists():
         return []
     found = read_json(path)
     rows = found.pop("rows", None)
-    if rows is None or {key: found.get(key) for key in metadata} != json.loads(json.dumps(metadata)):
+    wanted = {**metadata, **_defined(rows or (), definitions)}
+    if rows is None or {key: found.get(key) for key in wanted} != json.loads(json.dumps(wanted)):
         raise DdpmError(f"{path} is of another machine or other settings: name another file, or delete it.")
     return rows
+
+
+def _defined(rows: Sequence[Mapping[str, Any]], definitions: Definitions | None) -> dict[str, Any]:
+    """What the names in the rows stand for, but for those of no row: a new one leaves the file as good as it was."""
+    if not definitions:
+        return {}
+    found = {column: {row[column]: known.get(row[column]) for row in rows} for column, known in definitions.items()}
+    return {"definitions": found}
 
 
 def defaults(*changes: Mapping[str, Any]) -> dict[str, Any]:

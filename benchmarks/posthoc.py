@@ -37,6 +37,7 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
     "with guidance": {},
     "no guidance": {"generate.guidance": 1.0, "generate.autoguidance": 1.0},
 }
+DEFINITIONS = {"sampling": SAMPLINGS}
 
 
 def plot(rows: list[dict[str, Any]], images: int, path: Path) -> None:
@@ -78,7 +79,7 @@ def main() -> None:
     changes = QUIET | {"train.epochs": given.epochs, "train.posthoc_snapshots": given.snapshots}
     config = settings(changes)
     metadata = {"images": given.images, "epochs": given.epochs, "snapshots": given.snapshots} | defaults()
-    rows = earlier(given.json, metadata)
+    rows = earlier(given.json, metadata, DEFINITIONS)
     known = {(row["length"], row["sampling"]) for row in rows}
     runtime, folder = choose_runtime(config.runtime, float("inf")), given.work / f"{given.epochs:g}"
     last, _, _ = fit(config, runtime, folder)
@@ -94,7 +95,7 @@ def main() -> None:
             found = quality(images, chosen.class_labels(range(1, given.images + 1)))
             row = {"length": length, "profile_distance": distance, "sampling": name, "nfe": chosen.nfe}
             rows.append(row | found)
-            save(rows, given.json, metadata)
+            save(rows, given.json, metadata, DEFINITIONS)
             show(rows[-1:])
     show(rows)
     if given.plot:

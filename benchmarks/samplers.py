@@ -30,6 +30,7 @@ SAMPLERS = {
     "heun": {"generate.sampler": "heun"},
 }
 COMMON = {"generate.spacing": "even", "generate.variance": "small"}
+DEFINITIONS = {"sampler": SAMPLERS}
 
 
 def main() -> None:
@@ -48,8 +49,8 @@ def main() -> None:
     batch = fitting_batch(given.images, runtime.device)
     check(given.images)
     metadata = {"images": given.images, "guidance": given.guidance, "checkpoint": sha256(path)}
-    metadata |= runtime.describe() | defaults()
-    rows = earlier(given.json, metadata)
+    metadata |= runtime.describe() | defaults(COMMON)
+    rows = earlier(given.json, metadata, DEFINITIONS)
     known = {(row["steps"], row["sampler"]) for row in rows}
     cases = [
         (steps, name)
@@ -64,7 +65,7 @@ def main() -> None:
         chosen_generator = replace(generator, config=chosen)
         found = quality(sample(chosen_generator, given.images, batch))
         rows.append({"sampler": name, "steps": steps, "nfe": chosen_generator.nfe, **found})
-        save(rows, given.json, metadata)
+        save(rows, given.json, metadata, DEFINITIONS)
     show(rows)
     if given.plot:
         plot(rows, given.images, given.plot)

@@ -16,6 +16,7 @@ from benchmarks.common import QUIET, arguments, defaults, earlier, fit, run, sav
 from ddpm.data.image_set import read_image_set
 from ddpm.diffusion.likelihood import Likelihood, bits_per_dimension
 from ddpm.sampling.generator import make_denoiser
+from ddpm.utils.errors import DdpmError
 from ddpm.utils.runtime import choose_runtime
 from stages.paths import SPLIT
 
@@ -24,6 +25,7 @@ VARIANCES: dict[str, dict[str, Any]] = {
     "learned": {"model.learned_variance": True},
     "learned, times by their losses": {"model.learned_variance": True, "train.time_density": "loss_aware"},
 }
+DEFINITIONS = {"variance": VARIANCES}
 COMMON = QUIET | {"train.time_density": "uniform"}
 
 
@@ -36,9 +38,11 @@ def main() -> None:
     given = parser.parse_args()
     common = COMMON | {"train.epochs": given.epochs}
     metadata = {"images": given.images} | defaults(common)
-    rows = earlier(given.json, metadata)
+    rows = earlier(given.json, metadata, DEFINITIONS)
     known = {(row["variance"], row["seed"]) for row in rows}
     test = read_image_set(SPLIT / "test.npz")
+    if not 2 <= given.images <= len(test):
+        raise DdpmError(f"--images {given.images}: choose 2 to {len(test)} of the test images.")
     test = test.take(np.arange(given.images))
     for name in VARIANCES:
         for seed in [seed for seed in given.seeds if (name, seed) not in known]:
@@ -54,7 +58,7 @@ def main() -> None:
             bits = bits_per_dimension(likelihood, checkpoint.conditioning.frequencies.flatten().tolist())
             keys = ("bpd_small", "bpd_large", "bpd_learned", "bpd_small_se")
             rows.append({"variance": name, "seed": seed} | {key: bits.get(key, "–") for key in keys})
-            save(rows, given.json, metadata)
+            save(rows, given.json, metadata, DEFINITIONS)
             show(rows[-1:])
     show(rows)
 

@@ -10,7 +10,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, YAMLError
 
 from ddpm.config import load_config, parse_config
 from ddpm.utils.errors import DdpmError, one_sentence
@@ -33,21 +33,36 @@ def merge(values: MutableMapping[str, Any], changes: MutableMapping[str, Any], n
 
 def apply(name: str, params: Path) -> None:
     """Merge the preset ``name`` into the file ``params`` and check the whole. Raises DdpmError, nothing written."""
-    preset = FOLDER / f"{name}.yaml"
-    if not preset.is_file():
-        raise DdpmError(f"there is no preset {name}; there are {', '.join(names())}.")
+    preset = path_of(name)
     load_config(params)
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096
     values = yaml.load(params)
-    changes = yaml.load(preset)
-    if not isinstance(changes, MutableMapping):
-        raise DdpmError(f"{preset} holds no keys.")
-    merge(values, changes, str(preset))
+    merge(values, read_preset(name, yaml), str(preset))
     parse_config(values, str(preset))
     with atomic_path(params) as temporary:
         yaml.dump(values, temporary)
+
+
+def read_preset(name: str, yaml: YAML) -> MutableMapping[str, Any]:
+    """What a preset changes, as ``yaml`` reads it. Raises DdpmError for none of that name, no YAML, and no keys."""
+    preset = path_of(name)
+    try:
+        changes = yaml.load(preset)
+    except (YAMLError, ValueError) as error:  # the latter from the conversion of a date or a number
+        raise DdpmError(f"{preset} is not valid YAML ({' '.join(str(error).split())}): correct it.") from error
+    if not isinstance(changes, MutableMapping):
+        raise DdpmError(f"{preset} holds no keys.")
+    return changes
+
+
+def path_of(name: str) -> Path:
+    """The file of a preset. Raises DdpmError, with those there are, where there is none."""
+    preset = FOLDER / f"{name}.yaml"
+    if not preset.is_file():
+        raise DdpmError(f"there is no preset {name}; there are {', '.join(names())}.")
+    return preset
 
 
 def names() -> list[str]:

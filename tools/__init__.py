@@ -1,8 +1,10 @@
 """Commands beside the pipeline."""
 
 import os
+import shutil
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ddpm.utils.errors import DdpmError
@@ -10,9 +12,9 @@ from ddpm.utils.errors import DdpmError
 _FOREIGN = ("DDPM_CKPT_DIR", "DVC_ROOT", "DVC_STAGE", "GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE")
 
 
-def run(*command: str, **variables: str) -> str:
+def run(*command: str, cwd: Path | None = None, **variables: str) -> str:
     """What a command prints, run with further environment variables. Raises DdpmError with what a failing one says."""
-    done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=cwd, env=os.environ | variables, capture_output=True, text=True, check=False)
     if done.returncode:
         raise DdpmError(f"`{' '.join(command)}` failed: {' '.join((done.stderr or done.stdout).split())}")
     return done.stdout
@@ -41,8 +43,27 @@ def leave_surroundings() -> None:
 def clone(commit: str, folder: Path, cache: Path) -> None:
     """Check out a commit of this repository in a new folder, with that folder as DVC's cache. Raises DdpmError.
 
-    Whatever the user's configuration says of a shared cache does not count there.
+    cache: a relative path is from the clone's .dvc. Whatever the user's configuration says of a shared cache does not
+    count there.
     """
     run("git", "clone", "--quiet", "--no-checkout", ".", str(folder))
     run("git", "-C", str(folder), "checkout", "--quiet", "--detach", commit)
     (folder / ".dvc/config.local").write_text(f"[cache]\n    dir = {cache}\n", encoding="utf-8")
+
+
+@contextmanager
+def prepared_clone(commit: str, folder: Path, cache: Path) -> Iterator[Path]:
+    """A `clone` at a name beside ``folder``, which it takes once the block has made it ready.
+
+    So the folder is whole or not there, whatever ends the process: what a killed call left is deleted by the next.
+    Raises DdpmError, and what the block raises.
+    """
+    part = Path(f"{folder}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        clone(commit, part, cache)
+        yield part
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

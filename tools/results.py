@@ -14,9 +14,8 @@ from pathlib import Path
 from benchmarks.page import table
 from ddpm.utils.errors import DdpmError, one_sentence
 from ddpm.utils.files import atomic_path, read_json
-from presets.__main__ import FOLDER as PRESETS
-from presets.__main__ import names
-from tools import clone, commit_of, leave_surroundings, run
+from presets.__main__ import names, path_of
+from tools import commit_of, leave_surroundings, prepared_clone, run
 from tools.reproduce import copy_images
 
 FOLDER = Path("docs/results")
@@ -35,15 +34,18 @@ _START, _END = "<!-- table -->", "<!-- end -->"
 
 
 def prepare(preset: str, folder: Path) -> None:
-    """HEAD with the preset in its params.yaml and this repository's cache, unless the folder has it already."""
-    if (folder / "params.yaml").exists():
+    """HEAD with the preset in its params.yaml and this repository's cache, unless the folder has it already.
+
+    Raises DdpmError for no preset, where HEAD does not have it as it is here, and for settings that no run can have.
+    """
+    path = path_of(preset)
+    if folder.exists():
         return
-    part = Path(f"{folder}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    clone("HEAD", part, Path(run("dvc", "cache", "dir").strip()))
-    subprocess.run([sys.executable, "-m", "presets", preset], cwd=part, check=True)
-    copy_images(part)
-    part.rename(folder)
+    if run("git", "-C", str(path.parent), "status", "--porcelain", "--untracked-files", "--", path.name):
+        raise DdpmError(f"the run is of HEAD, where this preset is another or none: commit presets/{path.name} first.")
+    with prepared_clone("HEAD", folder, Path(run("dvc", "cache", "dir").strip())) as part:
+        run(sys.executable, "-m", "presets", preset, cwd=part)
+        copy_images(part)
 
 
 def refreshed(page: str) -> str:
@@ -65,10 +67,7 @@ def main() -> None:
     leave_surroundings()
     with one_sentence():
         for preset in given.preset:
-            if not (PRESETS / f"{preset}.yaml").is_file():
-                raise DdpmError(f"there is no preset {preset}; there are {', '.join(names())}.")
             folder = Path(".ckpt/results").absolute() / f"{preset}-{commit_of('HEAD')[:12]}"
-            folder.parent.mkdir(parents=True, exist_ok=True)
             prepare(preset, folder)
             if subprocess.run(["dvc", "repro"], cwd=folder, check=False).returncode:
                 raise DdpmError(f"the run in {folder} did not end well: fix what it says and call this again.")

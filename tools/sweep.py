@@ -154,6 +154,13 @@ def check_metric(metric: str, space: Mapping[str, Any], params: Path) -> None:
         raise DdpmError(f"--metric {metric}: choose one of {', '.join(known)}.")
 
 
+def check_counts(trials: int, prune_after: int) -> None:
+    """Raise DdpmError for numbers that no search can have."""
+    for option, given, least in (("--trials", trials, 1), ("--prune-after", prune_after, 0)):
+        if given < least:
+            raise DdpmError(f"{option} {given}: it must be at least {least}.")
+
+
 def present(space: Mapping[str, BaseDistribution], params: Path) -> dict[str, Any] | None:
     """The settings of ``params`` as a point of the space; None where one lies outside."""
     values = YAML(typ="safe", pure=True).load(params)
@@ -418,6 +425,7 @@ def main() -> None:
     with one_sentence():
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", given.name):
             raise DdpmError(f"--name {given.name}: letters, digits, - and _ alone.")
+        check_counts(given.trials, given.prune_after)
         space = read_space(given.space)
         check_space(space, PARAMS)
         check_images(space, PARAMS)

@@ -49,19 +49,19 @@ def page(folders: list[Path]) -> str:
 
 def section(folder: Path, changed: float, now: float) -> str:
     """One training as HTML: its last numbers, its curves, its newest preview."""
+    previews = folder.with_name(PREVIEWS.name)
     try:
         log, curves = _curves(folder, changed)
+        distances = _table(previews / "distance.csv")
+        newest = [path.read_bytes() for path in sorted(previews.glob("*.png"), key=_changed)[-1:]]
     except (OSError, ValueError):  # deleted this moment, by DVC or by hand
         return ""
     last = log.iloc[-1]
     numbers = f"step {last['step']:.0f}, epoch {last['epoch']:.2f}, loss {last['loss']:.4f}"
-    previews = folder.with_name(PREVIEWS.name)
-    distances = _table(previews / "distance.csv")
     if len(distances):
         row = distances.iloc[-1]
         numbers += f", early distance {row['early_distance']:.4g} at step {row['step']:.0f}"
-    newest = sorted(previews.glob("*.png"), key=_changed)[-1:]
-    images = [curves, *(path.read_bytes() for path in newest)]
+    images = [curves, *newest]
     tags = "\n".join(f'<img src="data:image/png;base64,{base64.b64encode(image).decode()}">' for image in images)
     return f"<h2>{html.escape(str(folder))}: {numbers}, {now - changed:.0f} s ago</h2>\n{tags}"
 

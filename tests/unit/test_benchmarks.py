@@ -16,11 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import cuda, ranks
-from benchmarks.blind import by_readers, numbers, shuffled, torn
+from benchmarks import against, choices, cuda, ranks, variance
+from benchmarks.blind import by_readers, numbers, numbers_of, shuffled, torn
 from benchmarks.cell import SAMPLERS as CELL_SAMPLERS
 from benchmarks.choices import EVERY, SAMPLINGS, TRAININGS
-from benchmarks.common import QUIET, REAL, SPEC, earlier, fit, save, settings
+from benchmarks.common import QUIET, REAL, SPEC, earlier, fit, real_and_named, save, settings
 from benchmarks.contention import busy
 from benchmarks.even_labels import evenly, weighted_gaussian
 from benchmarks.frontier import RECIPES
@@ -44,8 +44,9 @@ from ddpm.training.ema import Ema
 from ddpm.training.optimizers import Optimizer
 from ddpm.training.state import TrainState
 from ddpm.utils.errors import DdpmError
-from ddpm.utils.files import read_json
+from ddpm.utils.files import read_json, write_json
 from ddpm.utils.runtime import Runtime, wanted_device
+from stages.paths import RAW
 
 
 @pytest.fixture(autouse=True)
@@ -234,9 +235,42 @@ def test_rows_of_the_same_run_are_taken_up_and_others_not(tmp_path: Path):
         earlier(path, {})
 
 
+def test_rows_are_taken_up_while_their_names_stand_for_the_same(tmp_path: Path):
+    path, rows = tmp_path / "rows.json", [{"sampler": "ddim", "fd_mnist": 0.5}]
+    definitions = {"sampler": {"ddim": {"generate.eta": 0.0}, "ddpm": {}}}
+    save(rows, path, {"images": 5}, definitions)
+    assert read_json(path)["definitions"] == {"sampler": {"ddim": {"generate.eta": 0.0}}}
+    of_others = {"sampler": {"ddim": {"generate.eta": 0.0}, "ddpm": {"generate.steps": 9}, "heun": {}}}
+    assert earlier(path, {"images": 5}, definitions) == earlier(path, {"images": 5}, of_others) == rows
+    for changed in ({"ddim": {"generate.eta": 0.1}}, {}):
+        with pytest.raises(DdpmError, match=r"rows\.json is of another machine or other settings"):
+            earlier(path, {"images": 5}, {"sampler": changed})
+    save(rows, path, {"images": 5})
+    with pytest.raises(DdpmError, match=r"rows\.json is of another machine or other settings"):
+        earlier(path, {"images": 5}, definitions)
+
+
+@pytest.mark.parametrize("name", ["equal_time", "interval", "recipe", "variance"])
+def test_the_names_in_committed_rows_stand_for_what_they_did(name: str):
+    definitions = variance.DEFINITIONS if name == "variance" else choices.DEFINITIONS
+    assert earlier(RESULTS / f"{name}.json", {}, definitions) == read_json(RESULTS / f"{name}.json")["rows"]
+
+
+@pytest.mark.parametrize("count", [1, 129])
+def test_bits_of_too_few_or_too_many_images_are_refused(
+    workspace: Path, digits: ImageSet, monkeypatch: pytest.MonkeyPatch, count: int
+):
+    write_image_set(workspace / "data/split/test.npz", digits.take(np.arange(128)))
+    monkeypatch.setattr("sys.argv", ["variance", "--images", str(count)])
+    with pytest.raises(DdpmError, match=rf"^--images {count}: choose 2 to 128 of the test images\.$"):
+        variance.main()
+
+
 def test_an_unknown_setting_is_refused():
     with pytest.raises(DdpmError, match="unknown key"):
         settings({"train.learning_rate": np.pi})
+    with pytest.raises(DdpmError, match=r"^there is no preset huge; there are baseline, "):
+        settings(preset="huge")
 
 
 def test_cells_are_read_easily():
@@ -428,6 +462,36 @@ def test_busy_processes_are_busy_inside_and_gone_after_it():
     assert set(psutil.Process().children()) == before
 
 
+def test_a_pipeline_that_was_stopped_is_timed_from_nothing_again(workspace: Path, monkeypatch: pytest.MonkeyPatch):
+    def clone(_: str, folder: Path, __: Path) -> None:
+        for path in (folder / ".git/HEAD", folder / "dvc.lock"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+    def pipeline(_: tuple[str, ...], *, cwd: Path, **__: object) -> "subprocess.CompletedProcess[str]":
+        assert {path.relative_to(cwd).as_posix() for path in cwd.rglob("*") if path.is_file()} == {
+            ".git/HEAD", f"{RAW.as_posix()}/images"
+        }  # fmt: skip
+        for path in against.FILES:
+            write_json(cwd / path, dict.fromkeys(against.KEYS, 1.0))
+        return subprocess.CompletedProcess((), ended.pop())
+
+    (workspace / RAW).mkdir(parents=True)
+    (workspace / RAW / "images").touch()
+    ended, folder = [0, 1], workspace / "work/1234567"
+    monkeypatch.setattr("tools.clone", clone)
+    monkeypatch.setattr("subprocess.run", pipeline)
+    with pytest.raises(DdpmError, match="the pipeline of 1234567890 did not end well"):
+        against.repro("1234567890", folder)
+    clone("", Path(f"{folder}.part"), Path())  # as of a killed one
+    Path(f"{folder}.part/left").touch()
+    row = against.repro("1234567890", folder)
+    assert row == {"commit": "1234567", "repro_seconds": row["repro_seconds"], **dict.fromkeys(against.KEYS, 1.0)}
+    assert ended == []
+    assert against.repro("1234567890", folder) == row
+    assert list(folder.parent.iterdir()) == [folder]
+
+
 def test_even_labels_are_as_frequent_as_they_are_wanted_and_each_image_is_drawn_once(rng: np.random.Generator):
     labels, frequencies = rng.integers(0, 7, 5000), np.array([0.1, 0.2, 0.05, 0.15, 0.2, 0.2, 0.1])
     chosen = evenly(labels, frequencies, 1000, rng)
@@ -510,3 +574,19 @@ def test_numbers_of_a_reader_stand_in_any_order_once_or_twice(tmp_path: Path):
     assert numbers(tmp_path / "reader.txt", 40).tolist() == [3, 12, 40]
     (tmp_path / "reader.txt").write_text("")
     assert numbers(tmp_path / "reader.txt", 40).tolist() == []
+
+
+def test_two_files_of_one_reader_are_refused(tmp_path: Path):
+    one, two, other = tmp_path / "a/one.txt", tmp_path / "b/one.txt", tmp_path / "b/other.txt"
+    for number, path in enumerate((one, two, other), 1):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(str(number))
+    assert {name: found.tolist() for name, found in numbers_of([one, other], 40).items()} == {"one": [1], "other": [3]}
+    with pytest.raises(DdpmError, match=r"a/one\.txt and .*b/one\.txt name the same reader: rename one of them"):
+        numbers_of([one, two], 40)
+
+
+@pytest.mark.parametrize("named", [["default"], ["=data"], ["a="], ["a=b", "a=c"], [f"{REAL}=data"]])
+def test_images_without_a_name_of_their_own_are_refused(named: list[str]):
+    with pytest.raises(DdpmError, match=rf"^{named[-1]}: name images as NAME=PATH, each by a name of its own\.$"):
+        real_and_named(named)

@@ -85,6 +85,10 @@ def test_a_preset_applied_leaves_no_other_file(params: Path, name: str):
         ("trian:\n  lr: 0.1\n", "unknown key trian"),
         ("train:\n  lr: -1\n", "train.lr = -1"),
         ("train: fast\n", "train = 'fast'"),
+        ("train:\n  lr: [1, 2\n", "line 2, column 7"),
+        ("train:\n  lr: 0.1\n  lr: 0.2\n", "line 3, column 3"),
+        ("data: 2026-99-99\n", "is not valid YAML"),
+        ("", "holds no keys"),
     ],
 )
 def test_a_wrong_preset_is_refused_and_nothing_written(

@@ -10,6 +10,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ddpm.utils.errors import DdpmError
+from tools import sweep as tool
 from tools.sweep import (
     Sweep,
     check_images,
@@ -54,6 +55,18 @@ def test_a_metric_that_no_trial_can_have_is_refused_before_the_first():
     for metric, space in (("fd", {}), ("fd_mnist", {"data.name": "fashion_mnist"})):
         with pytest.raises(DdpmError, match=rf"^--metric {metric}: choose one of fd_\w*mnist, .*val_loss"):
             check_metric(metric, space, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("option", "number", "least"), [("--trials", -1, 1), ("--trials", 0, 1), ("--prune-after", -1, 0)]
+)
+def test_numbers_that_no_search_can_have_are_refused(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, option: str, number: int, least: int
+):
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr("sys.argv", ["sweep", "seed=[1, 2]", f"{option}={number}"])
+    with pytest.raises(SystemExit, match=rf"^error: {option} {number}: it must be at least {least}\.$"):
+        tool.main()
 
 
 def test_every_name_of_a_choice_is_checked():

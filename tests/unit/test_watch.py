@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import numpy as np
+import pytest
 from clones import TINY, change, ended, surroundings
 
 from ddpm.data.image_set import ImageSet, write_image_set
@@ -91,6 +92,18 @@ def test_copies_of_the_repository_are_watched_too_the_newest_first(workspace: Pa
 
 def test_a_training_that_is_deleted_meanwhile_is_left_out(workspace: Path):
     assert "<h2>" not in page([Path("data/model")])
+
+
+@pytest.mark.parametrize("gone", ["distance.csv", "preview.png"])
+def test_a_training_whose_previews_are_deleted_meanwhile_is_left_out(workspace: Path, gone: str):
+    place, previews = Path("data/model"), Path("data/previews")
+    with RunFolder(place, workspace / "kept") as folder:
+        folder.write_csv("log.csv", [{"step": 20, "epoch": 0.5, "loss": 0.25, "lr": 0.01, "grad_norm": 1.0}])
+    assert "<h2>" in page([place])
+    previews.mkdir(exist_ok=True)
+    # What is there when it is looked for, and not when it is read.
+    (previews / gone).mkdir() if gone.endswith("csv") else (previews / gone).symlink_to("nowhere")
+    assert "<h2>" not in page([place])
 
 
 def test_a_port_in_use_ends_it_with_one_sentence(root: Path, workspace: Path):
