@@ -1,0 +1,73 @@
+"""One checkpoint, sampled in several ways: `python -m benchmarks.samplings --help`.
+
+A row for each --sampling, which names settings of `generate` in YAML, such as `"guidance: 1.2, steps: 30"`; the others
+are those of params.yaml and the preset. The images are of a replicate that no committed number is of, all rows have the
+same noise, and rows can be added to the file of --json one by one.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ruamel.yaml import YAML, YAMLError
+
+from benchmarks.blind import torn
+from benchmarks.common import arguments, check, earlier, quality, run, save, settings, show
+from ddpm.models.checkpoint import load_checkpoint
+from ddpm.sampling.batches import batch_count, sample_batches
+from ddpm.sampling.generator import make_generator, restore_generator
+from ddpm.utils.errors import DdpmError
+from ddpm.utils.files import sha256
+from ddpm.utils.processes import process_pool
+from ddpm.utils.runtime import choose_runtime, process_count
+from stages.paths import MODEL
+
+
+def changes(sampling: str) -> dict[str, Any]:
+    """The settings that a --sampling names, by dotted key. Raises DdpmError for what names none."""
+    try:
+        found = YAML(typ="safe", pure=True).load(f"{{{sampling}}}")
+    except YAMLError as error:
+        raise DdpmError(f'--sampling "{sampling}": name settings, such as "guidance: 1.2, steps: 30".') from error
+    return {f"generate.{key}": value for key, value in found.items()}
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--sampling", nargs="+", default=[""], metavar="SETTINGS", help='a row each; "": as they are')
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="default: the pipeline's")
+    parser.add_argument("--preset", help="whose settings of `generate` the rows begin with")
+    parser.add_argument("--images", type=int, default=5000, help="per row (default 5000)")
+    parser.add_argument("--replicate", type=int, default=100, help="by whose noise (default 100)")
+    given = parser.parse_args()
+    check(given.images)
+    common = {"generate.num_images": given.images, "generate.replicate": given.replicate, "generate.trajectories": 1}
+    configs = {each: settings(common, changes(each), preset=given.preset) for each in given.sampling}
+    config = configs[given.sampling[0]]
+    path = given.checkpoint or MODEL / f"{config.generate.checkpoint}.safetensors"
+    runtime = choose_runtime(config.runtime, float("inf"))
+    beside = settings(common, preset=given.preset).generate.model_dump(mode="json")
+    metadata = {"checkpoint": sha256(path), "generate": beside} | runtime.describe()
+    rows = earlier(given.json, metadata)
+    known = {row["sampling"] for row in rows}
+    generator = make_generator(load_checkpoint(path), str(path), config.generate, config.seed, runtime)
+    processes = process_count(config.runtime, runtime, batch_count(config, runtime.device), float("inf"))
+    with process_pool(processes, restore_generator, path, config.generate, config.seed, runtime) as pool:
+        for sampling, wanted in configs.items():
+            name = sampling or "as set"
+            if name in known:
+                continue
+            chosen = generator.changed(**dict(wanted.generate))
+            with tempfile.TemporaryDirectory() as kept:
+                batches = sample_batches(chosen, "auto", Path(kept), name, pool)
+                images = np.concatenate([batch.images for batch in batches])
+            found = quality(images, chosen.class_labels(range(1, given.images + 1)))
+            rows.append({"sampling": name, "nfe": chosen.nfe} | found | {"torn_fraction": float(torn(images).mean())})
+            save(rows, given.json, metadata)
+            show(rows[-1:])
+    show(rows)
+
+
+if __name__ == "__main__":
+    run(main)
