@@ -6,7 +6,7 @@ and experiments of this repository stay as they are. The clone uses this reposit
 split and the features of real images, which are those of HEAD for all seeds, `train`, and `cell`.
 
 A grid that was stopped goes on: the next call queues what is not done. With --json, experiments of which the file has
-rows are left out, and it is brought up to date every minute. `dvc exp show` in the clone shows all of them.
+rows are left out, and it is brought up to date every minute (--poll). `dvc exp show` in the clone shows all of them.
 """
 
 import json
@@ -73,7 +73,6 @@ CELL = {
     "metrics": [{"metrics/grid.json": {"cache": False}}],
 }
 NAMES = tuple(key.partition(".")[2] for key in AXES)  # schedule, target, weighting
-POLL_SECONDS = 60.0
 
 Cell = tuple[str, ...]  # a value of each of AXES
 
@@ -244,6 +243,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=BUDGET["train.epochs"], help="of a training (default 0.5)")
     parser.add_argument("--images", type=int, default=BUDGET["generate.num_images"], help="a sampler (default 500)")
     parser.add_argument("--jobs", type=int, default=2, help="experiments at a time (default 2)")
+    parser.add_argument("--poll", type=float, default=60.0, help="seconds between two looks (default 60)")
     parser.add_argument("--plot", type=Path, metavar="PNG")
     given = parser.parse_args()
     budget = BUDGET | {"train.epochs": given.epochs, "generate.num_images": given.images}
@@ -263,10 +263,7 @@ def main() -> None:
         if missing := [seed for seed in given.seeds if (*cell, seed) not in known]:
             enqueue(folder, cell, missing)
     with tqdm(total=len(wanted) * len(given.seeds), desc="grid", unit="experiment") as progress:
-        going = True
-        while going:
-            start(folder, given.jobs)
-            time.sleep(POLL_SECONDS)
+        while True:
             states = Counter[str]()
             for cell, seed, state, numbers in experiments(folder):
                 states[state] += 1
@@ -275,7 +272,10 @@ def main() -> None:
             table = complete(list(rows.values()), given.seeds)
             save(list(rows.values()), given.json, metadata | {"cells": cells(table), "effects": effects(table)})
             progress.update(len({key[:-1] for key in rows}) - progress.n)
-            going = bool(states["queued"] + states["running"])
+            if not states["queued"] + states["running"]:
+                break
+            start(folder, given.jobs)
+            time.sleep(given.poll)
     show(effects(table))
     if given.plot and len(table):
         plot(table, Reference.load(folder / REFERENCE / "mnist.npz").frechet_floor(given.images), given.plot)

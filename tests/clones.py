@@ -14,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
 
 from tools import reproduce
 
@@ -60,6 +61,7 @@ SMALL = TINY | {
     "likelihood.times_per_image": 1,
     "export.formats": ["onnx"],
     "export.page": "off",
+    "runtime.processes": 1,
 }
 
 
@@ -113,6 +115,10 @@ def change(folder: Path, changes: Mapping[str, Any]) -> None:
     for key, value in changes.items():
         section, name = key.split(".")
         assert name in values[section]
+        if isinstance(value, list):
+            # On one line, as the file has it: where it was on several, `-S KEY=[]` would break the lines below.
+            value = CommentedSeq(value)
+            value.fa.set_flow_style()
         values[section][name] = value
     yaml.dump(values, folder / "params.yaml")
 
@@ -235,10 +241,18 @@ def small_run(place: Path, raw: Path) -> SmallRun:
     return SmallRun(folder, log.read_text(), Offline(hook).refused)
 
 
-def wait_for(happened: Callable[[], object], process: subprocess.Popen[Any] | None = None, seconds: int = 300) -> None:
-    """Until it has happened. Fails after so many seconds, and where the process has ended before."""
+def wait_for(
+    happened: Callable[[], object],
+    process: subprocess.Popen[Any] | None = None,
+    seconds: int = 300,
+    every: float = 0.05,
+) -> None:
+    """Until it has happened, looking ``every`` so many seconds.
+
+    Fails after ``seconds``, and where the process has ended before.
+    """
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline
         assert process is None or process.poll() is None or happened(), "it ended before what was waited for"
-        time.sleep(0.05)
+        time.sleep(every)

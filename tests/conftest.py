@@ -36,6 +36,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 # Files whose tests share what takes long to make.
 TOGETHER = {
+    "test_offline": "page of the model",
+    "test_page_of_the_model": "page of the model",
     "test_evaluation_of_files": "real digits",
     "test_real_digits": "real digits",
     "test_classifier": "test digits",

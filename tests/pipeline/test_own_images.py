@@ -40,7 +40,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
     folder = tmp_path_factory.mktemp("clone")
     copy_working_tree(folder)
     own = {"data.name": "folder", "data.path": str(photos), "data.image_size": 32}
-    quick = {"fid.extractors": "auto", "train.epochs": 2, "runtime.processes": 1, "runtime.compile": "off"}
+    quick = {"fid.extractors": "auto", "train.epochs": 2, "runtime.compile": "off"}
     change(folder, SMALL | own | quick)
     start_history(folder, "own images")
     return folder

@@ -1,11 +1,11 @@
 """Run a stage several times over, each run in a folder of its own with a fault at one certain moment.
 
-`python faulty.py MODULE KIND N FOLDER [N FOLDER …]` with KIND
+`python faulty.py MODULE` reads what to run from stdin, a line KIND N FOLDER for each, with KIND
 cut    the process is killed right before its N-th change of a file below the folder,
 full   from its N-th change on every change ends as on a full disk,
 size   the process is killed within the write that would make a file longer than N bytes,
 count  nothing happens; the number of changes is printed as what it wrote last.
-Prints a line for each run: its exit status (−9: killed), and what it wrote to stderr last.
+Prints a line as each run ends: its exit status (−9: killed), and what it wrote to stderr last.
 The stage is imported once and forked for each run: importing torch takes seconds.
 """
 
@@ -55,14 +55,16 @@ def arm(kind: str, number: int) -> list[str]:
 
 
 def main() -> None:
-    module, kind, *runs = sys.argv[1:]
+    (module,) = sys.argv[1:]
     stage = importlib.import_module(f"stages.{module}")
     function = getattr(stage, f"{module}_stage", None) or getattr(stage, module)
-    for number, folder in zip(runs[::2], runs[1::2], strict=True):
+    for line in sys.stdin:
+        kind, number, folder = line.rstrip("\n").split(" ", 2)
         log = Path(folder) / "stderr.txt"
         child = os.fork()
         if not child:
             os.chdir(folder)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
             seen = arm(kind, int(number))

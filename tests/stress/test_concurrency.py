@@ -57,7 +57,7 @@ def wait(folder: Path) -> None:
         status = run_in(folder, "dvc", "queue", "status")
         if status.count("Success") + status.count("Failed") == len(QUEUED):
             return
-        time.sleep(1)
+        time.sleep(5)  # each question takes two seconds of a core
     logs = [path.read_text() for path in sorted((folder / ".dvc/tmp/exps/celery").glob("*.out"))]
     pytest.fail("\n".join([f"after {SECONDS} s: {status}", *logs]))
 

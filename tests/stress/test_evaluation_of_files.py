@@ -11,26 +11,22 @@ from clones import run_in
 
 from ddpm.data.image_set import ImageSet
 from ddpm.evaluation.frechet import fit_gaussian, frechet_distance
-from ddpm.evaluation.reference import Reference, find_nearest_pixels
+from ddpm.evaluation.reference import Reference
 from ddpm.utils.images import write_rgb_pngs
 
 COUNT = 300
 
 
-@pytest.fixture(scope="module")
-def features(
-    full: Reference, digits: ImageSet, test_digits: ImageSet, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """What the command would have left of the real digits in the folder --features."""
-    folder = tmp_path_factory.mktemp("features")
-    full.save(folder / "mnist.npz")
-    find_nearest_pixels(folder / "pixels.npz", digits, test_digits)
-    return folder
-
-
 @pytest.mark.parametrize("kind", ["folder", "npz", "idx"])
 def test_images_in_any_form_give_the_same_numbers(
-    root: Path, raw: Path, features: Path, test_digits: ImageSet, full: Reference, tmp_path: Path, kind: str
+    root: Path,
+    raw: Path,
+    features: Path,
+    test_digits: ImageSet,
+    full: Reference,
+    test_nearest: np.ndarray,
+    tmp_path: Path,
+    kind: str,
 ):
     images, labels = test_digits.images[:COUNT], test_digits.labels[:COUNT]
     path = tmp_path / {"folder": "images", "npz": "images.npz", "idx": "images-idx3-ubyte"}[kind]
@@ -53,7 +49,6 @@ def test_images_in_any_form_give_the_same_numbers(
     assert numbers["images"] == COUNT
     accuracy = (full.test_probabilities[:COUNT].argmax(1) == labels).mean()
     assert numbers["label_accuracy"] == pytest.approx(accuracy, rel=1e-5)
-    test_nearest = np.load(features / "pixels.npz")["test_nearest"]
     assert numbers["nearest_pixel"] == pytest.approx(test_nearest[:COUNT].mean(), rel=1e-5)
     assert numbers["fd_mnist_low"] < numbers["fd_mnist"] < numbers["fd_mnist_high"]
     expected = frechet_distance(fit_gaussian(full.train), fit_gaussian(full.test[:COUNT]))

@@ -6,15 +6,17 @@ DDPM_FAULTS sets how many moments are tried for each stage and kind; by default 
 import hashlib
 import json
 import os
+import select
 import shutil
 import signal
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from clones import ended
+from clones import surroundings
 from PIL import Image
 
 from ddpm.config import Config
@@ -48,21 +50,26 @@ Fault = tuple[int, Path]
 
 
 class Bench:
-    """Makes folders that a stage can run in, and runs it there with faults."""
+    """Makes folders that a stage can run in, and runs it there with faults: see faulty.py, the ``process``."""
 
-    def __init__(self, root: Path, place: Path, stage: str, fill: Callable[[Path], None]) -> None:
-        self.root, self.place, self.stage = root, place, stage
+    def __init__(self, process: subprocess.Popen[str], place: Path, stage: str, fill: Callable[[Path], None]) -> None:
+        self.process, self.place, self.stage = process, place, stage
         self.template = place / "template"
         self.template.mkdir()
         fill(self.template)
 
     def run(self, kind: str, faults: list[Fault]) -> list[tuple[int, str]]:
         """(exit status, last line of stderr) of each run."""
-        command = [sys.executable, str(Path(__file__).with_name("faulty.py")), self.stage, kind]
-        command += [str(part) for fault in faults for part in fault]
-        done = ended(self.place, *command, PYTHONPATH=str(self.root), DDPM_CKPT_DIR="")
-        assert done.returncode == 0, done.stderr
-        return [(int(line.split(" ")[0]), line.partition(" ")[2]) for line in done.stdout.splitlines()]
+        assert self.process.stdin
+        assert self.process.stdout
+        endings = []
+        for number, folder in faults:
+            print(kind, number, folder, file=self.process.stdin, flush=True)
+            answers, _, _ = select.select([self.process.stdout], [], [], 900)
+            assert answers, f"{kind} {number} hangs"
+            status, _, said = self.process.stdout.readline().rstrip("\n").partition(" ")
+            endings.append((int(status), said))
+        return endings
 
     def folder(self, name: str) -> Path:
         """A fresh copy of the template."""
@@ -107,7 +114,7 @@ def bench(
     raw: Path,
     digits: ImageSet,
     tiny: Callable[..., Config],
-) -> Bench:
+) -> Iterator[Bench]:
     """Each stage with small inputs, and outputs of an earlier run of other settings in its way."""
     config = tiny(RUN)
 
@@ -143,7 +150,14 @@ def bench(
                 (folder / f"metrics/{name}.json").write_text('{"old": 1}')
             (folder / "metrics/classes.csv").write_text("old\n1\n")
 
-    return Bench(root, tmp_path, request.param, fill)
+    command = [sys.executable, str(Path(__file__).with_name("faulty.py")), request.param]
+    environment = surroundings(PYTHONPATH=str(root), DDPM_CKPT_DIR="")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes) as process:  # type: ignore[call-overload]
+        try:
+            yield Bench(process, tmp_path, request.param, fill)
+        finally:
+            process.kill()
 
 
 def test_whatever_cuts_a_stage_its_files_are_whole_and_the_next_run_ends_with_the_same_bits(bench: Bench):

@@ -15,6 +15,7 @@ from test_concurrency import end_workers
 GRID = [
     *(sys.executable, "-m", "benchmarks.grid", "--schedules", "cosine", "flow", "--targets", "v"),
     *("--weightings", "simple", "--seeds", "1", "2", "--epochs", "0.02", "--images", "160", "--json", "found.json"),
+    *("--poll", "5"),
 ]
 
 

@@ -57,7 +57,11 @@ def test_the_commands_of_the_page_queue_and_show_every_combination(toy: Path, ro
     for commands in (*queue, presets, start):
         run_in(toy, "bash", "-ec", commands)
     # An experiment that a worker takes up is in none of its lists for a moment: what has ended counts.
-    wait_for(lambda: len(re.findall("Success|Failed", run_in(toy, "bash", "-ec", status))) == 12, seconds=900)
+    wait_for(
+        lambda: len(re.findall("Success|Failed", run_in(toy, "bash", "-ec", status))) == 12,
+        seconds=900,
+        every=5,  # each question takes two seconds of a core
+    )
     run_in(toy, "bash", "-ec", show)
     table = pd.read_csv(toy / "experiments.csv").dropna(subset=["Experiment"])
     found = table[~table["Experiment"].isin(["smoke", "unconditional", "main", "master"])]
@@ -74,10 +78,9 @@ def test_three_experiments_are_compared_and_the_best_is_applied_and_shared(
 ):
     mine, team, theirs = (tmp_path / name for name in ("mine", "remote", "theirs"))
     shutil.copytree(small_run(tmp_path_factory.getbasetemp(), raw).folder, mine, symlinks=True)
+    quick = ("-S", "fid.bootstrap=20", "-S", "export.formats=[]")
     for name, steps in (("few", 4), ("more", 6), ("most", 8)):
-        said = stages_run(
-            run_in(mine, "dvc", "exp", "run", "--name", name, "-S", f"generate.steps={steps}", "-S", "fid.bootstrap=20")
-        )
+        said = stages_run(run_in(mine, "dvc", "exp", "run", "--name", name, "-S", f"generate.steps={steps}", *quick))
         assert "generate" in said
         assert "train" not in said
     run_in(mine, "bash", "-ec", f"dvc exp show --csv > {tmp_path}/shown.csv")

@@ -3,15 +3,12 @@
 Nor does the use of the models that come with the package.
 """
 
-import re
-import subprocess
 import sys
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from browser import page_runtime
-from clones import SMALL, STAGES, Offline, small_run, stages_run, surroundings
+from clones import SMALL, STAGES, Offline, small_run, stages_run
 
 
 @pytest.fixture
@@ -78,18 +75,9 @@ def test_the_shipped_model_asks_for_no_network(offline: Offline, root: Path, tmp
     assert offline.refused == []
 
 
-def test_the_page_is_served_without_a_network(offline: Offline, root: Path):
-    page_runtime()
-    command = [sys.executable, "-m", "ddpm", "page", "--port", "0", "--no-browser"]
-    environment = surroundings(**offline.variables)
-    with subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        found = (re.match(r"http://127\.0\.0\.1:\d+/", line) for line in process.stdout)
-        address = next(filter(None, found))[0]
-        try:
-            for name in ("index.html", "denoise.onnx", "runtime/ort-wasm-simd-threaded.wasm"):
-                with urlopen(address + name) as answer:
-                    assert answer.read(1)
-        finally:
-            process.terminate()
+def test_the_page_is_served_without_a_network(page: tuple[str, Offline]):
+    address, offline = page
+    for name in ("index.html", "denoise.onnx", "runtime/ort-wasm-simd-threaded.wasm"):
+        with urlopen(address + name) as answer:
+            assert answer.read(1)
     assert offline.refused == []

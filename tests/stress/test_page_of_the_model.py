@@ -1,33 +1,18 @@
 """The page of the shipped model in a browser that has no network: `python -m ddpm page` as a user calls it."""
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import median
 
 import numpy as np
 import pytest
 import torch
-from browser import Visit, chromium, page_runtime
-from clones import surroundings
+from browser import Visit, chromium
+from clones import Offline
 from playwright.sync_api import Browser
 
 import ddpm
 from ddpm.evaluation.features.classifier import MnistExtractor
-
-
-@pytest.fixture(scope="module")
-def address(root: Path) -> Iterator[str]:
-    """Of the page that the command serves."""
-    page_runtime()
-    command = [sys.executable, "-m", "ddpm", "page", "--port", "0", "--no-browser"]
-    with subprocess.Popen(command, cwd=root, env=surroundings(), stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        found = (re.match(r"http://127\.0\.0\.1:\d+/", line) for line in process.stdout)
-        yield next(filter(None, found))[0]
-        process.terminate()
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +22,8 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def opened(browser: Browser, address: str) -> Visit:
-    context = browser.new_context()
+def opened(browser: Browser, page: tuple[str, Offline]) -> Visit:
+    address, context = page[0], browser.new_context()
     # What leaves the machine fails, as without a network, and is noted.
     context.route(lambda url: not url.startswith((address, "blob:")), lambda route: route.abort())
     visited = Visit(context.new_page(), address)

@@ -10,17 +10,16 @@ from ddpm.data.image_set import ImageSet
 from ddpm.data.load import GivenLabels
 from ddpm.evaluation.evaluator import Evaluator
 from ddpm.evaluation.features.classifier import MnistExtractor
-from ddpm.evaluation.reference import Reference, nearest_pixels
+from ddpm.evaluation.reference import Reference
 
 Numbers = dict[str, float]
 COUNT = 3000
 
 
 @pytest.fixture(scope="module")
-def evaluated(full: Reference, digits: ImageSet, test_digits: ImageSet) -> Callable[..., Numbers]:
+def evaluated(full: Reference, test_nearest: np.ndarray, digits: ImageSet) -> Callable[..., Numbers]:
     """All numbers of images and their conditioning labels, as the `fid` stage has them."""
     evaluator = Evaluator([(MnistExtractor(torch.device("cpu")), full)], {}, 3407)
-    test_nearest = nearest_pixels(digits, test_digits)
 
     def measure(images: np.ndarray, labels: np.ndarray | None = None) -> Numbers:
         found = evaluator.measure(images, GivenLabels(labels), 20, "test")

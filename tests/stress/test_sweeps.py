@@ -23,7 +23,7 @@ def repository(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     small: SmallRun = small_run(tmp_path_factory.getbasetemp(), raw)
     folder = tmp_path_factory.mktemp("sweep") / "repository"
     run_in(small.folder.parent, "cp", "-r", str(small.folder), str(folder))
-    changes = {"train.epochs": 0.3, "train.distance_every": 100, "train.distance_images": 256, "fid.bootstrap": 20}
+    changes = {"train.epochs": 0.12, "train.distance_every": 40, "train.distance_images": 256, "fid.bootstrap": 20}
     change(folder, changes | {"runtime.checkpoint_every_seconds": 0.5})
     commit(folder, "for a sweep")
     return folder

@@ -1,7 +1,9 @@
 import re
 import tarfile
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +113,23 @@ def test_the_same_weights_give_the_same_bytes_wherever_they_are_written(
     assert str(Path(__file__).parents[2]).encode() not in content
 
 
-def test_images_sampled_by_onnx_runtime_are_pytorch_s_within_one_grey_level(tmp_path: Path):
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of the shipped model in ONNX, and what was printed as it was written."""
+    folder, model, said = tmp_path_factory.mktemp("shipped"), ddpm.load(device="cpu"), StringIO()
+    with redirect_stdout(said):
+        write_export(folder, model.checkpoint, "mnist", ["onnx"], "off", model.generator.config, 0)
+    return folder, said.getvalue()
+
+
+def test_images_sampled_by_onnx_runtime_are_pytorch_s_within_one_grey_level(shipped: tuple[Path, str], tmp_path: Path):
     model = ddpm.load(device="cpu")
-    generator, groups = model.generator, {"predict": "ema", "guide": "guide"}
-    evaluations = {}
-    for role, group in groups.items():
-        denoise = restore_denoise(model.checkpoint, "mnist", group)
-        evaluations[role] = EXPORT_FORMATS["onnx"].read(export(tmp_path / group, denoise, "onnx", batch_sizes=()).path)
+    generator, guide = model.generator, restore_denoise(model.checkpoint, "mnist", "guide")
+    paths = {
+        "predict": shipped[0] / "denoise.onnx",
+        "guide": export(tmp_path / "guide", guide, "onnx", batch_sizes=()).path,
+    }
+    evaluations = {role: EXPORT_FORMATS["onnx"].read(path) for role, path in paths.items()}
     denoiser = replace(generator.denoiser, target=TARGETS["x_0"], **evaluations)
     expected, found = (
         denormalize(one.sample(range(1, 13))).astype(int) for one in (generator, replace(generator, denoiser=denoiser))
@@ -160,15 +172,14 @@ def test_the_weights_of_the_steps_are_those_of_the_samplers(configure: Callable[
 
 
 def test_the_example_of_the_documents_samples_sevens_without_pytorch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    shipped: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ):
     page = (Path(__file__).parents[2] / "docs/export.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert "torch" not in example
-    model = ddpm.load(device="cpu")
-    write_export(tmp_path, model.checkpoint, "mnist", ["onnx"], "off", model.generator.config, 0)
-    assert capsys.readouterr().out == "writing denoise.onnx …\n"
-    monkeypatch.chdir(tmp_path)
+    folder, said = shipped
+    assert said == "writing denoise.onnx …\n"
+    monkeypatch.chdir(folder)
     names: dict[str, Any] = {}
     exec(example, names)
     found = MnistExtractor(torch.device("cpu")).features(names["images"][:, None], "example").probabilities

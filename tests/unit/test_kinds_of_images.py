@@ -28,7 +28,6 @@ SETTINGS = (
         "data.test_fraction": 1 / 3,
         "fid.extractors": "auto",
         "fid.classifier_epochs": 4,
-        "runtime.processes": 1,
         "runtime.compile": "off",
     }
 )
