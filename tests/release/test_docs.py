@@ -22,9 +22,9 @@ from tools import results
 
 REPOSITORY = Path(__file__).parents[2]
 CARDS = {
-    "mnist": "long",
+    "mnist": "long_10_clusters",
     "mnist_unconditional": "long_unconditional",
-}  # of which preset each model is
+}  # of which run each model is
 DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 DOCUMENTS += [REPOSITORY / f"ddpm/pretrained/{name}.md" for name in CARDS]
 FIGURE = re.compile(r"(-?\d[\d,]*(?:\.\d+)?)<!-- (\w+) -->")
