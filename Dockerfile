@@ -42,8 +42,11 @@ ENV HOME=/home/ddpm \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
-# The repository is mounted at /work, so that outputs, cache and lock file stay on the host.
-RUN git config --global --add safe.directory /work
+# The repository is mounted at /work, so that outputs, cache and lock file stay on the host. DVC stores experiments as
+# commits, which need an author; one in the clone's own configuration comes first.
+RUN git config --global --add safe.directory /work \
+    && git config --global user.name ddpm-mnist \
+    && git config --global user.email ddpm-mnist@localhost
 
 # `docker stop` is Ctrl-C to DVC and to its stage, which saves before it ends.
 STOPSIGNAL SIGINT

@@ -1,6 +1,7 @@
 """How original files are brought: the places they may come from, one after the other, and what a package holds."""
 
 import hashlib
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -84,10 +85,11 @@ def debian_file(package: str, file: str, scratch: Path) -> bytes:
 
 
 def _run(command: list[str], folder: Path) -> None:
+    program = shutil.which(command[0])  # Windows finds npm.cmd so, and only so
+    if program is None:
+        raise DdpmError(f"the command {command[0]} is not installed")
     try:
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=300)
-    except FileNotFoundError as error:
-        raise DdpmError(f"the command {command[0]} is not installed") from error
+        subprocess.run([program, *command[1:]], cwd=folder, check=True, capture_output=True, text=True, timeout=300)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or error
         raise DdpmError(f"`{' '.join(command[:3])}` failed: {said}") from error

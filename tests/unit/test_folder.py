@@ -262,6 +262,16 @@ def test_classes_that_only_the_test_images_have_are_refused(fetch: Fetch, tmp_pa
     )
 
 
+def test_a_folder_of_photos_that_a_phone_calls_heic_is_refused_with_what_is_there(fetch: Fetch, tmp_path: Path):
+    (tmp_path / "own").mkdir()
+    for name in ("a.HEIC", "b.heic", "notes"):
+        (tmp_path / "own" / name).write_bytes(b"ftypheic")
+    assert refusal(fetch, tmp_path / "own") == (
+        "data.path=own holds no image that can be read (no PNG, JPEG or WebP file is there, but .heic (2), no suffix "
+        "(1); linked folders are not followed)."
+    )
+
+
 def test_a_class_whose_images_are_all_for_the_test_is_refused(fetch: Fetch, tmp_path: Path):
     own = lay(tmp_path / "own", common=10, rare=1)
     assert refusal(fetch, own, test_fraction=0.6) == (

@@ -586,6 +586,19 @@ def test_without_a_fraction_there_is_no_guide(run: Run, tmp_path: Path):
     assert not load_checkpoint(tmp_path / "out" / "last.safetensors").tensors.get("guide")
 
 
+@pytest.mark.parametrize(("warmup", "said"), [(8, True), (7, False)])
+def test_a_run_of_no_more_steps_than_its_warm_up_says_how_many_epochs_it_needs(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], warmup: int, said: bool
+):
+    # 512 images are 16 steps of 32.
+    run(tmp_path, {"train.epochs": 0.5, "train.batch_size": 32, "train.warmup_steps": warmup})
+    sentence = (
+        "train.epochs=0.5 are 8 steps, of which 8 are train.warmup_steps: the network will hardly learn these 512 "
+        "images. train.epochs=125 are 2000."
+    )
+    assert (sentence in capsys.readouterr().out) == said
+
+
 @pytest.mark.parametrize("epochs", [1.25, 0.0625], ids=["20 steps", "1 step"])
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_a_loss_that_is_no_number_ends_the_run_with_its_cause(run: Run, tmp_path: Path, epochs: float, optimizer: str):

@@ -73,7 +73,8 @@ class Folder:
         wanted = files if classes is None else [file for file in files if file in classes]
         found = _read(root, wanted, folder.parent, image_size, channels, resize, colour)
         found.broken |= {str(file): f"is named in {labels}, but {_why_absent(root, file)}" for file in absent}
-        _refuse_too_many(path, found.broken, len(wanted) + len(absent), broken_fraction)
+        others = _kinds(set(everything) - set(wanted))
+        _refuse_too_many(path, found.broken, len(wanted) + len(absent), broken_fraction, others)
 
         labelled = [classes[file] for file in found.files] if classes else []
         names = tuple(sorted(set(labelled), key=_natural))
@@ -90,7 +91,7 @@ class Folder:
             _refuse_parts(path, labels, numbers, names, in_test)
         else:
             in_test = _test_images(numbers, names, test_fraction, test_seed)
-        report = found.report(images, in_test, set(everything) - set(wanted), links)
+        report = found.report(images, in_test, others, links)
         with atomic_folder(folder) as new:
             for part, chosen in zip(PARTS, (~in_test, in_test), strict=True):
                 write_image_set(new / f"{part}.npz", images.take(np.flatnonzero(chosen)))
@@ -121,7 +122,7 @@ class _Found:
     alike: dict[bytes, list[str]] = field(default_factory=dict)
 
     def report(
-        self, images: ImageSet, in_test: np.ndarray, others: Iterable[Path], links: Sequence[Path]
+        self, images: ImageSet, in_test: np.ndarray, others: dict[str, int], links: Sequence[Path]
     ) -> dict[str, Any]:
         """What was read, as plain values."""
         counts = np.bincount(images.labels, minlength=images.classes)[: images.classes].tolist()
@@ -137,7 +138,7 @@ class _Found:
             "classes": dict(zip(images.class_names, counts, strict=True)),
             "alike": sorted(names for names in self.alike.values() if len(names) > 1),
             "broken": self.broken,
-            "other_files": dict(sorted(Counter(file.suffix.lower() or "no suffix" for file in others).items())),
+            "other_files": others,
             "links": [str(folder) for folder in links],
         }
 
@@ -269,10 +270,16 @@ def _read(
     return found
 
 
-def _refuse_too_many(path: str, broken: dict[str, str], count: int, fraction: float) -> None:
+def _kinds(files: Iterable[Path]) -> dict[str, int]:
+    """How many files there are of each suffix."""
+    return dict(sorted(Counter(file.suffix.lower() or "no suffix" for file in files).items()))
+
+
+def _refuse_too_many(path: str, broken: dict[str, str], count: int, fraction: float, others: dict[str, int]) -> None:
     named = first_of([f"{file}: {reason}" for file, reason in broken.items()], _NAMED, "; ")
     if count == len(broken):
-        reason = named or "no PNG, JPEG or WebP file is there; linked folders are not followed"
+        of_others = f", but {first_of(_counted(others), _NAMED)}" if others else ""
+        reason = named or f"no PNG, JPEG or WebP file is there{of_others}; linked folders are not followed"
         raise DdpmError(f"data.path={path} holds no image that can be read ({reason}).")
     if len(broken) > fraction * count:
         raise DdpmError(
@@ -346,17 +353,20 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         f"their sizes: {sizes['different']} different, most often {sizes['most_frequent']}, from {sizes['smallest']} "
         f"to {sizes['largest']}; they become {report['pixels']} × {report['pixels']}, {report['channels']} channels"
     )
-    classes = [f"{name} ({count})" for name, count in report["classes"].items()]
+    classes = _counted(report["classes"])
     yield f"{len(classes)} classes: {_some(classes)}" if classes else "no labels"
     if alike:
         yield f"{len(alike)} groups of images with the same pixels: {_some([' = '.join(names) for names in alike])}"
     if broken:
         yield f"{len(broken)} left out: {_some([f'{file} ({reason})' for file, reason in broken.items()])}"
     if others := report["other_files"]:
-        kinds = [f"{suffix} ({count})" for suffix, count in others.items()]
-        yield f"{sum(others.values())} other files left out: {_some(kinds)}"
+        yield f"{sum(others.values())} other files left out: {_some(_counted(others))}"
     if links := report["links"]:
         yield f"{len(links)} linked folders left out, as DVC does not look into them: {_some(links)}"
+
+
+def _counted(counts: dict[str, int]) -> list[str]:
+    return [f"{name} ({count})" for name, count in counts.items()]
 
 
 def _some(items: Sequence[str]) -> str:
