@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ddpm.config import GenerateConfig
 from ddpm.diffusion.process import TARGETS
 from ddpm.diffusion.schedule import build_schedule
 from ddpm.export.formats import EXPORT_FORMATS, Evaluate
@@ -63,6 +64,12 @@ class Denoise(nn.Module):
         t = torch.randint(len(self.alpha_bar), (count,), generator=random)
         label = torch.randint(-1, max(1, self._labels), (count,), generator=random)
         return (x_t, t, label) if self._labels else (x_t, t)
+
+
+def evaluated(checkpoint: Checkpoint, settings: GenerateConfig) -> dict[str, str]:
+    """The weights that sampling by these settings evaluates: their group in the checkpoint, by the file's name."""
+    guided = settings.autoguidance != 1.0 and bool(checkpoint.tensors.get("guide"))
+    return {"denoise": "ema"} | ({"guide": "guide"} if guided else {})
 
 
 def restore_denoise(checkpoint: Checkpoint, name: str, group: str = "ema") -> Denoise:

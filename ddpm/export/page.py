@@ -15,7 +15,7 @@ from ddpm.diffusion.process import eps_from_x_0, q_posterior_mean, q_sample
 from ddpm.diffusion.samplers import reverse_variance
 from ddpm.diffusion.schedule import SPACINGS, Schedule, build_schedule, respace
 from ddpm.export.browser_runtime import FILES
-from ddpm.export.denoise import export, restore_denoise
+from ddpm.export.denoise import evaluated, export, restore_denoise
 from ddpm.models.checkpoint import Checkpoint
 from ddpm.utils.files import atomic_path, write_json
 from ddpm.utils.seeds import stream_number
@@ -32,22 +32,24 @@ def write_page(
     settings: GenerateConfig,
     seed: int,
     runtime: Path,
-    onnx: Path | None = None,
+    written: Path | None = None,
 ) -> None:
     """Write the page of a checkpoint, which messages call ``name``, into ``folder``.
 
-    settings, seed: what it samples with until the visitor changes it. runtime: see `fetch_runtime`. onnx: the file
-    that `export` has written of the checkpoint's network, where it has. Raises what `restore_denoise` and `export` do.
+    settings, seed: what it samples with until the visitor changes it. runtime: see `fetch_runtime`. written: a folder
+    with the ONNX files that `write_export` writes of its networks, where they are there. Raises what `restore_denoise`
+    and `export` do.
     """
     shutil.copytree(SOURCES, folder, dirs_exist_ok=True)
-    copies = {f"runtime/{file}": runtime / file for file in FILES} | ({"denoise.onnx": onnx} if onnx else {})
+    networks = evaluated(checkpoint, settings)
+    copies = {f"runtime/{file}": runtime / file for file in FILES}
+    copies |= {f"{file}.onnx": written / f"{file}.onnx" for file in networks} if written else {}
     for file, source in copies.items():
         with atomic_path(folder / file) as temporary:
             shutil.copyfile(source, temporary)
-    facts = model_facts(checkpoint, settings, seed)
-    guided = facts["settings"]["autoguidance"] != 1.0
-    for file, group in [("denoise", "ema")] * (not onnx) + [("guide", "guide")] * guided:
-        export(folder / file, restore_denoise(checkpoint, name, group), "onnx", batch_sizes=())
+    if not written:
+        for file, group in networks.items():
+            export(folder / file, restore_denoise(checkpoint, name, group), "onnx", batch_sizes=())
     centroids = checkpoint.conditioning.centroids
     arrays = {
         "normal": normal_table(torch.device("cpu")),
@@ -56,7 +58,7 @@ def write_page(
     for file, array in arrays.items():
         with atomic_path(folder / f"{file}.bin") as temporary:
             temporary.write_bytes(array.numpy().astype("<f4").tobytes())
-    write_json(folder / "model.json", facts)
+    write_json(folder / "model.json", model_facts(checkpoint, settings, seed))
 
 
 def model_facts(checkpoint: Checkpoint, settings: GenerateConfig, seed: int) -> dict[str, Any]:
@@ -72,7 +74,7 @@ def model_facts(checkpoint: Checkpoint, settings: GenerateConfig, seed: int) -> 
             "steps": settings.steps,
             "sampler": "ddim" if settings.sampler == "ddim" else "ddpm",  # what the page knows
             "guidance": settings.guidance,
-            "autoguidance": settings.autoguidance if checkpoint.tensors.get("guide") else 1.0,
+            "autoguidance": settings.autoguidance if "guide" in evaluated(checkpoint, settings) else 1.0,
             "clip": bool(settings.clip),
         },
         "streams": {"generate": stream_number("generate", settings.replicate)},

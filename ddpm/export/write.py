@@ -1,11 +1,12 @@
 """A folder with the model for other programs."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 from ddpm.config import GenerateConfig
 from ddpm.export.browser_runtime import fetch_runtime
-from ddpm.export.denoise import Exported, described, export, refusal, restore_denoise
+from ddpm.export.denoise import Exported, described, evaluated, export, refusal, restore_denoise
 from ddpm.export.formats import EXPORT_FORMATS
 from ddpm.export.page import model_facts, write_page
 from ddpm.models.checkpoint import Checkpoint
@@ -35,12 +36,13 @@ def write_export(
         if page == "required":
             raise DdpmError(reason)
         return reason
-    denoise = restore_denoise(checkpoint, name)
     exported: list[Exported] = []
-    for kind in formats:
-        print(f"writing denoise{EXPORT_FORMATS[kind].suffix} …", flush=True)
-        exported.append(export(folder / "denoise", denoise, kind))
-    report = [described(exported, denoise)] if exported else []
+    groups = evaluated(checkpoint, settings)
+    networks = {file: restore_denoise(checkpoint, name, group) for file, group in groups.items()}
+    for kind, (file, denoise) in itertools.product(formats, networks.items()):
+        print(f"writing {file}{EXPORT_FORMATS[kind].suffix} …", flush=True)
+        exported.append(export(folder / file, denoise, kind))
+    report = [described(exported, networks["denoise"])] if exported else []
     if page != "off":
         try:
             runtime = fetch_runtime()
@@ -50,8 +52,8 @@ def write_export(
             report.append(f"no page: {error}")
         else:
             print("writing the page …", flush=True)
-            onnx = folder / "denoise.onnx" if "onnx" in formats else None
-            write_page(folder / "page", checkpoint, name, settings, seed, runtime, onnx)
+            written = folder if "onnx" in formats else None
+            write_page(folder / "page", checkpoint, name, settings, seed, runtime, written)
             size = sum(path.stat().st_size for path in (folder / "page").rglob("*.*") if path.is_file())
             report.append(f"page: {size / 2**20:.1f} MiB")
     return "\n".join(report)
