@@ -20,6 +20,7 @@ import math
 import numbers
 import operator
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -103,20 +104,23 @@ class Inversion(NamedTuple):
     error: np.ndarray
 
 
+_ONE_AT_A_TIME = threading.RLock()
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def _computing(method: Callable[Concatenate["Model", P], R]) -> Callable[Concatenate["Model", P], R]:
     """Without gradients, and on a CPU in one thread: images then have the same bits whatever the number of cores, and
-    a busy neighbour does not slow them down tenfold. An unknown form of images is refused before they are computed.
+    a busy neighbour does not slow them down tenfold. Calls from several threads take turns, as these settings are the
+    whole process's. An unknown form of images is refused before they are computed.
     """
 
     @wraps(method)
     def computed(self: "Model", /, *arguments: P.args, **named: P.kwargs) -> R:
         if (as_ := named.get("as_", "numpy")) not in get_args(As):
             raise DdpmError(f"as_ is {as_}; choose one of {', '.join(get_args(As))}.")
-        with torch.no_grad(), one_thread(self.device), true_float32():
+        with _ONE_AT_A_TIME, torch.no_grad(), one_thread(self.device), true_float32():
             return method(self, *arguments, **named)
 
     return computed

@@ -3,7 +3,9 @@
 import io
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,26 @@ def test_samples_are_those_of_the_pipelines_generator(model: ddpm.Model, cpu: Ru
     all_classes = config.model_copy(update={"classes": "all"})
     expected = denormalize(make_generator(model.checkpoint, "", all_classes, 5, cpu).sample(range(1, 5)))
     assert np.array_equal(model.sample(4, seed=5, **FAST), expected)
+
+
+def test_calls_from_several_threads_take_turns(model: ddpm.Model, monkeypatch: pytest.MonkeyPatch):
+    within: list[int] = []
+    together: list[int] = []
+    own = ddpm.Model._denoiser
+
+    def noting(*given: Any) -> Any:  # noqa: ANN401
+        within.append(1)
+        together.append(len(within))
+        time.sleep(0.05)
+        within.pop()
+        return own(*given)
+
+    monkeypatch.setattr(ddpm.Model, "_denoiser", noting)
+    noise = torch.randn(1, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    with ThreadPoolExecutor(3) as pool:
+        first, *others = pool.map(lambda _: model.denoise(noise, 500, labels=7), range(6))
+    assert together == [1] * 6
+    assert all(torch.equal(first, other) for other in others)
 
 
 def test_an_image_depends_on_its_number_alone(model: ddpm.Model, monkeypatch: pytest.MonkeyPatch):
