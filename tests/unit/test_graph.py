@@ -1,6 +1,7 @@
 """dvc.yaml lists just what decides each stage's results: its deps against what the stage imports."""
 
 import ast
+import inspect
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -247,6 +248,15 @@ def test_every_setting_but_those_of_the_runtime_is_a_parameter_of_some_stage(gra
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_is_at_most_forty_lines(stage: str):
     assert len((ROOT / f"stages/{stage}.py").read_text().splitlines()) <= 40
+
+
+def test_the_settings_of_every_feature_network_are_parameters_of_the_reference(
+    graph: dict[str, Any], configure: Callable[..., Config]
+):
+    read = {key for name in EXTRACTORS for key in inspect.signature(EXTRACTORS[name]).parameters}
+    known = {f"fid.{key}" for key in read if hasattr(configure().fid, key)}
+    assert "fid.inception_features" in known
+    assert known <= set(graph["reference"]["params"])
 
 
 def test_the_settings_that_the_page_is_made_of_are_parameters_of_its_stage(

@@ -8,6 +8,10 @@ output_channels, h, w]. Both are the images' channels, but twice as many are giv
 then the last x̂_0) and are predicted with model.learned_variance (the target, then the variance). Where it has an
 nn.Embedding ``label_embedding`` of a row a label, and one of the null label after them, training starts from rows that
 are alike for alike clusters: `ddpm.models.conditioning.Conditioning.spread`.
+
+The optimizer `muon` leaves the layers ``conv_in``, ``conv_out`` and ``label_embedding`` to AdamW: first and last ones
+are to be called so. A class with the attribute ``one_resolution = True`` never halves it: the patches alone need divide
+the images' size.
 """
 
 from torch import nn

@@ -61,6 +61,8 @@ class DiT(nn.Module):
     token. dropout: in the perceptrons. Raises DdpmError where base_channels, or image_size and patch_size, do not fit.
     """
 
+    one_resolution = True
+
     def __init__(
         self,
         *,
