@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from scipy.cluster.vq import ClusterError, kmeans2
+from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from ddpm.data.image_set import ImageSet
@@ -26,7 +27,7 @@ _ITERATIONS = 25
 # Memory does not limit the number of images: those of a class that the clusters are fitted to are so many at most, and
 # so many images, and points, are worked on at once.
 _FITTED_TO_MOST, _STRIP, _POINTS = 60_000, 1024, 8192
-# The first centroids are chosen among some of the images: that takes time that grows with clusters² × images.
+# The first centroids are chosen among some of the images: that takes time that grows with clusters × images.
 _STARTING_FROM, _STARTING_FROM_MOST = 20, 2000  # images for each cluster, but at most
 
 
@@ -146,7 +147,7 @@ def fit_conditioning(training: ImageSet, classes: int, clusters: int, seed: int)
         try:
             most = max(clusters, min(_STARTING_FROM * clusters, _STARTING_FROM_MOST))
             some = points[stream.permutation(len(points))[:most]]
-            start, _ = kmeans2(some, clusters, iter=1, minit="++", rng=stream)
+            start, _ = kmeans2(some, plus_plus(some, clusters, stream), iter=1, minit="matrix")
             found, _ = kmeans2(points, start, iter=_ITERATIONS, minit="matrix", missing="raise")
         except (ClusterError, ValueError) as error:
             raise DdpmError(
@@ -160,6 +161,23 @@ def fit_conditioning(training: ImageSet, classes: int, clusters: int, seed: int)
     assert labels is not None
     frequencies = labels.bincount(minlength=conditioning.count).double().view_as(equal) / len(training)
     return replace(conditioning, frequencies=frequencies)
+
+
+def plus_plus(points: np.ndarray, count: int, stream: np.random.Generator) -> np.ndarray:
+    """As many of the ``points``, float64 [n, d], far from each other, for k-means to start from: float64 [count, d].
+
+    Each next one is drawn with the squared distance from the nearest of those before as its probability. Arthur &
+    Vassilvitskii 2007, "k-means++". They are those of scipy's `kmeans2`, which measures all distances anew for each:
+    that takes time that grows with count².
+    """
+    chosen = [points[stream.integers(len(points))]]
+    nearest = np.full(len(points), np.inf)
+    while len(chosen) < count:
+        nearest = np.minimum(nearest, cdist(chosen[-1:], points, "sqeuclidean")[0])
+        with np.errstate(invalid="ignore"):  # where all distances are 0: k-means then refuses the equal points
+            cumulative = (nearest / nearest.sum()).cumsum()
+        chosen.append(points[np.searchsorted(cumulative, stream.uniform())])
+    return np.stack(chosen)
 
 
 def centroid_values(shape: tuple[int, int, int]) -> int:

@@ -3,9 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.cluster.vq import kmeans2
 
 from ddpm.data.image_set import ImageSet
-from ddpm.models.conditioning import Conditioning, count, fit_conditioning
+from ddpm.models.conditioning import Conditioning, count, fit_conditioning, plus_plus
 from ddpm.utils.errors import DdpmError
 
 BRIGHT = (20, 90, 160, 230)
@@ -62,6 +63,15 @@ def test_the_same_seed_gives_the_same_clusters(images: ImageSet):
     assert other.centroids is not None
     assert torch.equal(first.centroids, again.centroids)
     assert not torch.equal(first.centroids, other.centroids)
+
+
+@pytest.mark.parametrize("count", [1, 2, 30])
+def test_k_means_starts_from_the_points_that_scipy_chooses(rng: np.random.Generator, count: int):
+    points = rng.random((200, 6))
+    points[50:100] = points[:50]  # drawn once, such points are at distance 0
+    start = plus_plus(points, count, np.random.default_rng(3))
+    expected, _ = kmeans2(points, count, iter=1, minit="++", rng=np.random.default_rng(3))
+    assert np.array_equal(kmeans2(points, start, iter=1, minit="matrix")[0], expected)
 
 
 def test_without_clusters_the_labels_are_those_of_the_classes(images: ImageSet):
