@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.common import (
+    LAST,
     QUIET,
     arguments,
     check,
@@ -21,15 +22,13 @@ from benchmarks.common import (
     fit,
     quality,
     run,
-    sample,
+    sampling,
     save,
     settings,
     show,
     slug_of,
 )
 from ddpm.models.build import flops_per_image
-from ddpm.sampling.batches import fitting_batch
-from ddpm.sampling.generator import make_generator
 from ddpm.utils.runtime import choose_runtime
 
 EVERY: dict[str, Any] = QUIET | {"generate.replicate": 100}
@@ -44,6 +43,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "30 clusters a class": {"model.clusters": 30},
     "100 clusters a class": {"model.clusters": 100},
     "200 clusters a class": {"model.clusters": 200},
+    "400 clusters a class": {"model.clusters": 400},
     "no labels": UNCONDITIONAL,
     "100 clusters, no class labels": UNCONDITIONAL | {"model.clusters": 100},
     "batch 64": {"train.batch_size": 64},
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".ckpt/choices"), help="where the trainings lie")
     given = parser.parse_args()
     check(given.images)
-    common = EVERY | {"train.epochs": given.epochs}
+    common = EVERY | {"train.epochs": given.epochs, "generate.num_images": given.images, "generate.trajectories": 1}
     metadata = {"images": given.images} | defaults()
     rows = earlier(given.json, metadata, DEFINITIONS)
     known = {(row["training"], row["epochs"], row["sampling"], row["seed"]) for row in rows}
@@ -114,18 +114,17 @@ def main() -> None:
             tqdm.write(f"\n{name}, seed {seed}")
             config = settings(common, TRAININGS[name]).model_copy(update={"seed": seed})
             runtime = choose_runtime(config.runtime, float("inf"))
-            slug = slug_of(name)
-            checkpoint, _, _ = fit(config, runtime, given.work / f"{slug}_{given.epochs:g}_{seed}")
-            generator = make_generator(checkpoint, "the checkpoint", config.generate, config.seed, runtime)
-            for sampling in wanted:
-                chosen = replace(generator, config=settings(common, TRAININGS[name], SAMPLINGS[sampling]).generate)
-                images = sample(chosen, given.images, fitting_batch(given.images, runtime.device))
-                found = quality(images, chosen.class_labels(range(1, given.images + 1)))
-                row = {"training": name, "epochs": given.epochs, "sampling": sampling, "seed": seed}
-                cost = {"mflop": flops_per_image(checkpoint.model, checkpoint.spec) / 1e6, "nfe": chosen.nfe}
-                rows.append(row | cost | {"label_accuracy": "–"} | found)
-                save(rows, given.json, metadata, DEFINITIONS)
-                show(rows[-1:])
+            folder = given.work / f"{slug_of(name)}_{given.epochs:g}_{seed}"
+            checkpoint, _, _ = fit(config, runtime, folder)
+            mflop = flops_per_image(checkpoint.model, checkpoint.spec) / 1e6
+            with sampling(folder / LAST, config, runtime) as (generator, sampled):
+                for each in wanted:
+                    chosen = replace(generator, config=settings(common, TRAININGS[name], SAMPLINGS[each]).generate)
+                    found = quality(sampled(chosen, each), chosen.class_labels(range(1, given.images + 1)))
+                    row = {"training": name, "epochs": given.epochs, "sampling": each, "seed": seed}
+                    rows.append(row | {"mflop": mflop, "nfe": chosen.nfe, "label_accuracy": "–"} | found)
+                    save(rows, given.json, metadata, DEFINITIONS)
+                    show(rows[-1:])
     show(rows)
 
 

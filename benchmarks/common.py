@@ -5,9 +5,11 @@ They need the outputs of `dvc repro split reference`.
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -25,20 +27,23 @@ from ddpm.evaluation.features.classifier import MnistExtractor
 from ddpm.evaluation.frechet import Gaussian, fit_gaussian, frechet_distance
 from ddpm.evaluation.neighbours import Points, manifold
 from ddpm.evaluation.reference import Reference
+from ddpm.models.build import fit_to_images
 from ddpm.models.checkpoint import Checkpoint, load_checkpoint
-from ddpm.sampling.generator import Generator
+from ddpm.sampling.batches import batch_count, sample_batches
+from ddpm.sampling.generator import Generator, make_generator, restore_generator
 from ddpm.training.launch import train_together
 from ddpm.training.loop import train
 from ddpm.training.run_folder import RunFolder
 from ddpm.training.state import Recipe
 from ddpm.utils.errors import DdpmError, one_sentence
 from ddpm.utils.files import read_json, write_json
+from ddpm.utils.processes import process_pool
 from ddpm.utils.runtime import Runtime, process_count
 from ddpm.utils.seeds import numpy_generator
 from presets.__main__ import PARAMS, merge, read_preset
 from stages.paths import RAW, REFERENCE, SPLIT
 
-REAL = "real test digits"
+REAL, LAST = "real test digits", "last.safetensors"
 SPEC = ImageSpec(size=28, channels=1, classes=10)  # of untrained networks, which need no data
 Definitions = Mapping[str, Mapping[str, Any]]  # by column of the rows: what each name in it stands for
 # No validation or preview on the way: the time is for training.
@@ -72,7 +77,7 @@ def split() -> tuple[ImageSet, ImageSet]:
 def fit(config: Config, runtime: Runtime, folder: Path) -> tuple[Checkpoint, dict[str, Any], dict[str, Any]]:
     """Train on the pipeline's split in ``folder``, which holds the checkpoints after it: a killed run resumes there.
 
-    Returns the checkpoint after the last step, the results and the cost, see `train`.
+    Returns the checkpoint after the last step, which is the file `LAST` there, the results and the cost, see `train`.
     """
     torch.compiler.reset()  # else a limit on compiled versions of one function leaves later runs eager, silently
     recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
@@ -85,7 +90,28 @@ def fit(config: Config, runtime: Runtime, folder: Path) -> tuple[Checkpoint, dic
             place.finish({"results": results, "cost": cost})
         found = place.finished
     assert found
-    return load_checkpoint(folder / "last.safetensors"), found["results"], found["cost"]
+    return load_checkpoint(folder / LAST), found["results"], found["cost"]
+
+
+@contextmanager
+def sampling(
+    path: Path, config: Config, runtime: Runtime
+) -> Iterator[tuple[Generator, Callable[[Generator, str], np.ndarray]]]:
+    """The generator of a checkpoint file, and what samples it in as many processes as the pipeline would.
+
+    That is a function of the generator, perhaps with other settings but of as many images, and of a name for the
+    progress bar. It returns the images as the PNGs would hold them: uint8 [n, c, h, w].
+    """
+    generator = make_generator(load_checkpoint(path), str(path), config.generate, config.seed, runtime)
+    processes = process_count(config.runtime, runtime, batch_count(config, runtime.device), float("inf"))
+    with process_pool(processes, restore_generator, path, config.generate, config.seed, runtime) as pool:
+
+        def sampled(chosen: Generator, label: str) -> np.ndarray:
+            with TemporaryDirectory() as kept:
+                batches = sample_batches(chosen, config.runtime.generate_batch_size, Path(kept), label, pool)
+                return np.concatenate([batch.images for batch in batches])
+
+        yield generator, sampled
 
 
 def sample(generator: Generator, count: int, batch: int) -> np.ndarray:
@@ -195,8 +221,13 @@ def _defined(rows: Sequence[Mapping[str, Any]], definitions: Definitions | None)
 
 
 def defaults(*changes: Mapping[str, Any]) -> dict[str, Any]:
-    """params.yaml but for `runtime`, with what all rows of a run change: part of the metadata that its rows go by."""
-    return {"defaults": settings(*changes).model_dump(mode="json", exclude={"runtime"})}
+    """params.yaml but for `runtime`, with what all rows of a run change: part of the metadata that its rows go by.
+
+    What the network's `auto` stands for is written out, as it may come to stand for something else.
+    """
+    config = settings(*changes)
+    chosen = config.model_copy(update={"model": fit_to_images(config.model, SPEC)})
+    return {"defaults": chosen.model_dump(mode="json", exclude={"runtime"})}
 
 
 def check(images: int) -> None:

@@ -2,7 +2,7 @@
 
 A model's conditioning labels are spread evenly over its samples (`balanced_labels`); the test digits and the training
 digits of the floor are drawn without a look at theirs. Here both are drawn, or weighted, so that their labels are as
-frequent as in training: by class, and by class and cluster, of which a class has 10 or, as by default, 100. The
+frequent as in training: by class, and by class and cluster, of which a class has 10, 100 or, as by default, 200. The
 distances are to all training digits: each the mean over --draws of 10,000 training digits, of --infinity for FD∞; of
 the test digits all are taken.
 """
@@ -18,7 +18,13 @@ from ddpm.utils.seeds import numpy_generator
 from stages.paths import RAW
 
 # By clusters of each class.
-CLUSTERS = {0: "random", 1: "even by class", 10: "even by 10 × 10 clusters", 100: "even by 10 × 100 clusters"}
+CLUSTERS = {
+    0: "random",
+    1: "even by class",
+    10: "even by 10 × 10 clusters",
+    100: "even by 10 × 100 clusters",
+    200: "even by 10 × 200 clusters",
+}
 COUNT, SEED = 10_000, 3407
 
 

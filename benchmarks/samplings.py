@@ -5,22 +5,17 @@ are those of params.yaml and the preset. The images are of a replicate that no c
 same noise, and rows can be added to the file of --json one by one.
 """
 
-import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ruamel.yaml import YAML, YAMLError
 
 from benchmarks.blind import torn
-from benchmarks.common import arguments, check, earlier, quality, run, save, settings, show
-from ddpm.models.checkpoint import load_checkpoint
-from ddpm.sampling.batches import batch_count, sample_batches
-from ddpm.sampling.generator import make_generator, restore_generator
+from benchmarks.common import arguments, check, earlier, quality, run, sampling, save, settings, show
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.files import sha256
-from ddpm.utils.processes import process_pool
-from ddpm.utils.runtime import choose_runtime, process_count
+from ddpm.utils.runtime import choose_runtime
 from stages.paths import MODEL
 
 
@@ -51,17 +46,13 @@ def main() -> None:
     metadata = {"checkpoint": sha256(path), "generate": beside} | runtime.describe()
     rows = earlier(given.json, metadata)
     known = {row["sampling"] for row in rows}
-    generator = make_generator(load_checkpoint(path), str(path), config.generate, config.seed, runtime)
-    processes = process_count(config.runtime, runtime, batch_count(config, runtime.device), float("inf"))
-    with process_pool(processes, restore_generator, path, config.generate, config.seed, runtime) as pool:
-        for sampling, wanted in configs.items():
-            name = sampling or "as set"
+    with sampling(path, config, runtime) as (generator, sampled):
+        for settings_of_row, wanted in configs.items():
+            name = settings_of_row or "as set"
             if name in known:
                 continue
-            chosen = generator.changed(**dict(wanted.generate))
-            with tempfile.TemporaryDirectory() as kept:
-                batches = sample_batches(chosen, "auto", Path(kept), name, pool)
-                images = np.concatenate([batch.images for batch in batches])
+            chosen = replace(generator, config=wanted.generate)
+            images = sampled(chosen, name)
             found = quality(images, chosen.class_labels(range(1, given.images + 1)))
             rows.append({"sampling": name, "nfe": chosen.nfe} | found | {"torn_fraction": float(torn(images).mean())})
             save(rows, given.json, metadata)

@@ -12,9 +12,20 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from benchmarks.common import arguments, check, defaults, earlier, fit, quality, run, sample, save, settings, show
-from ddpm.sampling.batches import fitting_batch
-from ddpm.sampling.generator import make_generator
+from benchmarks.common import (
+    LAST,
+    arguments,
+    check,
+    defaults,
+    earlier,
+    fit,
+    quality,
+    run,
+    sampling,
+    save,
+    settings,
+    show,
+)
 from ddpm.utils.runtime import choose_runtime
 
 
@@ -46,7 +57,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".ckpt/seeds"), help="where the trainings lie")
     given = parser.parse_args()
     check(given.images)
-    config = settings(preset=given.preset)
+    config = settings({"generate.num_images": given.images, "generate.trajectories": 1}, preset=given.preset)
     metadata = {"preset": given.preset, "images": given.images} | defaults()
     rows = earlier(given.json, metadata)
     known = {(row["seed"], row["replicate"]) for row in rows}
@@ -57,16 +68,16 @@ def main() -> None:
         tqdm.write(f"\nseed {seed}")
         chosen = config.model_copy(update={"seed": seed})
         runtime = choose_runtime(config.runtime, float("inf"))
-        checkpoint, results, cost = fit(chosen, runtime, given.work / f"{given.preset or 'default'}_{seed}")
-        generator = make_generator(checkpoint, "the checkpoint", config.generate, seed, runtime)
-        labels = generator.class_labels(range(1, given.images + 1))
-        for replicate in wanted:
-            other = generator.changed(replicate=replicate)
-            found = quality(sample(other, given.images, fitting_batch(given.images, runtime.device)), labels)
-            fixed = {"val_mse": results["val_mse"], "train_seconds": cost["train_seconds"]}
-            rows.append({"seed": seed, "replicate": replicate, **found, **fixed})
-            save(rows, given.json, metadata | {"spread": spread(rows)})
-            show(rows[-1:])
+        folder = given.work / f"{given.preset or 'default'}_{seed}"
+        _, results, cost = fit(chosen, runtime, folder)
+        fixed = {"val_mse": results["val_mse"], "train_seconds": cost["train_seconds"]}
+        with sampling(folder / LAST, chosen, runtime) as (generator, sampled):
+            labels = generator.class_labels(range(1, given.images + 1))
+            for replicate in wanted:
+                images = sampled(generator.changed(replicate=replicate), f"replicate {replicate}")
+                rows.append({"seed": seed, "replicate": replicate, **quality(images, labels), **fixed})
+                save(rows, given.json, metadata | {"spread": spread(rows)})
+                show(rows[-1:])
     show(spread(rows))
 
 

@@ -16,8 +16,8 @@ from ddpm.utils.errors import DdpmError
 
 # The resolutions that `auto` aims at.
 _PATCH_SIZES, _FIRST_SIDE, _LAST_SIDE, _WIDEST = (1, 2, 4), 16, 8, 4
-# At most so many clusters, of at least so many images on average: in each class, and where there are no classes.
-_CLUSTERS, _CLUSTERS_WITHOUT_CLASSES = (100, 40), (200, 100)
+# At most so many clusters, in each class or where there are none; of at least so many images on average.
+_CLUSTERS, _IMAGES_OF_A_CLASS, _IMAGES_WITHOUT_CLASSES = 200, 24, 100
 
 
 def fit_to_images(model: ModelConfig, spec: ImageSpec, fewest: int | None = None) -> ModelConfig:
@@ -25,8 +25,8 @@ def fit_to_images(model: ModelConfig, spec: ImageSpec, fewest: int | None = None
 
     patch_size: the smallest of 1, 2 and 4 that leaves at most 16 pixels a side, or 4. channel_multipliers: 1, 2, 4,
     4, …, one for each resolution from there down to at most 8 pixels, and two at least unless that is odd. clusters:
-    100 in each class, but no more than one for every 40 images of the smallest, which has ``fewest`` (None: enough);
-    200 in a data set without classes, and no more than one for every 100 images.
+    200, in each class or of a data set without classes, but no more than one for every 24 images of the smallest class,
+    or for every 100 without classes; ``fewest`` are there (None: enough).
 
     Raises DdpmError, with the nearest sizes that fit, where one of the first two is `auto` and a resolution is not a
     whole number of pixels. Where both are given, the network aligns such resolutions itself.
@@ -42,8 +42,8 @@ def fit_to_images(model: ModelConfig, spec: ImageSpec, fewest: int | None = None
         )
     chosen: dict[str, Any] = {"patch_size": patch, "channel_multipliers": multipliers}
     if model.clusters == "auto":
-        most, images = _CLUSTERS if conditioning_classes(model, spec) else _CLUSTERS_WITHOUT_CLASSES
-        chosen["clusters"] = most if fewest is None else max(1, min(most, fewest // images))
+        images = _IMAGES_OF_A_CLASS if conditioning_classes(model, spec) else _IMAGES_WITHOUT_CLASSES
+        chosen["clusters"] = _CLUSTERS if fewest is None else max(1, min(_CLUSTERS, fewest // images))
     return model.model_copy(update=chosen)
 
 
@@ -58,9 +58,10 @@ def _resolutions(model: ModelConfig, size: int) -> tuple[int, tuple[int, ...]]:
 
 
 def _divides(model: ModelConfig, size: int) -> bool:
-    """Whether every resolution is a whole number of pixels: of a `dit`, which has one, the patches' alone."""
+    """Whether every resolution is a whole number of pixels; of a network of one resolution the patches' alone."""
     patch, multipliers = _resolutions(model, size)
-    halvings = 0 if model.network == "dit" else len(multipliers) - 1
+    alone = getattr(NETWORKS[model.network], "one_resolution", False)
+    halvings = 0 if alone else len(multipliers) - 1
     return size % (patch * 2**halvings) == 0
 
 

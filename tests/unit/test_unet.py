@@ -260,7 +260,7 @@ def test_a_size_that_cannot_be_halved_is_refused_with_the_nearest_that_can(confi
 
 def test_clusters_are_as_many_as_the_images_can_fill(configure: Callable[..., Config]):
     model = configure({"model.clusters": "auto"}).model
-    for classes, fewest, clusters in ((10, 4879, 100), (10, 1250, 31), (10, 39, 1), (0, 54_000, 200), (0, 1200, 12)):
+    for classes, fewest, clusters in ((10, 4879, 200), (10, 1250, 52), (10, 23, 1), (0, 54_000, 200), (0, 1200, 12)):
         assert fit_to_images(model, ImageSpec(28, 1, classes), fewest).clusters == clusters
     assert fit_to_images(model.model_copy(update={"clusters": 50}), ImageSpec(28, 1, 10), 200).clusters == 50
 
