@@ -44,7 +44,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "100 clusters a class": {"model.clusters": 100},
     "200 clusters a class": {"model.clusters": 200},
     "400 clusters a class": {"model.clusters": 400},
-    "no labels": UNCONDITIONAL,
+    "no labels": UNCONDITIONAL | {"model.clusters": 1},
     "100 clusters, no class labels": UNCONDITIONAL | {"model.clusters": 100},
     "batch 64": {"train.batch_size": 64},
     "batch 256": {"train.batch_size": 256},

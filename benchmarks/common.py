@@ -77,10 +77,16 @@ def split() -> tuple[ImageSet, ImageSet]:
 def fit(config: Config, runtime: Runtime, folder: Path) -> tuple[Checkpoint, dict[str, Any], dict[str, Any]]:
     """Train on the pipeline's split in ``folder``, which holds the checkpoints after it: a killed run resumes there.
 
+    Beside it stands of which settings it is. Raises DdpmError for a folder of others.
     Returns the checkpoint after the last step, which is the file `LAST` there, the results and the cost, see `train`.
     """
     torch.compiler.reset()  # else a limit on compiled versions of one function leaves later runs eager, silently
     recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
+    note, values = folder.with_name(f"{folder.name}.json"), written_out(config)
+    wanted = {key: values[key] for key in ("seed", "model", "diffusion", "train")}
+    if folder.exists() and any(folder.iterdir()) and (not note.exists() or read_json(note) != wanted):
+        raise DdpmError(f"{folder} holds a training by other settings: delete it, or name another --work.")
+    write_json(note, wanted)
     with RunFolder(folder, folder / "kept") as place:
         if not place.finished:
             flops = recipe.flops(split()[0])
@@ -220,14 +226,18 @@ def _defined(rows: Sequence[Mapping[str, Any]], definitions: Definitions | None)
     return {"definitions": found}
 
 
-def defaults(*changes: Mapping[str, Any]) -> dict[str, Any]:
-    """params.yaml but for `runtime`, with what all rows of a run change: part of the metadata that its rows go by.
+def defaults(*changes: Mapping[str, Any], preset: str | None = None) -> dict[str, Any]:
+    """params.yaml with a preset, and with what all rows of a run change: part of the metadata that its rows go by."""
+    return {"defaults": written_out(settings(*changes, preset=preset))}
+
+
+def written_out(config: Config) -> dict[str, Any]:
+    """Settings but for `runtime` as plain values.
 
     What the network's `auto` stands for is written out, as it may come to stand for something else.
     """
-    config = settings(*changes)
     chosen = config.model_copy(update={"model": fit_to_images(config.model, SPEC)})
-    return {"defaults": chosen.model_dump(mode="json", exclude={"runtime"})}
+    return chosen.model_dump(mode="json", exclude={"runtime"})
 
 
 def check(images: int) -> None:

@@ -31,6 +31,7 @@ from benchmarks.common import (
     show,
     slug_of,
     split,
+    written_out,
 )
 from ddpm.models.build import flops_per_image
 from ddpm.sampling.batches import fitting_batch
@@ -85,7 +86,7 @@ def speeds(recipes: Sequence[str], rows: Sequence[dict[str, Any]], folder: Path)
         config = settings(changes, QUIET, {"train.epochs": epochs}, preset=preset)
         for _ in range(2):  # the first one compiles
             with TemporaryDirectory() as scratch:
-                _, _, cost = fit(config, choose_runtime(config.runtime, float("inf")), Path(scratch))
+                _, _, cost = fit(config, choose_runtime(config.runtime, float("inf")), Path(scratch) / "probe")
         found[name] = cost["train_images_per_second"]
         write_json(note, found)
     return found
@@ -120,7 +121,8 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="a sheet of 100 images of each row")
     given = parser.parse_args()
     check(given.images)
-    metadata = {"images": given.images, "recipes": RECIPES} | defaults()
+    recipes = {name: written_out(settings(changes, preset=preset)) for name, (preset, changes) in RECIPES.items()}
+    metadata = {"images": given.images, "recipes": recipes} | defaults()
     metadata |= choose_runtime(settings().runtime, float("inf")).describe()
     rows = earlier(given.json, metadata)
     speed = speeds(given.recipes, rows, given.work)

@@ -43,7 +43,7 @@ def main() -> None:
     path = given.checkpoint or MODEL / f"{config.generate.checkpoint}.safetensors"
     runtime = choose_runtime(config.runtime, float("inf"))
     beside = settings(common, preset=given.preset).generate.model_dump(mode="json")
-    metadata = {"checkpoint": sha256(path), "generate": beside} | runtime.describe()
+    metadata = {"checkpoint": sha256(path), "seed": config.seed, "generate": beside} | runtime.describe()
     rows = earlier(given.json, metadata)
     known = {row["sampling"] for row in rows}
     with sampling(path, config, runtime) as (generator, sampled):

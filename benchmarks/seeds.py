@@ -58,7 +58,7 @@ def main() -> None:
     given = parser.parse_args()
     check(given.images)
     config = settings({"generate.num_images": given.images, "generate.trajectories": 1}, preset=given.preset)
-    metadata = {"preset": given.preset, "images": given.images} | defaults()
+    metadata = {"preset": given.preset, "images": given.images} | defaults(preset=given.preset)
     rows = earlier(given.json, metadata)
     known = {(row["seed"], row["replicate"]) for row in rows}
     for seed in given.seeds:

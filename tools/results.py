@@ -24,6 +24,7 @@ KEPT = (
     "metrics/headline.json",
     "metrics/fid.json",
     "metrics/likelihood.json",
+    "metrics/memorization.json",
     "metrics/cost.json",
     "data/figures/samples.png",
     "data/figures/closest_pairs.png",

@@ -1,7 +1,6 @@
 """The training loop, top to bottom."""
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,6 @@ from ddpm.training.ranks import ALONE, Ranks
 from ddpm.training.run_folder import RunFolder
 from ddpm.training.state import Recipe, TrainState, image_tensor
 from ddpm.utils.runtime import Runtime, one_thread
-
-_LEGIBLE_STEPS = 2000  # about as many as the default takes on MNIST
 
 
 def train(
@@ -54,10 +51,7 @@ def train(
     ) -> Tensor:
         return objective.squared_errors(predict, batch, t, eps, labels, known)
 
-    if state.restore(folder):
-        folder.say(f"resuming from step {state.step} of {total}, saved in {folder.folder}")
-    for remark in remarks(recipe, len(training), ranks):
-        folder.say(remark)
+    folder.say(*recipe.remarks(len(training), ranks.size), *state.restore(folder))
     ranks.check_step(state.step, device)
     batches = Batches(state.recipe, image_tensor(training, device), state.conditioning.labels(training, device))
     monitor = Monitor(state, objective, squared_errors, len(training), validation, runtime, folder, ranks, distance)
@@ -84,16 +78,3 @@ def train(
                 state.keep_guide()
             monitor.after_step(config.lr * factor, save_every_seconds, stop=stop or (ranks == ALONE and asked()))
     return monitor.finish()
-
-
-def remarks(recipe: Recipe, images: int, ranks: Ranks) -> Iterator[str]:
-    """What the user would rather know at the beginning of a run on so many training images than at its end."""
-    config, steps = recipe.train, recipe.steps(images)
-    if steps <= config.warmup_steps:
-        enough = math.ceil(_LEGIBLE_STEPS / recipe.steps_per_epoch(images))
-        yield (
-            f"train.epochs={config.epochs:g} are {steps} steps, of which {config.warmup_steps} are train.warmup_steps: "
-            f"the network will hardly learn these {images} images. train.epochs={enough} are {_LEGIBLE_STEPS}."
-        )
-    if (idle := ranks.size - config.shards) > 0:
-        yield f"train.shards={config.shards} leaves {idle} of {ranks.size} processes idle: start fewer, or raise it."

@@ -65,9 +65,9 @@ class RunFolder(KeptRun):
             writer(self.state)
             self._best_is_known = True
 
-    def say(self, text: str) -> None:
-        """Tell the user."""
-        if self.writes:
+    def say(self, *texts: str) -> None:
+        """Tell the user, a line each."""
+        for text in texts if self.writes else ():
             tqdm.write(text)
 
     def write_csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -24,6 +24,8 @@ from ddpm.utils.resume import restarting
 from ddpm.utils.runtime import Runtime, one_thread
 from ddpm.utils.seeds import torch_generator
 
+_LEGIBLE_STEPS = 2000  # about as many as the default takes on MNIST
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -46,6 +48,21 @@ class Recipe:
     def steps(self, images: int) -> int:
         """Optimizer steps of the whole run."""
         return max(1, math.ceil(self.train.epochs * self.steps_per_epoch(images)))
+
+    def remarks(self, images: int, processes: int) -> Iterator[str]:
+        """What the user would rather know at the beginning of a run on so many training images than at its end."""
+        steps, warmup, idle = self.steps(images), self.train.warmup_steps, processes - self.train.shards
+        if steps <= warmup:
+            enough = math.ceil(_LEGIBLE_STEPS / self.steps_per_epoch(images))
+            yield (
+                f"train.epochs={self.train.epochs:g} are {steps} steps, of which {warmup} are train.warmup_steps: the "
+                f"network will hardly learn these {images} images. train.epochs={enough} are {_LEGIBLE_STEPS}."
+            )
+        if idle > 0:
+            yield (
+                f"train.shards={self.train.shards} leaves {idle} of {processes} processes idle: start fewer, or raise "
+                "it."
+            )
 
     def flops(self, training: ImageSet) -> float:
         """Floating-point operations of the whole run; a backward pass costs about two forward ones."""
@@ -71,7 +88,7 @@ class TrainState:
     """
 
     def __init__(self, recipe: Recipe, training: ImageSet, runtime: Runtime) -> None:
-        self.spec, self.device = training.spec, runtime.device
+        self.spec, self.images, self.device = training.spec, len(training), runtime.device
         classes = conditioning_classes(recipe.model, self.spec)
         fewest = int(np.bincount(training.labels, minlength=classes).min()) if classes else len(training)
         recipe = self.recipe = replace(recipe, model=fit_to_images(recipe.model, self.spec, fewest))
@@ -143,10 +160,13 @@ class TrainState:
     def _powers(self) -> dict[str, dict[str, Tensor]]:
         return {name: average.state_dict() for name, average in self.powers.items()}
 
-    def restore(self, folder: RunFolder) -> bool:
-        """Continue from the state that a killed run left in ``folder``, if there is one. Raises DdpmError, damaged."""
+    def restore(self, folder: RunFolder) -> list[str]:
+        """Continue from the state that a killed run left in ``folder``, if there is one. Returns what to say of it.
+
+        Raises DdpmError for a damaged one.
+        """
         if not folder.state.exists():
-            return False
+            return []
         with restarting(folder.folder):
             saved = load_checkpoint(folder.state, self.device)
         self.history = saved.metadata
@@ -158,7 +178,7 @@ class TrainState:
         if self.times:
             self.times.load_state_dict(saved.tensors["times"])
         self.sums.copy_(saved.tensors["sums"]["sums"])
-        return True
+        return [f"resuming from step {self.step} of {self.recipe.steps(self.images)}, saved in {folder.folder}"]
 
 
 def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

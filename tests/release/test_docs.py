@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from benchmarks.page import PAGES, refreshed
+from benchmarks.common import defaults
+from benchmarks.page import PAGES, RESULTS, refreshed
+from ddpm.utils.files import read_json
 from stages.summary import HEADLINE
 from tools import results
 
@@ -69,6 +71,18 @@ def hold(page: str, metrics: dict[str, object], least: int) -> None:
 @pytest.mark.parametrize(("page", "least"), [("README.md", 25), ("docs/benchmarks.md", 6)])
 def test_figures_are_those_of_the_committed_run(page: str, least: int):
     hold(page, committed_metrics(), least)
+
+
+@pytest.mark.parametrize(("name", "key"), [("blind", "programs"), ("verdict", "rows")])
+def test_what_benchmarks_say_of_the_committed_images_is_of_them(name: str, key: str):
+    (row,) = (row for row in read_json(RESULTS / f"{name}.json")[key] if row["images"] == "default")
+    assert row["ambiguous_fraction"] == pytest.approx(committed_metrics()["ambiguous_fraction"], abs=1e-9)
+
+
+def test_the_spread_over_trainings_is_of_the_default():
+    found = read_json(RESULTS / "seeds.json")
+    assert found["preset"] is None
+    assert found["defaults"] == defaults()["defaults"]
 
 
 @pytest.mark.parametrize("name", CARDS)

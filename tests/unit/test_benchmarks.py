@@ -144,6 +144,14 @@ def test_a_training_that_is_there_is_not_repeated(
     again = fit(config, cpu, workspace / "work")
     assert again[1:] == (results, cost)
     assert torch.equal(first.tensors["ema"]["conv_out.bias"], again[0].tensors["ema"]["conv_out.bias"])
+    other = tiny({"train.epochs": 1.0, "train.lr": 0.02})
+    with pytest.raises(
+        DdpmError, match=r"work holds a training by other settings: delete it, or name another --work\.$"
+    ):
+        fit(other, cpu, workspace / "work")
+    (workspace / "work.json").unlink()
+    with pytest.raises(DdpmError, match="work holds a training by other settings"):
+        fit(config, cpu, workspace / "work")
 
 
 def test_the_judge_knows_the_digits_and_is_another_network(test_digits: ImageSet, by_classifier: Features):

@@ -25,7 +25,7 @@ from ddpm.evaluation.early import EarlyDistance
 from ddpm.models.build import build_network
 from ddpm.training.gradients import ShardGradients
 from ddpm.training.launch import train_together
-from ddpm.training.loop import remarks, train
+from ddpm.training.loop import train
 from ddpm.training.ranks import ALONE, LostRank, Ranks, launched
 from ddpm.training.run_folder import RunFolder
 from ddpm.training.state import Recipe
@@ -220,10 +220,8 @@ def test_a_rank_without_a_shard_can_ask_to_stop(monkeypatch: pytest.MonkeyPatch)
 def test_processes_that_have_no_shard_are_told(tiny: Callable[..., Config]):
     config = tiny({"train.shards": 2, "train.warmup_steps": 0})
     recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
-    assert not list(remarks(recipe, 512, Ranks(0, 2)))
-    assert list(remarks(recipe, 512, Ranks(0, 16))) == [
-        "train.shards=2 leaves 14 of 16 processes idle: start fewer, or raise it."
-    ]
+    assert not list(recipe.remarks(512, 2))
+    assert list(recipe.remarks(512, 16)) == ["train.shards=2 leaves 14 of 16 processes idle: start fewer, or raise it."]
 
 
 @pytest.mark.parametrize(("count", "size"), [(4, 1), (4, 3), (2, 4), (10, 4), (7, 7)])
