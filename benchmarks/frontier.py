@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 from tqdm import tqdm
 
 from benchmarks.common import (
+    LAST,
     QUIET,
     arguments,
     check,
@@ -25,7 +26,7 @@ from benchmarks.common import (
     floor,
     quality,
     run,
-    sample,
+    sampling,
     save,
     settings,
     show,
@@ -34,8 +35,6 @@ from benchmarks.common import (
     written_out,
 )
 from ddpm.models.build import flops_per_image
-from ddpm.sampling.batches import fitting_batch
-from ddpm.sampling.generator import make_generator
 from ddpm.utils.files import atomic_path, read_json, write_json
 from ddpm.utils.images import enlarge, tile, write_png
 from ddpm.utils.runtime import choose_runtime
@@ -133,13 +132,14 @@ def main() -> None:
             preset, changes = RECIPES[name]
             slug = slug_of(name)
             folder = given.work / f"{slug}_{seconds}"
-            runtime = choose_runtime(settings(preset=preset).runtime, float("inf"))
-            size, count = settings(changes, preset=preset).train.batch_size, len(split()[0])
+            common = changes | QUIET | {"generate.num_images": given.images, "generate.trajectories": 1}
+            size, count = settings(common, preset=preset).train.batch_size, len(split()[0])
             epochs = max(seconds * speed[name], size) / count
-            config = settings(changes, QUIET, {"train.epochs": epochs}, preset=preset)
+            config = settings(common, {"train.epochs": epochs}, preset=preset)
+            runtime = choose_runtime(config.runtime, float("inf"))
             checkpoint, results, _ = fit(config, runtime, folder)
-            generator = make_generator(checkpoint, "the checkpoint", config.generate, config.seed, runtime)
-            images = sample(generator, given.images, fitting_batch(given.images, runtime.device))
+            with sampling(folder / LAST, config, runtime) as (generator, sampled):
+                images = sampled(generator, name)
             row = {
                 "recipe": name,
                 "seconds": seconds,

@@ -43,10 +43,11 @@ class Denoiser:
     """A function (x_t [n, c, h, w], training time t) -> x̂_0 of the same shape.
 
     predict: the network. target: what it predicts. schedule: the one it was trained on. clip: by which of `CLIPPINGS`;
-    True for "static", False for none. guidance: towards the class label. autoguidance: away from ``guide``, an earlier
-    state of the network; None where there is none. rescale: see `rescaled`. labels: int64 [n], the class labels to
-    condition on, or None. learned_variance: whether the network predicts a variance too. self_conditioning: whether it
-    is given its last x̂_0 too. memory: that x̂_0, in a sampling run; None where each time stands alone, given zeros.
+    True for "static", False for none. guidance: towards the label. autoguidance: away from ``guide``, an earlier state
+    of the network; None where there is none. rescale: see `rescaled`. labels: int64 [n], the conditioning labels (see
+    `ddpm.models.conditioning`), or None. learned_variance: whether the network predicts a variance too.
+    self_conditioning: whether it is given its last x̂_0 too. memory: that x̂_0, in a sampling run; None where each time
+    stands alone, given zeros.
     """
 
     predict: Predict
@@ -63,7 +64,7 @@ class Denoiser:
     memory: list[Tensor] | None = None
 
     def conditioned(self, labels: Tensor | None) -> "Denoiser":
-        """The same denoiser for images of these class labels."""
+        """The same denoiser for images of these conditioning labels."""
         return replace(self, labels=labels)
 
     def remembering(self) -> "Denoiser":
@@ -71,7 +72,7 @@ class Denoiser:
         return replace(self, memory=[]) if self.self_conditioning else self
 
     def nfe(self, times: list[int], *, labelled: bool) -> int:
-        """Network evaluations of x̂_0 at these training times, of an image with a class label or without one."""
+        """Network evaluations of x̂_0 at these training times, of an image with a label or without one."""
         alpha_bar = self.schedule.alpha_bar[times]
         weaker = [self.guidance] * labelled + [self.autoguidance] * (self.guide is not None)
         return len(times) + sum(int(guidance.is_active(alpha_bar).sum()) for guidance in weaker)

@@ -10,7 +10,7 @@ class Guidance:
     """Adds (scale − 1) · (p − q) to the prediction p, q being a weaker one of the same x_t.
 
     q by the same network for the null label is classifier-free guidance (Ho & Salimans 2021, "Classifier-Free Diffusion
-    Guidance", eq. 6 with w counted from 1): towards the class label. q for the same label by an earlier state of the
+    Guidance", eq. 6 with w counted from 1): towards the label. q for the same label by an earlier state of the
     network is autoguidance (Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself", eq. 3): away
     from the faults that both have and the weaker one has more of.
 
