@@ -3,10 +3,14 @@
 import io
 import subprocess
 import sys
+import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +103,40 @@ def test_calls_from_several_threads_take_turns(model: ddpm.Model, monkeypatch: p
         first, *others = pool.map(lambda _: model.denoise(noise, 500, labels=7), range(6))
     assert together == [1] * 6
     assert all(torch.equal(first, other) for other in others)
+
+
+def test_the_server_of_the_documents_answers_with_digits_and_says_what_is_wrong(
+    model: ddpm.Model, root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    servers: list[HTTPServer] = []
+
+    class Server(ThreadingHTTPServer):
+        """At a free port, and not for ever."""
+
+        def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+            super().__init__((address[0], 0), handler)
+            servers.append(self)
+
+        def serve_forever(self, poll_interval: float = 0.05) -> None:
+            threading.Thread(target=super().serve_forever, args=(poll_interval,), daemon=True).start()
+
+    monkeypatch.setattr("http.server.ThreadingHTTPServer", Server)
+    monkeypatch.setattr(ddpm, "load", lambda: model)
+    section = (root / "docs/use.md").read_text(encoding="utf-8").partition("## As a server")[2]
+    example = section.partition("```python\n")[2].partition("```")[0]
+    exec(example, {})
+    (server,) = servers
+    address = f"http://127.0.0.1:{server.server_port}/"
+    with urllib.request.urlopen(f"{address}?label=7&seed=5") as answer:
+        assert answer.headers["Content-Type"] == "image/png"
+        found = np.asarray(Image.open(io.BytesIO(answer.read())))
+    assert np.array_equal(found, model.sample(1, labels=7, seed=5)[0, 0])
+    for wrong in ("?label=12", "?seed=some"):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(address + wrong)
+        assert caught.value.code == 400
+    server.shutdown()
+    server.server_close()
 
 
 def test_an_image_depends_on_its_number_alone(model: ddpm.Model, monkeypatch: pytest.MonkeyPatch):
