@@ -51,7 +51,7 @@ def train(
     ) -> Tensor:
         return objective.squared_errors(predict, batch, t, eps, labels, known)
 
-    folder.say(*recipe.remarks(len(training), ranks.size), *state.restore(folder))
+    folder.say(*recipe.remarks(len(training), ranks.size), *state.restore(folder, total))
     ranks.check_step(state.step, device)
     batches = Batches(state.recipe, image_tensor(training, device), state.conditioning.labels(training, device))
     monitor = Monitor(state, objective, squared_errors, len(training), validation, runtime, folder, ranks, distance)

@@ -88,7 +88,7 @@ class TrainState:
     """
 
     def __init__(self, recipe: Recipe, training: ImageSet, runtime: Runtime) -> None:
-        self.spec, self.images, self.device = training.spec, len(training), runtime.device
+        self.spec, self.device = training.spec, runtime.device
         classes = conditioning_classes(recipe.model, self.spec)
         fewest = int(np.bincount(training.labels, minlength=classes).min()) if classes else len(training)
         recipe = self.recipe = replace(recipe, model=fit_to_images(recipe.model, self.spec, fewest))
@@ -160,10 +160,10 @@ class TrainState:
     def _powers(self) -> dict[str, dict[str, Tensor]]:
         return {name: average.state_dict() for name, average in self.powers.items()}
 
-    def restore(self, folder: RunFolder) -> list[str]:
+    def restore(self, folder: RunFolder, total: int) -> list[str]:
         """Continue from the state that a killed run left in ``folder``, if there is one. Returns what to say of it.
 
-        Raises DdpmError for a damaged one.
+        total: steps of the whole run. Raises DdpmError for a damaged state.
         """
         if not folder.state.exists():
             return []
@@ -178,7 +178,7 @@ class TrainState:
         if self.times:
             self.times.load_state_dict(saved.tensors["times"])
         self.sums.copy_(saved.tensors["sums"]["sums"])
-        return [f"resuming from step {self.step} of {self.recipe.steps(self.images)}, saved in {folder.folder}"]
+        return [f"resuming from step {self.step} of {total}, saved in {folder.folder}"]
 
 
 def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
