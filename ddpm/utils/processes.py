@@ -13,13 +13,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.sharedctypes import Synchronized
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import psutil
 
 from ddpm.utils.errors import DdpmError
 
 T = TypeVar("T")
+# Processes that have work and yet use no processor time hang: half an hour of readings, as long as ranks have patience.
+# One at rest uses less than `_AT_REST` seconds meanwhile, for its looks at its parent.
+_READ_EVERY, _READINGS, _AT_REST = 10.0, 180, 1.0
 _object: object = None
 
 
@@ -57,23 +62,67 @@ class Pool:
 
     processes: int
     _executor: ProcessPoolExecutor
+    _unfinished: set[Future[Any]] = field(default_factory=set)
 
     def submit(self, task: Callable[..., T], *arguments: object) -> Future[T]:
         """Call ``task(object, *arguments)`` in one of the processes; the future raises what it raised."""
-        return self._executor.submit(_call, task, arguments)
+        future = self._executor.submit(_call, task, arguments)
+        self._unfinished.add(future)
+        future.add_done_callback(self._unfinished.discard)
+        return future
+
+    @property
+    def working(self) -> bool:
+        """Whether any task is not done yet."""
+        return bool(self._unfinished)
 
 
 @contextmanager
 def process_pool(processes: int, build: Callable[..., object], *arguments: object) -> Iterator[Pool | None]:
     """Processes that each make their object by ``build(*arguments, number)``, a function that can be imported.
 
-    None for one process. See `worker_processes`.
+    None for one process. See `worker_processes`. Processes that hang are ended after half an hour, as killed ones are;
+    one that computes without end is not told from one that works.
     """
     if processes == 1:
         yield None
         return
+    left, others = threading.Event(), set(multiprocessing.active_children())
     with worker_processes(processes, "shared the work", _build, build, arguments) as executor:
-        yield Pool(processes, executor)
+        pool = Pool(processes, executor)
+        watch = threading.Thread(target=_end_those_that_hang, args=(pool, others, left), daemon=True)
+        watch.start()
+        try:
+            yield pool
+        finally:
+            left.set()
+            watch.join()
+
+
+def _end_those_that_hang(pool: Pool, others: set[Any], left: threading.Event) -> None:
+    """Kill the processes of a pool, all but ``others``, that have used no processor time for too long."""
+    before: dict[Any, float] = {}
+    readings = 0
+    # Readings are counted, not seconds: those that a suspended machine or a stopped parent lets pass are no sign.
+    while not left.wait(_READ_EVERY):
+        workers: set[Any] = set(multiprocessing.active_children()) - others
+        used = {worker: _processor_time(worker.pid) for worker in workers}
+        readings += 1
+        if not pool.working or any(used[worker] - before.get(worker, -1e9) > _AT_REST for worker in workers):
+            before, readings = used, 0
+        elif readings >= _READINGS:
+            for worker in workers:
+                worker.kill()
+            return
+
+
+def _processor_time(pid: int) -> float:
+    """Seconds of processor time of a process; 0 for one that has ended."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return times.user + times.system
 
 
 def _build(number: int, build: Callable[..., object], arguments: tuple[object, ...]) -> None:

@@ -16,6 +16,7 @@ import psutil
 import pytest
 import torch
 
+import ddpm.utils.processes
 from ddpm.config import Config
 from ddpm.data.image_set import ImageSpec
 from ddpm.models.build import build_network
@@ -195,6 +196,42 @@ def test_a_process_that_is_stopped_does_not_keep_this_one_from_ending():
     patience.cancel()
     assert not released
     assert not multiprocessing.active_children()
+
+
+def impatient(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    monkeypatch.setattr(ddpm.utils.processes, "_READ_EVERY", 0.1)
+    monkeypatch.setattr(ddpm.utils.processes, "_READINGS", round(seconds / 0.1))
+    monkeypatch.setattr(ddpm.utils.processes, "_AT_REST", 0.0)
+
+
+def test_processes_that_hang_with_work_to_do_are_ended(monkeypatch: pytest.MonkeyPatch):
+    def sample() -> None:
+        with process_pool(2, str) as pool:
+            assert pool
+            assert pool.submit(str).result() in ("0", "1")
+            pool.submit(pause).result(300.0)
+
+    impatient(monkeypatch, 3.0)
+    with pytest.raises(DdpmError, match=r"was killed, as for want of memory, or hung: lower runtime\.processes\."):
+        sample()
+    assert not multiprocessing.active_children()
+
+
+def compute(_: object, seconds: float) -> str:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+    return "done"
+
+
+def test_processes_that_compute_or_have_nothing_to_do_are_left_alone(monkeypatch: pytest.MonkeyPatch):
+    impatient(monkeypatch, 2.0)
+    with process_pool(2, str) as pool:
+        assert pool
+        assert pool.submit(compute, 5.0).result() == "done"
+        time.sleep(5.0)
+        assert not pool.working
+        assert pool.submit(str).result() in ("0", "1")
 
 
 def test_processes_do_not_outlive_a_killed_parent(root: Path, tmp_path: Path):
