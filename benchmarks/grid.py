@@ -11,7 +11,6 @@ rows are left out, and it is brought up to date every minute (--poll). `dvc exp 
 
 import json
 import os
-import shutil
 import subprocess
 import time
 from collections import Counter
@@ -36,7 +35,7 @@ from ddpm.utils.errors import DdpmError
 from ddpm.utils.files import atomic_path
 from presets.__main__ import merge
 from stages.paths import REFERENCE
-from tools import clone, commit_of, leave_surroundings
+from tools import commit_of, leave_surroundings, prepared_clone
 from tools import run as call
 
 AXES = {
@@ -84,28 +83,24 @@ def prepare(folder: Path, changes: Mapping[str, Any]) -> None:
     """
     if folder.exists():
         return
-    part = Path(f"{folder}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.parent.mkdir(parents=True, exist_ok=True)
-    clone("HEAD", part, Path(call("dvc", "cache", "dir").strip()))
-    yaml = YAML()
-    params, graph = (yaml.load(part / name) for name in ("params.yaml", "dvc.yaml"))
-    for key, value in changes.items():
-        section, name = key.split(".")
-        merge(params, {section: {name: value}}, "changes")
-    stages = {name: graph["stages"][name] for name in ("split", "reference", "train")}
-    for name in ("split", "reference"):
-        stages[name]["frozen"] = True  # they have the seed among their parameters, and are to be the same for all
-    yaml.dump(params, part / "params.yaml")
-    yaml.dump({"stages": stages | {"cell": CELL}}, part / "dvc.yaml")
-    call("git", "-C", str(part), "commit", "--quiet", "--all", "--message", "The grid")
-    try:
-        dvc(part, "checkout", "split", "reference")
-    except DdpmError as error:
-        raise DdpmError(
-            "the cache lacks the split or the reference of HEAD: run `dvc repro split reference`."
-        ) from error
-    part.rename(folder)
+    with prepared_clone("HEAD", folder, Path(call("dvc", "cache", "dir").strip())) as part:
+        yaml = YAML()
+        params, graph = (yaml.load(part / name) for name in ("params.yaml", "dvc.yaml"))
+        for key, value in changes.items():
+            section, name = key.split(".")
+            merge(params, {section: {name: value}}, "changes")
+        stages = {name: graph["stages"][name] for name in ("split", "reference", "train")}
+        for name in ("split", "reference"):
+            stages[name]["frozen"] = True  # they have the seed among their parameters, and are to be the same for all
+        yaml.dump(params, part / "params.yaml")
+        yaml.dump({"stages": stages | {"cell": CELL}}, part / "dvc.yaml")
+        call("git", "-C", str(part), "commit", "--quiet", "--all", "--message", "The grid")
+        try:
+            dvc(part, "checkout", "split", "reference")
+        except DdpmError as error:
+            raise DdpmError(
+                "the cache lacks the split or the reference of HEAD: run `dvc repro split reference`."
+            ) from error
 
 
 def dvc(folder: Path, *words: str) -> str:

@@ -33,6 +33,7 @@ _PROCESSES_PAY_FLOPS = 3e12  # half a minute of a core: below, starting processe
 # Of Linux, and of Linux under Windows.
 _NVIDIA_DRIVERS = Path("/proc/driver/nvidia/version"), Path("/usr/lib/wsl/lib/libcuda.so.1")
 _NVIDIA_DEVICES = Path("/dev/nvidiactl"), Path("/dev/dxg")
+_PCI_DEVICES, _NVIDIA, _GRAPHICS = Path("/sys/bus/pci/devices"), "0x10de", "0x03"  # vendor; first digits of the class
 _PROCESSOR_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processor time, or "max", in so many microseconds
 _PROCESS_BYTES = 2**30  # of main memory that a process which trains or samples on a CPU takes
 _LINUX = platform.system() == "Linux"
@@ -181,8 +182,9 @@ def choose_device(wanted: str | torch.device, called: str) -> torch.device:
     """
     count, unused = cuda_devices(), _why_unused()
     if unused and wanted == "auto":
+        seen = "driver" if _has_nvidia_driver() else "device"
         warnings.warn(
-            "this machine has an NVIDIA driver, but PyTorch finds no device it can use, so the CPU computes. "
+            f"this machine has an NVIDIA {seen}, but PyTorch finds no device it can use, so the CPU computes. "
             f"{unused} To name the device cpu silences this.",
             stacklevel=2,
         )
@@ -209,18 +211,38 @@ def cuda_devices() -> int:
 
 
 def _why_unused() -> str:
-    """Why PyTorch can use no CUDA device although the machine has an NVIDIA driver, as a sentence.
+    """Why PyTorch can use no CUDA device although the machine has an NVIDIA driver or device, as a sentence.
 
-    Empty where there are devices that it can use, or no driver, or where they are hidden on purpose.
+    Empty where there are devices that it can use, or neither, or where they are hidden on purpose.
     """
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    if hidden or cuda_devices() or not any(path.exists() for path in _NVIDIA_DRIVERS):
+    if hidden or cuda_devices():
         return ""
+    if not _has_nvidia_driver():
+        missing = "NVIDIA's driver is not installed, or not given to this container (`docker run --gpus all`)."
+        return missing if _has_nvidia_device() else ""
     if torch.version.cuda is None:
         return "This PyTorch is built for CPUs: the one of requirements.txt, on Linux, is for CUDA."
     if not any(path.exists() for path in _NVIDIA_DEVICES):
         return "The devices are not given to this container: see nvidia-smi in it, and `docker run --gpus all`."
     return f"The NVIDIA driver here may be too old for CUDA {torch.version.cuda}, see nvidia-smi."
+
+
+def _has_nvidia_driver() -> bool:
+    return any(path.exists() for path in _NVIDIA_DRIVERS)
+
+
+def _has_nvidia_device() -> bool:
+    """Whether the kernel sees a graphics device of NVIDIA, with a driver or without."""
+
+    def is_one(device: Path) -> bool:
+        try:
+            vendor, kind = ((device / name).read_text().strip() for name in ("vendor", "class"))
+        except OSError:
+            return False
+        return vendor == _NVIDIA and kind.startswith(_GRAPHICS)
+
+    return any(map(is_one, _PCI_DEVICES.glob("*")))
 
 
 def _without_kernels(device: torch.device) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from clones import TINY, run_in, surroundings
 from ruamel.yaml import YAML
@@ -55,6 +56,28 @@ def test_torchrun_trains_to_the_bits_of_one_process(root: Path, prepare: Prepare
         found.append(outputs(folder))
     assert found[0] == found[1]
     assert len(found[0]) == 5
+
+
+def test_a_rank_that_is_killed_ends_all_and_one_process_resumes(root: Path, prepare: Prepare):
+    changes = {"train.epochs": 60.0, "train.validate_every": 100, "runtime.checkpoint_every_seconds": 0.2}
+    place = {"PYTHONPATH": str(root), "DDPM_CKPT_DIR": ""}
+    alone, shared = prepare("alone", **changes), prepare("shared", **changes)
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *STAGE)
+    node = subprocess.Popen(launcher, cwd=shared, env=surroundings(**place))
+    try:
+        while not list(shared.glob(".ckpt/train-*/state.safetensors")):
+            assert node.poll() is None, "it ended before a rank was killed"
+            time.sleep(0.05)
+        ranks = {process.environ().get("RANK"): process for process in psutil.Process(node.pid).children()}
+        ranks["1"].kill()
+        assert node.wait(timeout=120)
+    finally:
+        node.kill()
+    assert not any(process.is_running() for process in ranks.values())
+    assert not (shared / "data/model/last.safetensors").exists()
+    assert "resuming" in run_in(shared, sys.executable, *STAGE, **place)
+    run_in(alone, sys.executable, *STAGE, **place)
+    assert outputs(shared) == outputs(alone)
 
 
 def test_a_node_that_is_interrupted_stops_all_and_one_process_resumes(root: Path, prepare: Prepare):

@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
 import psutil
 import pytest
 import torch
+from torch import Tensor
 
 import ddpm.utils.processes
 from ddpm.config import Config
@@ -131,6 +133,34 @@ def test_smaller_batches_are_sampled_just_where_no_larger_one_is(restored: tuple
     with process_pool(2, restore_generator, *restored) as pool:
         write_images(generator, tmp_path / "second", 1, 2, kept, pool)
     assert {path.stem for path in set(kept.iterdir()) - before} == {"batch_00000009", "batch_00000011"}
+
+
+def restore_in_little_memory(*restored: Any) -> Generator:  # noqa: ANN401
+    """A generator in whose process no more than four images fit into memory."""
+    generator = restore_generator(*restored)
+    predict = generator.denoiser.predict
+
+    def predict_few(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        if len(x_t) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return predict(x_t, t, labels)
+
+    return replace(generator, denoiser=replace(generator.denoiser, predict=predict_few))
+
+
+def test_processes_agree_on_a_batch_that_fits_into_memory(
+    restored: tuple[object, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    generator = restore_generator(*restored)  # type: ignore[arg-type]
+    for name in ("enough", "little"):
+        (tmp_path / name).mkdir()
+    write_images(generator, tmp_path / "enough", 1, 4, tmp_path / "kept")
+    with process_pool(2, restore_in_little_memory, *restored) as pool:
+        cost, _ = write_images(generator, tmp_path / "little", 1, 16, tmp_path / "there", pool)
+    said = capfd.readouterr()
+    assert [size for size in (8, 4, 2) if f"going on with batches of {size}" in said.out + said.err] == [8, 4]
+    assert cost["generate_batch_size"] == 4
+    assert np.array_equal(read_pngs(tmp_path / "enough", 1), read_pngs(tmp_path / "little", 1))
 
 
 def test_what_a_task_raises_is_raised_here_and_the_processes_end(restored: tuple[object, ...]):

@@ -97,6 +97,26 @@ class LostSecond(Lost):
     killed = False
 
 
+meet = torch.distributed.init_process_group
+
+
+def meet_for_20_seconds(backend: str, place: str, _: timedelta, **given: Any) -> None:  # noqa: ANN401
+    meet(backend, place, timedelta(seconds=20), **given)
+
+
+class Hung(RunFolder):
+    """A run folder whose second rank stands still after some steps, for longer than the first one has patience."""
+
+    def __init__(self, *given: Any, writes: bool = True) -> None:  # noqa: ANN401
+        super().__init__(*given, writes=writes)
+        torch.distributed.init_process_group = meet_for_20_seconds  # in the process of this rank
+
+    def write_csv(self, name: str, rows: Any) -> None:  # noqa: ANN401
+        if not self.writes and name == "log.csv" and rows[-1]["step"] == 12:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        super().write_csv(name, rows)
+
+
 @pytest.fixture(scope="module")
 def run(digits: ImageSet, tiny: Callable[..., Config], cpu: Runtime) -> Run:
     """Train 20 steps in FOLDER by so many processes; returns the results."""
@@ -176,6 +196,15 @@ def test_a_run_of_which_a_rank_is_killed_says_so_and_resumes_with_four(
     ):
         run(tmp_path, 2, Apart)
     assert_same(alone, tmp_path, run(tmp_path, 4))
+
+
+def test_a_run_of_which_a_rank_hangs_says_so_and_resumes(
+    run: Run, alone: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("torch.distributed.init_process_group", meet)  # undoes what `Hung` does here
+    with pytest.raises(LostRank, match=r"^a training process hangs or was lost \(.*\); the next run resumes\.$"):
+        run(tmp_path, 2, Hung, every=1e-9)
+    assert_same(alone, tmp_path, run(tmp_path, 1))
 
 
 def test_a_full_disk_ends_all_ranks(run: Run, alone: tuple[Path, dict[str, Any]], tmp_path: Path):

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -69,6 +70,7 @@ def _nvidia(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine with an NVIDIA driver and its devices, of which PyTorch can use none."""
     monkeypatch.setattr("ddpm.utils.runtime._NVIDIA_DRIVERS", (tmp_path / "none", tmp_path))
     monkeypatch.setattr("ddpm.utils.runtime._NVIDIA_DEVICES", (tmp_path / "none", tmp_path))
+    monkeypatch.setattr("ddpm.utils.runtime._PCI_DEVICES", tmp_path / "none")
     monkeypatch.setattr("torch.version.cuda", "13.0")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -108,6 +110,31 @@ def test_the_driver_is_not_blamed_for_what_is_not_its_fault(monkeypatch: pytest.
         for hidden in ("", "-1"):
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
             assert choose_device("auto", "device auto").type == "cpu"
+
+
+@pytest.mark.usefixtures("_nvidia")
+@pytest.mark.parametrize(
+    ("vendor", "kind", "told"),
+    [("0x10de", "0x030200", True), ("0x10de", "0x020000", False), ("0x1002", "0x030000", False)],
+    ids=["a graphics device of NVIDIA", "a network device of NVIDIA", "another graphics device"],
+)
+def test_a_device_without_a_driver_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, vendor: str, kind: str, told: bool
+):
+    monkeypatch.setattr("ddpm.utils.runtime._NVIDIA_DRIVERS", (tmp_path / "none",))
+    monkeypatch.setattr("ddpm.utils.runtime._PCI_DEVICES", tmp_path / "devices")
+    for number in range(2):
+        device = tmp_path / f"devices/0000:0{number}:00.0"
+        device.mkdir(parents=True)
+    (device / "vendor").write_text(f"{vendor}\n")
+    (device / "class").write_text(f"{kind}\n")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert choose_device("auto", "device auto").type == "cpu"
+    said = (
+        r"has an NVIDIA device, but PyTorch finds no device it can use.* NVIDIA's driver is not installed, or not given"
+    )
+    assert [bool(re.search(said, str(warning.message))) for warning in caught] == [True] * told
 
 
 def test_devices_of_a_driver_that_pytorch_cannot_use_do_not_count(monkeypatch: pytest.MonkeyPatch):
