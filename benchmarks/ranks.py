@@ -60,7 +60,7 @@ class Constants:
         parts = np.reshape(self.shard[: len(self.shard) // each * each], (-1, each)).sum(1)
         found = {
             "compute_s": float(parts.mean()),
-            "waiting_s": slowest(parts, ranks) - float(parts.mean()),
+            "waiting_s": max(0.0, slowest(parts, ranks) - float(parts.mean())),  # of equal times it rounds
             "exchange_s": (ranks - 1) * (self.latency + each * size / self.bandwidth),
             "update_s": self.update,
         }
