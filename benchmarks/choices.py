@@ -33,6 +33,7 @@ from ddpm.utils.runtime import choose_runtime
 
 EVERY: dict[str, Any] = QUIET | {"generate.replicate": 100}
 UNCONDITIONAL = {"model.classes": 0}
+_WITHOUT_CLASSES = (100, 200, 500, 1000, 2000)
 X_0 = {"diffusion.target": "x_0"}
 TRAININGS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -45,7 +46,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "200 clusters a class": {"model.clusters": 200},
     "400 clusters a class": {"model.clusters": 400},
     "no labels": UNCONDITIONAL | {"model.clusters": 1},
-    "100 clusters, no class labels": UNCONDITIONAL | {"model.clusters": 100},
+    **{f"{count} clusters, no class labels": UNCONDITIONAL | {"model.clusters": count} for count in _WITHOUT_CLASSES},
     "batch 64": {"train.batch_size": 64},
     "batch 256": {"train.batch_size": 256},
     "AdamW, lr 0.001": {"train.optimizer": "adamw", "train.lr": 0.001},
@@ -64,7 +65,7 @@ _COMPARED = (
     *((1.5, steps, 0.4) for steps in (20, 18, 16)),
     *((1.6, steps, 0.4) for steps in (18, 14)),
     *((guidance, 16, 0.5) for guidance in (1.4, 1.5, 1.6)),
-    *((guidance, 24, 0.4) for guidance in (1.6, 1.8, 2.0)),
+    *((guidance, 24, 0.4) for guidance in (1.6, 1.7, 1.8, 2.0)),
     *((1.8, 20, 0.4), (1.6, 16, 0.4), (1.8, 16, 0.5)),
     *((guidance, 16, 0.4) for guidance in (1.4, 1.5, 1.8)),
 )

@@ -2,12 +2,14 @@
 
 For a machine with a GPU and little else: it needs the checkout, the four MNIST files, PyTorch and what `NEEDED` names,
 neither dvc nor a network; without a C compiler it trains uncompiled, as `device` says then. After six and a half
-minutes no further check begins, so that all is over after eight. Every check says what was compared; one that does not
-hold, or did not begin, makes the exit status 1, and the rest is done all the same. Nothing of it is measured on a CPU:
-there, with --rehearse, the same checks run in small, and show only that they can.
+minutes no further check begins, and after eight one that is under way is broken off, even where the device hangs. Every
+check says what was compared; one that does not hold, or was not done, makes the exit status 1, and the rest is done all
+the same. Nothing of it is measured on a CPU: there, with --rehearse, the same checks run in small, and show only that
+they can.
 """
 
 import argparse
+import faulthandler
 import importlib.util
 import json
 import math
@@ -15,7 +17,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -39,6 +42,7 @@ NEEDED = (
     "filelock",
 )
 ROOT = Path(__file__).parents[1]
+GRACE = 1.5  # minutes that the last check to begin has
 CHECKS: dict[str, Callable[["Bench"], dict[str, Any]]] = {}
 
 
@@ -419,10 +423,28 @@ def main() -> int:
     parser.add_argument("--checks", nargs="+", choices=list(CHECKS), metavar="NAME", help="only these")
     parser.add_argument("--rehearse", action="store_true", help="in small, on the CPU")
     parser.add_argument(
-        "--minutes", type=float, help="after which no further check begins (default 6.5, in a rehearsal never)"
+        "--minutes",
+        type=float,
+        help=f"after which no further check begins (default 6.5, in a rehearsal never); {GRACE} later all is over",
     )
     given = parser.parse_args()
     minutes = (math.inf if given.rehearse else 6.5) if given.minutes is None else given.minutes
+    with _at_most(minutes + GRACE):
+        return _run(given, minutes)
+
+
+@contextmanager
+def _at_most(minutes: float) -> Iterator[None]:
+    """After so many minutes inside, end this process with status 1, even where it waits for the device without end."""
+    if math.isfinite(minutes):
+        faulthandler.dump_traceback_later(60 * minutes, exit=True, file=sys.__stderr__)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _run(given: argparse.Namespace, minutes: float) -> int:
     if missing := [name for name in NEEDED if not _is_there(name)]:
         print(f"error: these Python packages are missing: {', '.join(missing)}.", file=sys.stderr)
         return 2
@@ -440,7 +462,7 @@ def main() -> int:
     found: dict[str, Any] = {"device": bench.runtime.describe() | {"rehearsal": given.rehearse}, "checks": checks}
     found["skipped"] = list(given.checks or CHECKS)
     while found["skipped"] and (began := time.perf_counter()) - started < 60 * minutes:
-        name = found["skipped"].pop(0)
+        name = found["skipped"][0]
         what = " ".join((CHECKS[name].__doc__ or "").split())
         try:
             result = CHECKS[name](bench)
@@ -448,6 +470,7 @@ def main() -> int:
             traceback.print_exc()
             result = {"holds": False, "error": traceback.format_exc(limit=1).splitlines()[-1]}
         checks[name] = {"what": what, **result, "seconds": time.perf_counter() - began}
+        del found["skipped"][0]
         print(json.dumps({name: checks[name]}, indent=2), flush=True)
         found["seconds"] = time.perf_counter() - started
         for path, write in ((given.json, partial(json.dumps, indent=2)), (given.page, page)):

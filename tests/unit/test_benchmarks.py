@@ -318,18 +318,6 @@ def test_corruption_shows_in_the_distance_here_and_now(
     assert found[0] < found[1] < found[2]
 
 
-def test_the_checks_of_cuda_hold_in_a_rehearsal(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    wanted = list(cuda.CHECKS)
-    told = ["--rehearse", "--mnist", str(raw), "--json", "found.json", "--page", "found.md"]
-    monkeypatch.setattr("sys.argv", ["cuda", *told])
-    assert cuda.main() == 0
-    found = read_json(Path("found.json"))
-    assert list(found["checks"]) == wanted
-    assert found["device"]["rehearsal"]
-    assert found["checks"]["same_bits"]["stopped"].startswith("stopped at step ")
-    assert all(name in Path("found.md").read_text() for name in wanted)
-
-
 def test_a_check_of_cuda_that_fails_is_said_and_the_others_are_done(
     raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -362,7 +350,7 @@ def test_checks_of_cuda_for_which_there_is_no_time_are_named(
     assert "Time was over before: noise, other." in Path("found.md").read_text()
 
 
-def test_the_benchmark_of_cuda_needs_no_more_than_it_names(raw: Path, root: Path):
+def test_the_checks_of_cuda_hold_in_a_rehearsal_and_need_no_more_than_is_named(raw: Path, root: Path):
     script = textwrap.dedent(
         """
         import ast
@@ -386,10 +374,40 @@ def test_the_benchmark_of_cuda_needs_no_more_than_it_names(raw: Path, root: Path
         sys.exit(status)
         """
     )
-    told = ["--rehearse", "--mnist", str(raw), "--checks", "noise", "checkpoint_on_the_cpu", "classifier"]
+    told = ["--rehearse", "--mnist", str(raw), "--json", "found.json", "--page", "found.md"]
     environment = os.environ | {"PYTHONPATH": str(root)}
     done = subprocess.run([sys.executable, "-c", script, *told], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    found = read_json(Path("found.json"))
+    assert list(found["checks"]) == list(cuda.CHECKS)
+    assert found["device"]["rehearsal"]
+    assert found["checks"]["same_bits"]["stopped"].startswith("stopped at step ")
+    assert all(name in Path("found.md").read_text() for name in cuda.CHECKS)
+
+
+def test_a_check_of_cuda_that_hangs_is_broken_off(raw: Path, root: Path):
+    script = textwrap.dedent(
+        """
+        import sys
+        import time
+        from benchmarks import cuda
+
+        def hanging(bench):
+            time.sleep(600.0)
+
+        cuda.CHECKS = {"noise": cuda.CHECKS["noise"], "hanging": hanging, "other": hanging}
+        cuda.GRACE = 0.0
+        sys.exit(cuda.main())
+        """
+    )
+    told = ["--rehearse", "--mnist", str(raw), "--minutes", "0.5", "--json", "found.json"]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, "-c", script, *told], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "in hanging" in done.stderr
+    found = read_json(Path("found.json"))
+    assert found["checks"]["noise"]["holds"]
+    assert found["skipped"] == ["hanging", "other"]
 
 
 @pytest.mark.parametrize("compiles", [True, False])

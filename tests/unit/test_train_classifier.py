@@ -226,8 +226,11 @@ def test_a_small_test_set_has_no_number_that_depends_on_its_size(coloured: Sets,
 def test_the_test_images_themselves_score_as_the_real_ones_do(coloured: Sets, trained: Path, tmp_path: Path):
     evaluator = open_evaluator(settings("classifier"), *coloured, 7, CPU, tmp_path, trained)
     numbers = evaluator.measure(coloured[1].images, GivenLabels(), 0, "images").numbers
-    for key in ("fd", "precision", "recall", "density", "coverage"):
+    for key in ("precision", "recall", "density", "coverage"):
         assert numbers[f"{key}_coloured"] == pytest.approx(numbers[f"{key}_coloured_real"], rel=1e-9), key
+    # In another order the covariance is rounded otherwise. Of an eigenvalue near 0, as these features of few images
+    # have, the root then keeps half of the digits; six are published.
+    assert numbers["fd_coloured"] == pytest.approx(numbers["fd_coloured_real"], rel=1e-7)
 
 
 def test_data_without_labels_is_measured_by_patches_and_pixels(coloured: Sets, tmp_path: Path):
