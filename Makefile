@@ -54,6 +54,7 @@ docs-serve: $(READY)
 pictures:
 	mkdir -p docs/images && cp data/figures/*.png data/figures/*.gif docs/images/
 	cp data/report.html docs/results/default/
+	$(ACTIVATE) && python -m tools.screenshots
 
 # After a change of requirements.in: versions that still fit stay. Then the licences of what is now installed.
 lock:

@@ -5,6 +5,7 @@ npm packages in the versions that DVC names, and sets it in .dvc/config.local. T
 its curves anywhere.
 """
 
+import argparse
 from pathlib import Path
 
 from ddpm.data.fetching import npm_files
@@ -42,5 +43,6 @@ def write_template() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m tools.offline_plots", description=__doc__).parse_args()
     with one_sentence():
         write_template()

@@ -11,9 +11,12 @@ import importlib.util
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from ruamel.yaml import YAML
 
 from benchmarks.common import defaults
@@ -21,6 +24,7 @@ from benchmarks.page import PAGES, RESULTS, refreshed
 from ddpm.utils.files import read_json
 from stages.summary import HEADLINE
 from tools import results
+from tools.screenshots import IMAGES, SAMPLED
 
 REPOSITORY = Path(__file__).parents[2]
 CARDS = {
@@ -142,6 +146,15 @@ def test_the_pictures_and_the_report_are_outputs_of_the_committed_run():
     for name, md5 in outputs.items():
         content = (REPOSITORY / "docs" / name).read_bytes()
         assert hashlib.md5(content).hexdigest() == md5, f"run `make pictures`: {name} is of another run"
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_the_pictures_of_the_shipped_model_are_of_it(name: str, tmp_path: Path):
+    command = [sys.executable, "-m", "ddpm", "sample", *SAMPLED[name], "--out", str(tmp_path / name)]
+    subprocess.run(command, check=True, capture_output=True)
+    shown, found = (np.asarray(Image.open(path)).astype(int) for path in (REPOSITORY / IMAGES / name, tmp_path / name))
+    # Other machines round otherwise.
+    assert (np.abs(shown - found) <= 1).mean() > 0.99, "run `python -m tools.screenshots`"
 
 
 def test_the_lock_file_is_of_the_committed_parameters():
