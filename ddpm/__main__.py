@@ -47,9 +47,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main() -> None:
     """Run; what the user can fix ends it with one sentence and exit status 1."""
-    arguments = parse(sys.argv[1:])
     with one_sentence(need_less="give it fewer images at a time, or another --device"):
         try:
+            arguments = parse(sys.argv[1:])
             arguments.run(arguments)
             sys.stdout.flush()
         except BrokenPipeError:  # whoever reads the output has enough of it, as `head` has

@@ -471,7 +471,7 @@ class Model:
         try:
             config = GenerateConfig.model_validate(self.generator.config.model_dump() | plain)
         except ValidationError as error:
-            raise DdpmError(f"{describe(error)}.") from error
+            raise DdpmError(f"{describe(error, 1)}.") from error
         return replace(self.generator, config=config)
 
     def _deterministic(self, settings: Any) -> Generator:  # noqa: ANN401
@@ -658,7 +658,7 @@ def _read_settings(path: Path) -> GenerateConfig:
     try:
         return GenerateConfig.model_validate(read_yaml(path)["generate"])
     except ValidationError as error:
-        raise DdpmError(f"{path}: generate: {describe(error)}.") from error
+        raise DdpmError(f"{path}: generate: {describe(error, 1)}.") from error
     except FileNotFoundError as error:
         raise DdpmError(f"{path} is missing: name a params.yaml.") from error
     except OSError as error:

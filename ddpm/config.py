@@ -85,7 +85,7 @@ BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Interval = Annotated[tuple[NotNegative, NotNegative], Field(strict=False)]
 Blocks = Annotated[int, Field(ge=1, le=64)]
 Beta = Annotated[float, Field(ge=1e-6, lt=1)]
-ClassLabel = Annotated[int, Field(ge=0, le=9_999)]
+ClassLabel = Annotated[int, Field(ge=0)]
 Name = Annotated[str, _like(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]+", "text on one line")]
 ModelFile = Annotated[str, _like("[A-Za-z0-9_]+", "the name of a file in data/model without its ending, such as best")]
 Device = Annotated[str, _like("auto|cpu|mps|cuda(:(0|[1-9][0-9]?))?", "auto, cpu, cuda, cuda:0, cuda:1, …, mps")]
@@ -422,19 +422,22 @@ def parse_config(values: Mapping[str, Any], name: str) -> Config:
         raise DdpmError(f"{name}: {describe(error)}.") from error
 
 
-def describe(error: ValidationError) -> str:
-    """The wrong keys of a pydantic error and what is wrong with each, on one line and without words of Python."""
+def describe(error: ValidationError, depth: int = 2) -> str:
+    """The wrong keys of a pydantic error and what is wrong with each, on one line and without words of Python.
+
+    depth: how many parts a key has; 1 where a section was validated alone.
+    """
     problems: dict[str, list[str]] = {}
     for problem in error.errors(include_url=False):
         kind, place, value = problem["type"], problem["loc"], problem["input"]
         reason = str(problem["ctx"]["error"]) if kind == "value_error" else _PLAIN.get(kind, problem["msg"])
         reason = f"{reason[:1].lower()}{reason[1:]}".replace("tuple", "list").partition(" after validation")[0]
-        # The first two parts name a key; what follows is a place in a list, or a member of a union that did not fit.
-        key = ".".join(_shown(part).strip("'") for part in place[:2])
+        # The first parts name a key; what follows is a place in a list, or a member of a union that did not fit.
+        key = ".".join(_shown(part).strip("'") for part in place[:depth])
         reasons = problems.setdefault(key, [])
         if kind == "extra_forbidden":
             reasons.append(f"unknown key {key}")
-        elif kind == "missing" and len(place) <= 2:
+        elif kind == "missing" and len(place) <= depth:
             reasons.append(f"missing key {key}")
         elif kind == "value_error" and isinstance(value, Mapping):
             reasons.append(": ".join(filter(None, (key, reason))))

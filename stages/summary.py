@@ -15,7 +15,8 @@ HEADLINE = (  # NETWORK: the classifier that measures, `mnist` or the name of an
     *("fd_NETWORK", "fd_NETWORK_low", "fd_NETWORK_high", "fd_NETWORK_floor", "swd", "swd_low", "swd_high", "swd_floor"),
     *("fid_inception", "precision_NETWORK", "recall_NETWORK", "label_accuracy", "ambiguous_fraction"),
     *("memorized_fraction_pixel", "bpd_small", "val_loss"),
-    *("parameters", "train_seconds", "generate_seconds", "generate_nfe"),
+    *("parameters", "flops_per_image", "train_seconds", "train_images_per_second", "train_peak_memory_mib"),
+    *("generate_seconds", "generate_images_per_second", "generate_peak_memory_mib", "generate_nfe"),
 )
 
 

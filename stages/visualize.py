@@ -30,6 +30,7 @@ def visualize(config: Config) -> None:
     trajectory = load_arrays(TRAJECTORY)
     x_t, t = trajectory["x_t"], trajectory["t"].tolist()
     reverse_strip(FIGURES / "reverse_process.png", x_t, t, settings.snapshots, STRIP_ROWS, 2 * scale)
+    reverse_strip(FIGURES / "predicted_x_0.png", trajectory["x_0"], t, settings.snapshots, STRIP_ROWS, 2 * scale)
     reverse_gif(FIGURES / "reverse_process.gif", x_t, settings.gif_seconds, scale)
     write_loss_curves(FIGURES / "loss.png", pd.read_csv(MODEL / "log.csv"), pd.read_csv(MODEL / "validation.csv"))
     print("\n".join(str(path) for path in sorted(FIGURES.glob("[!.]*"))))

@@ -70,6 +70,8 @@ def evaluate(arguments: argparse.Namespace, features: Path) -> None:
     Runtime(device, torch.float32, compiled=False).set_up()
     train, test = (SOURCES[arguments.data].load(arguments.reference, part) for part in ("train", "test"))
     labels = known_labels(labels, train.spec)
+    if "classifier" in arguments.extractors and not train.classes:
+        raise DdpmError("--extractors names classifier, but the data set has no labels for it: leave it out.")
     classifier = arguments.classifier or features / "classifier.safetensors"
     if "classifier" in extractor_names(arguments.extractors, train.spec):
         known = classifier.exists() and (arguments.classifier or trained_on(classifier, train))
@@ -82,6 +84,8 @@ def evaluate(arguments: argparse.Namespace, features: Path) -> None:
     found = evaluator.measure(images, labels, arguments.bootstrap, "images")
     numbers = found.numbers | evaluator.memorization(images, found.features, train, test_nearest)[0]
     print(number_table(numbers))
+    for name, reason in evaluator.skipped.items():
+        print(f"{name} skipped: {reason}")
     if arguments.json:
         write_json(arguments.json, significant(numbers | {"protocol": found.protocol}))
 

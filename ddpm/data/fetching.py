@@ -35,10 +35,19 @@ def from_first_place(
     )
 
 
-def check_place(place: str, names: Collection[str]) -> None:
-    """Raise DdpmError unless ``place`` is `auto`, one of ``names`` or a folder."""
-    if place not in ("auto", *names) and not Path(place).is_dir():
+def check_place(place: str, names: Collection[str], output: Path) -> None:
+    """Raise DdpmError unless ``place`` is `auto`, one of ``names`` or a folder outside of ``output``."""
+    if place in ("auto", *names):
+        return
+    if not Path(place).is_dir():
         raise DdpmError(f"data.source={place}: choose {', '.join(('auto', *names))}, or name a folder that is there.")
+    check_outside(Path(place), output, f"data.source={place}")
+
+
+def check_outside(folder: Path, output: Path, called: str) -> None:
+    """Raise DdpmError, which calls the folder so, where it is or lies in ``output``, whose other files are deleted."""
+    if folder.resolve().is_relative_to(output.resolve()):
+        raise DdpmError(f"{called} lies in {output}, where nothing is kept but what is made of it: move it elsewhere.")
 
 
 def npm_file(package: str, file: str, scratch: Path) -> bytes:

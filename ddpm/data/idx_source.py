@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ddpm.data.fetching import check_place, from_first_place
+from ddpm.data.fetching import check_outside, check_place, from_first_place
 from ddpm.data.idx import decompress, parse_idx, read_bytes
 from ddpm.data.image_set import ImageSet
 from ddpm.utils.errors import DamagedFile, DdpmError
@@ -50,7 +50,10 @@ class IdxSource:
         files, plain or gzipped, or `auto`: the folder in the environment's DDPM_NAME_DIR (DDPM_MNIST_DIR) where that is
         set, else the first of the others that works. Raises DdpmError with every place tried and why it failed.
         """
-        check_place(place, ("mirror", *self.packages))
+        check_place(place, ("mirror", *self.packages), folder)
+        variable = f"DDPM_{self.name.upper()}_DIR"
+        if own := os.environ.get(variable):
+            check_outside(Path(own), folder, f"{variable}={own}")
         for other in folder.glob("*"):
             if other.name not in self.files:
                 shutil.rmtree(other) if other.is_dir() else other.unlink()
@@ -65,7 +68,6 @@ class IdxSource:
                     with atomic_path(folder / file) as temporary:
                         temporary.write_bytes(content)
 
-            own = os.environ.get(f"DDPM_{self.name.upper()}_DIR")
             ways = {own: partial(bring, own, partial(_from_folder, Path(own)))} if own else {}
             ways["mirror"] = partial(bring, "mirror", self._from_mirror)
             for package, read in self.packages.items():

@@ -85,7 +85,9 @@ def read_labels(path: Path, count: int) -> GivenLabels:
     import pandas as pd
 
     try:
-        table = pd.read_csv(path, dtype={"label": np.int64, "cluster": np.int64})
+        # Without an index, a comma at the end of every row moves no column. As text, `true` is no number.
+        table = pd.read_csv(path, index_col=False, dtype=str, usecols=lambda column: column in ("label", "cluster"))
+        table = table.astype(np.int64)
         known = [name for name in ("label", "cluster") if name in table] or ["label"]
         found = {name: table[name].to_numpy() for name in known}
     except FileNotFoundError as error:

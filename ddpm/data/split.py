@@ -22,10 +22,9 @@ def stratified_split(labels: np.ndarray, train_fraction: float, seed: int) -> tu
         train.append(members[:cut])
         validation.append(members[cut:])
     parts = np.sort(np.concatenate(train)), np.sort(np.concatenate(validation))
-    if not len(parts[0]) or not len(parts[1]):
-        raise DdpmError(
-            f"split.train_fraction={train_fraction} leaves one side of the split empty: choose one nearer to 0.9."
-        )
+    for part, name, how in zip(parts, ("training", "validation"), ("raise", "lower"), strict=True):
+        if not len(part):
+            raise DdpmError(f"split.train_fraction={train_fraction} leaves no image for {name}: {how} it.")
     return parts
 
 

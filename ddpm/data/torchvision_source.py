@@ -48,7 +48,7 @@ class TorchvisionSource:
         place: `mirror` or `auto` (torchvision's address), or the path of a folder that holds the published archives.
         Raises DdpmError.
         """
-        check_place(place, ("mirror",))
+        check_place(place, ("mirror",), folder)
         if self._complete(folder):
             return "already there"
         # Imported here: torchvision takes seconds to load.

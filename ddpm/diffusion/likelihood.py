@@ -142,7 +142,6 @@ def log_likelihood_bound(
     x_0: Tensor,
     schedule: Schedule,
     noise: Noise,
-    variance: str = "small",
     on_step: OnStep | None = None,
 ) -> Tensor:
     """The lower bound of log p(x_0) of each image [n, c, h, w] of 256 grey values, in nats: float64 [n]
@@ -160,9 +159,9 @@ def log_likelihood_bound(
             on_step(step, x_t, x_0_hat)
         x_0_hat = x_0_hat.to(exact)
         if step:
-            total += step_term(images, x_0_hat, schedule, step, step_variance(schedule, step, variance).log())
+            total += step_term(images, x_0_hat, schedule, step, step_variance(schedule, step, "small").log())
         else:
-            total += decoder_term(images, x_0_hat, step_variance(schedule, 0, variance))
+            total += decoder_term(images, x_0_hat, step_variance(schedule, 0, "small"))
     return -total
 
 

@@ -99,11 +99,11 @@ def measure_features(
             own = None if suffix else given
             infinity = frechet_infinity(values, real, stream("orders", suffix), what, own)
         as_many = len(values) == len(features)
+        if as_many:  # first, as it refuses too few images in words
+            numbers[frechet_key + suffix] = frechet_distance(real, fit_gaussian(values, f"the {what} set"))
         found = manifold(beside.train, points)
         comparable = found if as_many else {key: found[key] for key in ("precision", "density")}
         means = {f"{key}_{name}": value.astype(np.float64) for key, value in comparable.items()}
-        if as_many:
-            numbers[frechet_key + suffix] = frechet_distance(real, fit_gaussian(values, f"the {what} set"))
         if infinity is not None:
             numbers[infinity_key + suffix] = infinity
         if not suffix or subset_size(len(values), len(sample)) > 1:

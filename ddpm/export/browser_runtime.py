@@ -27,7 +27,7 @@ def cached_runtime() -> Path:
 def fetch_runtime() -> Path:
     """The folder with the verified `FILES`; downloads them where they are not kept yet.
 
-    Raises DdpmError where they cannot be had, DamagedFile for a package of another content, OSError.
+    Raises DdpmError where they cannot be had, DamagedFile for a package of another content.
     """
     folder = cached_runtime()
     if all((folder / name).is_file() and sha256(folder / name) == digest for name, digest in FILES.items()):
@@ -42,9 +42,15 @@ def fetch_runtime() -> Path:
             f"the page needs the npm package {PACKAGE}, which is not on this machine yet ({reason}): install npm, "
             "connect once to the network, or set export.page to off."
         ) from error
-    for file, content in contents.items():
-        with atomic_path(folder / Path(file).name) as temporary:
-            temporary.write_bytes(content)
+    try:
+        for file, content in contents.items():
+            with atomic_path(folder / Path(file).name) as temporary:
+                temporary.write_bytes(content)
+    except OSError as error:
+        raise DdpmError(
+            f"the npm package {PACKAGE}, which the page needs, cannot be kept in {folder} ({error.strerror}): name "
+            "another folder in XDG_CACHE_HOME, or set export.page to off."
+        ) from error
     return folder
 
 

@@ -2,10 +2,12 @@
 
 import argparse
 import functools
+import sys
 import webbrowser
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from ddpm.utils.errors import DdpmError, MissingFile
 
@@ -34,6 +36,13 @@ class _Handler(SimpleHTTPRequestHandler):
         """Nothing for each file."""
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *given: Any) -> None:  # noqa: ANN401
+        """Nothing where a browser went away in the middle of a file."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(*given)
+
+
 def page_server(folder: Path, port: int) -> ThreadingHTTPServer:
     """A server of the folder, not started yet; port 0 is a free one. Raises MissingFile, DdpmError for a used port."""
     if not (folder / "index.html").is_file():
@@ -44,7 +53,7 @@ def page_server(folder: Path, port: int) -> ThreadingHTTPServer:
 def local_server(handler: Callable[..., BaseHTTPRequestHandler], port: int) -> ThreadingHTTPServer:
     """A server of this machine alone, not started yet; port 0 is a free one. Raises DdpmError for one in use."""
     try:
-        return ThreadingHTTPServer((HOST, port), handler)
+        return _Server((HOST, port), handler)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or "there are 0 to 65535"
         raise DdpmError(f"port {port} cannot be used ({reason}): choose another with --port.") from error

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 
 from ddpm.data.image_set import ImageSet
@@ -15,6 +16,8 @@ from ddpm.utils.images import enlarge, resize, tile, to_pil, to_rgb, write_png
 _GAP, _GRID = 2, 64  # between images: pixels of theirs, and their grey
 _EMPTY = 235  # the grey of a cell without images
 _FONT = ImageFont.load_default(15)
+# Pillow's has no letters but those of English; matplotlib's has those of Latin, Greek and Cyrillic.
+_LETTERS = ImageFont.truetype(get_data_path() + "/fonts/ttf/DejaVuSans.ttf", 13)
 _LINE, _MARGIN = 23, 8  # pixels a line of text takes; beside texts
 _HOLD_SECONDS, _FRAME_SECONDS = 1.5, 0.04
 _GREYS, _COLOURS = 16, 128  # of the animation: noise does not compress, and the eye needs no more
@@ -135,9 +138,9 @@ def _write_page(
     pitch = (panels[0].shape[1] + label_gap) / max(1, len(labels))
     for row, label in enumerate(labels):
         middle = top + row * pitch + (pitch - label_gap) / 2
-        draw.text((left - _MARGIN, middle), label, "black", _FONT, anchor="rm")
+        draw.text((left - _MARGIN, middle), label, "black", _font(label), anchor="rm")
     for panel, caption, width in zip(panels, captions, widths, strict=True):
-        draw.text((left + width / 2, 3), caption, "black", _FONT, anchor="ma", align="center")
+        draw.text((left + width / 2, 3), caption, "black", _font(caption), anchor="ma", align="center")
         page.paste(to_pil(panel), (left + (width - panel.shape[2]) // 2, top))
         left += width + gap
     with atomic_path(path) as temporary:
@@ -146,4 +149,8 @@ def _write_page(
 
 def _text_width(*texts: str) -> int:
     """Pixels that the longest line takes."""
-    return max(math.ceil(_FONT.getlength(line)) for text in texts for line in text.split("\n"))
+    return max(math.ceil(_font(text).getlength(line)) for text in texts for line in text.split("\n"))
+
+
+def _font(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return _FONT if text.isascii() else _LETTERS

@@ -167,7 +167,7 @@ def plus_plus(points: np.ndarray, count: int, stream: np.random.Generator) -> np
     """As many of the ``points``, float64 [n, d], far from each other, for k-means to start from: float64 [count, d].
 
     Each next one is drawn with the squared distance from the nearest of those before as its probability. Arthur &
-    Vassilvitskii 2007, "k-means++". They are those of scipy's `kmeans2`, which measures all distances anew for each:
+    Vassilvitskii 2007, "k-means++". They are those of scipy's `kmeans2`, which measures all distances again for each:
     that takes time that grows with count².
     """
     chosen = [points[stream.integers(len(points))]]

@@ -1,6 +1,7 @@
 """Writing files so that a reader never meets half of one."""
 
 import csv
+import errno
 import glob
 import hashlib
 import json
@@ -55,6 +56,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     What stood at ``path`` before stays until then. Raises whatever the block raises, where an OSError names
     the temporary folder or a file in it with ``path`` instead.
     """
+    if path.is_symlink():
+        path = path.resolve()  # the link stays, and what it leads to is written
     temporary = _temporary(path)
     try:
         temporary.mkdir()
@@ -85,11 +88,13 @@ def check_new_folder(path: Path) -> None:
 
 def _temporary(path: Path) -> Path:
     """A path beside ``path`` where nothing is, named after this process; what killed ones left there is removed."""
+    if not path.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         owner = leftover.name.split(".")[-2]
         if owner.isdigit() and (int(owner) == os.getpid() or not psutil.pid_exists(int(owner))):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 

@@ -82,7 +82,7 @@ def read_pngs(folder: Path, workers: int) -> np.ndarray:
     transparent pixel nobody knows. Raises MissingFile when there are no PNGs, DamagedFile when one is broken, another
     format by its content, transparent, an animation or of another size than the first.
     """
-    paths = sorted(folder.glob("*.png"))
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() == ".png")
     if not paths:
         raise MissingFile(f"{folder} holds no PNG files")
     with ThreadPoolExecutor(workers) as pool:

@@ -557,6 +557,7 @@ def truncated() -> Image.Image:
         (lambda m: m.vary(np.full((28, 28), np.nan)), "holds NaN"),
         (lambda m: m.vary(np.zeros((3, 28, 28), np.uint8), count=2), "3 are given"),
         (lambda m: m.vary(np.zeros((28, 28), np.int64)), "int64; uint8 or floating point"),
+        (lambda m: m.sample(1, variance="foo"), r"^variance = 'foo': [^;]*$"),
         (lambda m: m.interpolate(ZERO, np.zeros((2, 1, 28, 28))), "two single images"),
         (lambda m: m.interpolate(ZERO, ZERO, 1), "count is 1"),
         (lambda m: m.denoise(np.zeros((28, 28)), 5), r"\[n, 1, 28, 28\] is wanted"),

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,16 @@ def test_a_classifier_kept_of_other_images_is_trained_again(
     run(monkeypatch, *command, "--classifier", kept)  # who names a file wants that one
     train_classifier(kept, train_set, test_set, 1, torch.device("cpu"), torch.float32)
     run(monkeypatch, *command)
+
+
+def test_a_classifier_of_images_without_labels_is_refused(
+    digits: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    plain = replace(digits.take(np.arange(300)), classes=0, class_names=())
+    monkeypatch.setattr(type(command_module.SOURCES["folder"]), "load", lambda *_: plain)
+    np.savez(path := tmp_path / "images.npz", images=plain.images[:200])
+    with pytest.raises(SystemExit, match=r"^error: --extractors names classifier, but the data set has no labels"):
+        run(monkeypatch, path, "--reference", tmp_path, "--data", "folder", "--extractors", "classifier")
 
 
 def test_labels_that_are_no_classes_of_the_real_images_are_refused_and_mere_clusters_where_these_have_no_classes(

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -140,6 +141,15 @@ def test_pairs_stand_in_the_row_of_their_class_closest_first(images: np.ndarray,
     labels = [page[:, row * step[1] : row * step[1] + scale * size, :left] for row in range(3)]
     assert all(map(has_ink, labels))
     assert len({label.tobytes() for label in labels}) == 3
+
+
+def test_names_of_classes_are_written_in_their_letters(images: np.ndarray, tmp_path: Path):
+    labels = []
+    for name in ("öß", "éą", "жя"):
+        training = replace(training_set(images, [0], 1), class_names=(name,))
+        closest_pairs(tmp_path / "pairs.png", images[:1], training, table((1, 0, 0.1)), 1, 4, "feature")
+        labels.append(read(tmp_path / "pairs.png").tobytes())
+    assert len(set(labels)) == 3
 
 
 def test_the_caption_of_the_pairs_names_the_distance(images: np.ndarray, tmp_path: Path):
@@ -328,6 +338,7 @@ def test_the_stage_makes_all_figures_from_the_files_of_the_others(
     assert sorted(path.name for path in Path("data/figures").iterdir()) == [
         "closest_pairs.png",
         "loss.png",
+        "predicted_x_0.png",
         "real_and_generated.png",
         "reverse_process.gif",
         "reverse_process.png",

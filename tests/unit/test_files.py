@@ -91,6 +91,33 @@ def test_an_exception_leaves_the_old_folder_and_nothing_else(tmp_path: Path, err
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_link_to_a_folder_stays_and_what_it_leads_to_is_replaced(tmp_path: Path):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target/old").write_text("")
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "target")
+    for _ in range(2):
+        with atomic_folder(link) as new:
+            (new / "new").write_text("")
+    assert link.is_symlink()
+    assert [path.name for path in (tmp_path / "target").iterdir()] == ["new"]
+    assert {path.name for path in tmp_path.iterdir()} == {"link", "target"}
+
+
+def test_what_a_killed_process_left_is_removed_though_it_is_a_link(tmp_path: Path):
+    leftover = tmp_path / ".new.old.999999999.tmp"
+    leftover.symlink_to(tmp_path)
+    with atomic_path(tmp_path / "new") as temporary:
+        temporary.write_text("")
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_the_present_folder_is_no_file_to_write(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"^error: \.: Is a directory\.$"), one_sentence(), atomic_path(Path()):
+        pass
+
+
 def test_what_cannot_be_written_in_a_folder_is_named_by_its_place(tmp_path: Path):
     path = tmp_path / "images"
     with pytest.raises(FileNotFoundError) as caught, atomic_folder(path) as temporary:

@@ -1,6 +1,8 @@
 """The data set `folder`: images of a user's own, of every kind, and what is said of those that are no images."""
 
+import errno
 import json
+import os
 import shutil
 import struct
 import zlib
@@ -177,6 +179,33 @@ def test_what_a_table_names_and_is_no_image_is_not_said_to_be_absent(fetch: Fetc
 def table_of(own: Path, text: str) -> None:
     """Write a table of labels for the images of `lay(own, cat=2, dog=2)`, of which these lines are a part."""
     (own / "labels.csv").write_text(f"file,label\ncat/0.png,cat\ncat/1.png,cat\n{text}\n")
+
+
+def test_a_table_that_names_nothing_says_so(fetch: Fetch, photos: Path):
+    (photos / "labels.csv").write_text("file,label\n")
+    with pytest.raises(DdpmError, match=r"data\.labels=labels\.csv names no file: .*labels\.csv has no row"):
+        fetch(photos, labels="labels.csv")
+
+
+def test_blanks_around_what_a_table_names_are_no_part_of_it(fetch: Fetch, photos: Path):
+    files = sorted(path.relative_to(photos) for path in photos.rglob("*.png"))
+    rows = "".join(f"{file} , {number % 2}\n" for number, file in enumerate(files))
+    (photos / "labels.csv").write_text(f"file,label\n{rows}")
+    assert fetch(photos, labels="labels.csv")[0].class_names == ("0", "1")
+
+
+def test_a_folder_that_cannot_be_read_is_no_missing_class(fetch: Fetch, photos: Path, monkeypatch: pytest.MonkeyPatch):
+    scan = os.scandir
+
+    def refusing(path: object) -> object:
+        # The rights of a folder do not keep the superuser out.
+        if path == str(photos / "10"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(PermissionError, match="10"):
+        fetch(photos)
 
 
 @pytest.mark.parametrize("name", ["../labels.csv", "cat/../../labels.csv", "ABSOLUTE"])

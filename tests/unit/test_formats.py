@@ -228,6 +228,21 @@ def test_where_the_runtime_of_the_page_cannot_be_had_one_sentence_says_so(
     assert write_export(*given, "off", settings, 0) == ""
 
 
+def test_a_runtime_that_cannot_be_kept_leaves_the_page_out(
+    checkpoint: Callable[..., Checkpoint],
+    configure: Callable[..., Config],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    (tmp_path / "cache").write_text("a file where a folder is wanted")
+    monkeypatch.setattr(browser_runtime, "cached_runtime", lambda: tmp_path / "cache/folder")
+    monkeypatch.setattr(browser_runtime, "npm_files", lambda _, digests: dict.fromkeys(digests, b""))
+    given = (tmp_path / "export", checkpoint({}), "it", [], "auto", configure({"generate.steps": 20}).generate, 0)
+    (tmp_path / "export").mkdir()
+    assert "no page: the npm package" in (said := write_export(*given))
+    assert "XDG_CACHE_HOME" in said
+
+
 def test_a_package_of_another_content_is_refused(tmp_path: Path, no_network: Path):
     archive = tmp_path / "other.tgz"
     with tarfile.open(archive, "w:gz") as tar:

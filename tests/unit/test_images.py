@@ -63,6 +63,12 @@ def test_pixels_survive_the_files_in_the_order_of_the_numbers(images: np.ndarray
     assert np.array_equal(found, images)
 
 
+def test_a_name_in_capitals_is_a_png_too(tmp_path: Path, images: np.ndarray):
+    write_rgb_pngs(tmp_path, images[:2], 1, 2)
+    (tmp_path / "00002.png").rename(tmp_path / "00002.PNG")
+    assert len(read_pngs(tmp_path, 1)) == 2
+
+
 def test_one_image_in_colour_makes_all_of_a_folder_colour(tmp_path: Path, rng: np.random.Generator):
     grey, colour = (rng.integers(256, size=(2, channels, 6, 6), dtype=np.uint8) for channels in (1, 3))
     write_rgb_pngs(tmp_path, grey, 1, 3)

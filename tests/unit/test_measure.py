@@ -339,3 +339,24 @@ def test_the_protocol_names_a_device_that_is_no_cpu(cpu: Runtime, monkeypatch: p
     torch.set_float32_matmul_precision("high")
     assert str(protocol(device=torch.device("cuda"))["device"]).endswith("TF32 on")
     cpu.set_up()
+
+
+def test_one_image_alone_is_refused_in_words(by_classifier: Features, reference: Reference):
+    with pytest.raises(DdpmError, match="holds 1 images, too few for 128 features"):
+        measured(by_classifier, reference, slice(8000, 8001))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("label,comment\n3,0,\n7,0,\n", [3, 7]), ("label\n1\n2\n", [1, 2]), ("label\ntrue\nfalse\n", None)],
+    ids=["comma at the end", "plain", "truth values"],
+)
+def test_a_table_of_labels_is_read_by_its_columns(tmp_path: Path, text: str, found: list[int] | None):
+    (path := tmp_path / "labels.csv").write_text(text)
+    if found is None:
+        with pytest.raises(DamagedFile, match="no whole numbers in a column"):
+            read_labels(path, 2)
+    else:
+        labels = read_labels(path, 2).classes
+        assert labels is not None
+        assert labels.tolist() == found

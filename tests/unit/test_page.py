@@ -1,5 +1,8 @@
 """The page in a browser, with a small network that is no trained one: what it computes must be what Python does."""
 
+import socket
+import struct
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -178,6 +181,19 @@ def test_the_guidance_of_the_run_is_shown_to_two_digits(page: Visit):
     slider = page.page.locator("#sample-guidance")
     slider.fill("1.45")
     assert page.page.inner_text('label[for="sample-guidance"] output') == "1.45"
+
+
+def test_any_guidance_and_seed_of_a_run_can_be_sampled(browser: Browser, model: Model, tmp_path: Path):
+    for guidance, seed in ((6.0, 2**63 - 1), (0.5, 0), (1.33, 1)):
+        folder = tmp_path / str(seed)
+        settings = model.generator.config.model_copy(update={"guidance": guidance})
+        write_page(folder, model.checkpoint, "it", settings, seed, page_runtime())
+        with visit(browser, folder) as visited:
+            visited.status()
+            assert float(visited.page.input_value("#sample-guidance")) == guidance
+            assert visited.page.evaluate("[...document.forms].every(form => form.checkValidity())")
+            visited.choose("sample", count=1, steps=0)
+            visited.submit("sample")
 
 
 def test_a_picture_is_chosen_erased_in_part_and_completed(page: Visit):
@@ -393,6 +409,19 @@ def test_the_server_says_what_each_file_is(site: Path):
         "application/wasm",
         "application/json",
     ]
+
+
+def test_a_browser_that_goes_away_in_the_middle_of_a_file_is_no_error(site: Path, capfd: pytest.CaptureFixture[str]):
+    with serving(site) as address, socket.socket() as browser:
+        browser.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        browser.connect(("127.0.0.1", int(address.rsplit(":", 1)[1].strip("/"))))
+        file = max((path for path in site.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+        browser.sendall(f"GET /{file.relative_to(site)} HTTP/1.0\r\n\r\n".encode())
+        browser.recv(100)
+        browser.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets
+        browser.close()
+        time.sleep(0.5)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_folder_without_a_page_and_a_used_port_are_mistakes(site: Path, tmp_path: Path):

@@ -103,6 +103,23 @@ def test_a_typo_is_refused_whether_or_not_the_files_are_there(destination: Path,
     assert contents(destination) == before
 
 
+@pytest.mark.parametrize("way", ["setting", "variable"])
+@pytest.mark.parametrize("within", ["", "mine"])
+def test_files_that_lie_where_they_are_brought_to_are_not_deleted(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, within: str
+):
+    folder = tmp_path / "raw"
+    shutil.copytree(packed, folder / within)
+    place, called = str(folder / within), "data.source"
+    if way == "variable":
+        monkeypatch.setenv("DDPM_MNIST_DIR", place)
+        place, called = "auto", "DDPM_MNIST_DIR"
+    before = contents(folder / within)
+    with pytest.raises(DdpmError, match=rf"^{called}=.* lies in .*raw, where nothing is kept .*: move it elsewhere"):
+        MNIST.fetch(place, folder)
+    assert contents(folder / within) == before
+
+
 @pytest.mark.parametrize("change", ["flipped bit", "cut"])
 def test_a_corrupted_file_is_named_and_not_kept(raw: Path, destination: Path, tmp_path: Path, change: str):
     folder = tmp_path / "source"

@@ -35,7 +35,10 @@ def test_validation_images_come_from_the_whole_file(digits: ImageSet):
     assert tenths.max() < 700
 
 
-@pytest.mark.parametrize("fraction", [0.01, 0.99])
-def test_an_empty_side_is_refused(fraction: float):
-    with pytest.raises(DdpmError, match=rf"split\.train_fraction={fraction}"):
+@pytest.mark.parametrize(
+    ("fraction", "words"),
+    [(0.01, "no image for training: raise it"), (0.99, "no image for validation: lower it")],
+)
+def test_an_empty_side_is_refused(fraction: float, words: str):
+    with pytest.raises(DdpmError, match=rf"split\.train_fraction={fraction} leaves {words}"):
         stratified_split(np.repeat(np.arange(10), 3), fraction, 0)

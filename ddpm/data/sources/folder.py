@@ -146,16 +146,21 @@ class _Found:
 def _walk(root: Path) -> tuple[list[Path], list[Path]]:
     """The files below ``root``, and the folders there that are links, relative to it; but for what is hidden.
 
-    What lies in a linked folder is not among the files: DVC's hash of ``root`` leaves it out, too.
+    What lies in a linked folder is not among the files: DVC's hash of ``root`` leaves it out, too. Raises OSError for a
+    folder that cannot be read: else a class would be missing without a word.
     """
     files: list[Path] = []
     links: list[Path] = []
-    for place, folders, names in os.walk(root):
+    for place, folders, names in os.walk(root, onerror=_raise):
         folders[:] = [name for name in folders if not name.startswith(".")]
         within = Path(place).relative_to(root)
         files += [within / name for name in names if not name.startswith(".")]
         links += [within / name for name in folders if Path(place, name).is_symlink()]
     return sorted(files), sorted(links)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _has_parts(path: str, folders: set[str]) -> bool:
@@ -202,15 +207,17 @@ def _table(root: Path, files: Sequence[Path], name: str) -> tuple[dict[Path, str
         # Without an index, a comma at the end of every row moves no column.
         how = {"index_col": False, "usecols": lambda column: column in ("file", "label")}
         table = pd.read_csv(root / name, dtype=str, keep_default_na=False, **how)
-        rows = list(zip(table["file"], table["label"], strict=True))
+        rows = list(zip(table["file"].str.strip(), table["label"].str.strip(), strict=True))
     except (OSError, KeyError, ValueError) as error:
         raise DdpmError(
             f"data.labels={name}: {root / name} is no table with the columns file and label "
             f"({' '.join(str(error).split())}): choose auto, folders, none, or name a table in data.path."
         ) from error
+    if not rows:
+        raise DdpmError(f"data.labels={name} names no file: {root / name} has no row below its header.")
     labelled: dict[Path, str] = {}
     for file, label in rows:
-        if not file.strip() or not label.strip():
+        if not file or not label:
             raise DdpmError(
                 f'data.labels={name}: the row "{file},{label}" names no file or no label: add it, or take the row out.'
             )

@@ -48,6 +48,7 @@ function tabs() {
   return (name) => choose($(`#tab-${name}`));
 }
 
+const SEEDS = 2n ** 63n; // as in Python
 const newSeed = () => `${crypto.getRandomValues(new Uint32Array(1))[0] % 1_000_000}`;
 
 /** Fill the forms with what this model knows. */
@@ -78,6 +79,9 @@ function prepare(model) {
   steps.value = counts.indexOf(settings.steps);
   $("#sample-sampler").value = settings.sampler;
   const guidance = $("#sample-guidance");
+  // A slider moves what it is given into its range: that of the settings is wanted, to a hundredth.
+  const { min, max } = guidance;
+  Object.assign(guidance, { min: Math.min(min, settings.guidance), max: Math.max(max, settings.guidance), step: 0.01 });
   guidance.value = settings.guidance;
   const write = (input, words) => {
     const show = () => {
@@ -89,11 +93,20 @@ function prepare(model) {
   };
   write(steps, () => `${counts[steps.value]}`);
   write(guidance, () => Number(guidance.value).toFixed(2));
-  $$('input[name$="seed"]').forEach((input, number) => (input.value = BigInt(settings.seed) + BigInt(Math.max(0, number - 2))));
+  $$('input[name$="seed"]').forEach((input, number) => {
+    input.value = (BigInt(settings.seed) + BigInt(Math.max(0, number - 2))) % SEEDS;
+    input.addEventListener("input", () => {
+      const fits = /^[0-9]{1,19}$/.test(input.value) && BigInt(input.value) < SEEDS;
+      input.setCustomValidity(fits ? "" : "A whole number below 2⁶³ is wanted.");
+    });
+  });
   for (const button of $$(".new-seed")) {
     const input = $("input", button.parentElement);
     button.setAttribute("aria-label", `New ${$(`label[for="${input.id}"]`).textContent.toLowerCase()}`);
-    button.addEventListener("click", () => (input.value = newSeed()));
+    button.addEventListener("click", () => {
+      input.value = newSeed();
+      input.setCustomValidity("");
+    });
   }
   return { counts, names };
 }
