@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 _LOWER_IS_BETTER = ("fd_", "fid_", "kd_", "swd", "ambiguous_", "memorized_", "bpd_", "val_")  # beginnings of keys
-_COSTS = ("_seconds", "_mib", "_nfe", "parameters", "flops_per_image")  # their ends
+OF_NETWORK = ("parameters", "flops_per_image")
+_COSTS = ("_seconds", "_mib", "_nfe", *OF_NETWORK)  # their ends
 _MEANINGS = {  # by the beginning of the key, as the name of the feature network follows
     "fd_": "Fréchet distance to the training images; lower is better",
     "fid_": "Fréchet distance of the literature (FID); lower is better",
@@ -79,4 +80,4 @@ def quality_keys(headline: Sequence[str], cost: Mapping[str, Any]) -> list[str]:
     """The headline keys that say how good a run is: not what it cost, and not what stands beside another of them."""
     ends = ("_low", "_high", "_floor")
     beside = {key + end for key in headline for end in ends}
-    return [key for key in headline if key not in beside and key not in cost and key != "parameters"]
+    return [key for key in headline if key not in beside and key not in cost and key not in OF_NETWORK]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ddpm.report.charts import Axis, Point, Value, parallel_coordinates, scatter_chart
-from ddpm.report.metrics import Difference, Metric, quality_keys
+from ddpm.report.metrics import OF_NETWORK, Difference, Metric, quality_keys
 from ddpm.report.page import render, setting
 
 _COSTS = {"train_seconds": "training, s", "generate_seconds": "sampling, s"}
@@ -30,7 +30,7 @@ def runs_page(runs: Sequence[Run], differences: Sequence[Sequence[Difference]]) 
     differences: of each run but the first, its numbers beside those of the first.
     """
     quality = list(dict.fromkeys(key for run in runs for key in quality_keys(run.headline, dict.fromkeys(run.cost))))
-    costs = list(dict.fromkeys(key for run in runs for key in run.headline if key in run.cost or key == "parameters"))
+    costs = list(dict.fromkeys(key for run in runs for key in run.headline if key in {*run.cost, *OF_NETWORK}))
     names, changed = [run.name for run in runs], changed_parameters(runs)
     verdicts = [{}, *({row.key: row.verdict for row in rows} for rows in differences)]
     axes = [Axis(key, [_value(run.parameters, key) for run in runs]) for key in changed]

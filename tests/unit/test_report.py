@@ -15,7 +15,7 @@ from PIL import Image
 from playwright.sync_api import Browser
 
 from ddpm.report.charts import Curve, Scale, line_chart
-from ddpm.report.metrics import Difference
+from ddpm.report.metrics import Difference, quality_keys
 from ddpm.report.page import number
 from ddpm.report.run import Comparison, run_page
 from tools import report
@@ -118,6 +118,11 @@ def comparison() -> Comparison:
         Difference("train_seconds", 600.0, 425.269),
     ]
     return Comparison("HEAD <1>", differences, [("train.epochs", 3, 5.5), ("model.attention", True, False)])
+
+
+def test_costs_are_not_among_the_numbers_of_quality():
+    cost = {"train_seconds": 1.0, "train_images_per_second": 2.0, "generate_nfe": 22}
+    assert quality_keys(["fd_mnist", "fd_mnist_low", "parameters", "flops_per_image", *cost], cost) == ["fd_mnist"]
 
 
 def test_every_headline_number_stands_beside_its_interval_the_real_score_and_the_floor(results: Folder):
