@@ -14,9 +14,8 @@ from stages.runner import run
 HEADLINE = (  # NETWORK: the classifier that measures, `mnist` or the name of another data set
     *("fd_NETWORK", "fd_NETWORK_low", "fd_NETWORK_high", "fd_NETWORK_floor", "swd", "swd_low", "swd_high", "swd_floor"),
     *("fid_inception", "precision_NETWORK", "recall_NETWORK", "label_accuracy", "ambiguous_fraction"),
-    *("memorized_fraction_pixel", "bpd_small", "val_loss"),
-    *("parameters", "flops_per_image", "train_seconds", "train_images_per_second", "train_peak_memory_mib"),
-    *("generate_seconds", "generate_images_per_second", "generate_peak_memory_mib", "generate_nfe"),
+    *("memorized_fraction_pixel", "bpd_small", "val_loss", "parameters", "flops_per_image", "generate_nfe"),
+    *(f"{of}_{cost}" for cost in ("seconds", "images_per_second", "peak_memory_mib") for of in ("train", "generate")),
 )
 
 
