@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from benchmarks.blind import torn
 from benchmarks.common import (
     LAST,
     QUIET,
@@ -121,7 +122,9 @@ def main() -> None:
             with sampling(folder / LAST, config, runtime) as (generator, sampled):
                 for each in wanted:
                     chosen = replace(generator, config=settings(common, TRAININGS[name], SAMPLINGS[each]).generate)
-                    found = quality(sampled(chosen, each), chosen.class_labels(range(1, given.images + 1)))
+                    images = sampled(chosen, each)
+                    found = quality(images, chosen.class_labels(range(1, given.images + 1)))
+                    found["torn_fraction"] = float(torn(images).mean())
                     row = {"training": name, "epochs": given.epochs, "sampling": each, "seed": seed}
                     rows.append(row | {"mflop": mflop, "nfe": chosen.nfe, "label_accuracy": "–"} | found)
                     save(rows, given.json, metadata, DEFINITIONS)
