@@ -438,7 +438,7 @@ def test_what_http_cannot_do_is_called_so(published: Published, tmp_path: Path):
     # which of the two the client sees first.
     complaint = refused(theirs, "push")
     assert re.search(r"failed to transfer .*(Unsupported method \('POST'\)|\[Errno \d+\] \w+)", complaint)
-    assert "failed to push data to the cloud - 2 files failed to upload" in complaint
+    assert "failed to push data to the cloud - 3 files failed to upload" in complaint  # two strips, the report
     assert published.objects() == before
 
 
