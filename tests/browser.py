@@ -14,15 +14,15 @@ from serving import in_background
 from ddpm.export.browser_runtime import fetch_runtime
 from ddpm.export.serve import page_server
 from ddpm.utils.errors import DdpmError
+from tools.screenshots import BROWSERS
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PATIENCE = 120_000  # milliseconds: the machine may be busy with other tests
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """A headless Chromium: that of the system, or playwright's own. Skips the test where there is neither."""
-    path = next(filter(None, map(shutil.which, NAMES)), None)
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
     with sync_playwright() as playwright:
         try:
             browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])

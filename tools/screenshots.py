@@ -27,7 +27,7 @@ SAMPLED = {  # the options of `python -m ddpm sample` that give a picture
 }
 HALF_AN_EIGHT = ((0.6, 0.22), (0.4, 0.22), (0.35, 0.35), (0.45, 0.42), (0.6, 0.48))  # of the pad's sides
 READY = '#status[data-state="ready"]'
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 @contextmanager
@@ -37,8 +37,10 @@ def served() -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         found = (re.search(r"http://[\w.:]+/?", line) for line in process.stdout)
-        yield next(filter(None, found))[0]
-        process.terminate()
+        try:
+            yield next(filter(None, found))[0]
+        finally:
+            process.terminate()
 
 
 @contextmanager
@@ -93,7 +95,7 @@ def take(browser: Browser, scratch: Path) -> None:
 def main() -> None:
     """Run; what the user can fix ends it with one sentence and exit status 1."""
     argparse.ArgumentParser(prog="python -m tools.screenshots", description=__doc__).parse_args()
-    path = next(filter(None, map(shutil.which, NAMES)), None)
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
     with one_sentence(), TemporaryDirectory() as scratch, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         take(browser, Path(scratch))
