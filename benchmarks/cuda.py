@@ -310,8 +310,11 @@ def _compiles(bench: Bench, preset: str | None) -> dict[str, bool]:
     images = generate.num_images * (1 + generate.replicates)
     sampled = flops_per_image(config.model, bench.training.spec) * generate.steps * images  # without guidance
     trained = Recipe(config.model, config.diffusion, config.train, config.seed).flops(bench.training)
-    work = {"training": trained, "sampling": sampled}
-    return {f"compiles_{name}": choose_runtime(bench.runtime_settings, flops).compiled for name, flops in work.items()}
+    training = choose_runtime(bench.runtime_settings, trained, trains=True)
+    return {
+        "compiles_training": training.compiled,
+        "compiles_sampling": choose_runtime(bench.runtime_settings, sampled).compiled,
+    }
 
 
 @check

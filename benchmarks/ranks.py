@@ -89,7 +89,7 @@ def compute_and_update(config: Config, shards: int) -> tuple[list[float], float]
     torch.compiler.reset()
     torch.manual_seed(0)
     with one_thread(runtime.device):
-        network = runtime.prepare(build_network(config.model, SPEC), trains=True).train()
+        network = runtime.prepare(build_network(config.model, SPEC)).train()
         objective, predict = build_objective(config.diffusion, config.train), runtime.predictor(network)
         errors = runtime.compile(partial(objective.squared_errors, predict))
         optimizer, ema = Optimizer(config.train.optimizer, network, config.train), Ema(network, config.train.ema_decay)

@@ -1,14 +1,18 @@
 """Images per second of training and sampling, eager and compiled: `python -m benchmarks.throughput --help`.
 
-The network and the objective are those of params.yaml, without class labels. Beside each rate is its fraction of the
-matrix-product speed that this machine reaches in the same number format, the best of two measurements in the same run.
-Run it on an otherwise idle machine.
+One thread, as in each of the pipeline's processes on a CPU. ``first_seconds``: of the first call of a kind of work and
+a batch, which compiles where that is on. The network and the objective are those of params.yaml, without class labels.
+Beside each rate is its fraction of the matrix-product speed that this machine reaches in the same number format, the
+best of two measurements in the same run. Run it on an otherwise idle machine.
 """
 
+import os
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from itertools import product
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -26,7 +30,7 @@ Batch = tuple[Tensor, Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 SECONDS = 5.0
-BATCHES = {"train": (32, 64, 128), "sample": (50, 250, 1000)}
+BATCHES = {"train": (32, 64, 128), "sample": (50, 125, 250, 1000)}
 BACKWARD = 3.0  # a training step costs about three forward passes
 
 
@@ -49,10 +53,10 @@ def gemm_flops(runtime: Runtime, size: int = 2048) -> float:
     return 2 * size**3 * rate(lambda: a @ a, runtime)
 
 
-def prepared(config: Config, runtime: Runtime, *, trains: bool) -> tuple[Loss, nn.Module]:
+def prepared(config: Config, runtime: Runtime) -> tuple[Loss, nn.Module]:
     """The training loss of an untrained network, without class labels, and that network."""
     torch.compiler.reset()  # else a limit on compiled versions of one function makes the last ones eager, silently
-    network = runtime.prepare(build_network(config.model, SPEC), trains=trains)
+    network = runtime.prepare(build_network(config.model, SPEC))
     objective = build_objective(config.diffusion, config.train).to(runtime.device)
     predict = runtime.predictor(network)
 
@@ -80,18 +84,24 @@ def evaluate(loss: Loss, batch: Batch) -> None:
 
 
 def main() -> None:
-    given = arguments(__doc__).parse_args()
+    with TemporaryDirectory() as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        measure(arguments(__doc__).parse_args())
+
+
+def measure(given: Namespace) -> None:
+    """Measure all rows, show and save them."""
     config = settings()
     flops = flops_per_image(config.model, SPEC)
-    fastest = choose_runtime(config.runtime, 0.0)
+    fastest = choose_runtime(config.runtime, 0.0).of_rank(0)
     rows: list[dict[str, Any]] = []
     peaks: dict[str, float] = {}
     for precision, compiled in product(dict.fromkeys(["float32", fastest.describe()["precision"]]), ("off", "on")):
         changes = {"precision": precision, "compile": compiled}
-        runtime = choose_runtime(config.runtime.model_copy(update=changes), 0.0)
+        runtime = choose_runtime(config.runtime.model_copy(update=changes), 0.0).of_rank(0)
         peaks[precision] = max(peaks.get(precision, 0.0), gemm_flops(runtime))
         for kind, sizes in BATCHES.items():
-            loss, network = prepared(config, runtime, trains=kind == "train")
+            loss, network = prepared(config, runtime)
             optimizer, ema = (
                 Optimizer(config.train.optimizer, network, config.train),
                 Ema(network, config.train.ema_decay),
@@ -103,6 +113,9 @@ def main() -> None:
                     torch.randn(size, *SPEC.shape, device=runtime.device),
                 )
                 work = partial(step, loss, batch, optimizer, ema) if kind == "train" else partial(evaluate, loss, batch)
+                started = time.perf_counter()
+                work()
+                first = time.perf_counter() - started
                 speed = size * rate(work, runtime)
                 rows.append(
                     {
@@ -110,6 +123,7 @@ def main() -> None:
                         "mode": "compiled" if runtime.compiled else "eager",
                         "work": kind,
                         "batch": size,
+                        "first_seconds": first,
                         "images_per_second": speed,
                         "gflops": speed * flops * (BACKWARD if kind == "train" else 1.0) / 1e9,
                     }

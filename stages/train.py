@@ -18,7 +18,8 @@ from stages.runner import fitting, run
 
 def train_stage(config: Config) -> None:
     recipe, training = Recipe(config.model, config.diffusion, config.train, config.seed), SPLIT / "train.npz"
-    runtime = choose_runtime(config.runtime, flops := recipe.flops(fitting(config, read_image_set(training))))
+    flops = recipe.flops(fitting(config, read_image_set(training)))
+    runtime = choose_runtime(config.runtime, flops, trains=True)
     processes = 1 if LAUNCHED.size > 1 else process_count(config.runtime, runtime, config.train.shards, flops)
     kept = resume_folder("train", config, *runtime.arithmetic())
     with RunFolder(MODEL, kept, PREVIEWS, writes=not LAUNCHED.rank) as folder:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm.config import ModelConfig
@@ -90,6 +91,22 @@ def build_network(model: ModelConfig, spec: ImageSpec) -> nn.Module:
     return network
 
 
+class _NoInitialization(TorchFunctionMode):
+    """Leaves alone what torch.nn.init is to fill: for normal numbers on the meta device it imports the compiler."""
+
+    def __torch_function__(self, function: Any, _: object, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        kwargs = kwargs or {}
+        if getattr(function, "__module__", "") == "torch.nn.init":
+            return kwargs.get("tensor", *args[:1])
+        return function(*args, **kwargs)
+
+
+def outline_network(model: ModelConfig, spec: ImageSpec) -> nn.Module:
+    """The network on the meta device: its shapes, which take no memory. Raises what `build_network` does."""
+    with torch.device("meta"), _NoInitialization():
+        return build_network(model, spec)
+
+
 def input_channels(model: ModelConfig, spec: ImageSpec) -> int:
     """How many channels the network is given: those of x_t and, with self-conditioning, of x̂_0."""
     return spec.channels * (2 if model.self_conditioning else 1)
@@ -97,9 +114,8 @@ def input_channels(model: ModelConfig, spec: ImageSpec) -> int:
 
 def flops_per_image(model: ModelConfig, spec: ImageSpec) -> int:
     """Floating-point operations (a multiply-add counts two) of one forward pass of one image."""
-    with torch.device("meta"):
-        network = build_network(model, spec)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            given = torch.empty(1, input_channels(model, spec), *spec.shape[1:])
-            network(given, torch.zeros(1, dtype=torch.int64))
+    network = outline_network(model, spec)
+    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+        given = torch.empty(1, input_channels(model, spec), *spec.shape[1:])
+        network(given, torch.zeros(1, dtype=torch.int64))
     return counter.get_total_flops()

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ddpm.config import DiffusionConfig, ModelConfig, describe
 from ddpm.data.image_set import ImageSpec
-from ddpm.models.build import build_network, conditioning_classes, fit_to_images
+from ddpm.models.build import build_network, conditioning_classes, fit_to_images, outline_network
 from ddpm.models.conditioning import Conditioning, centroid_values
 from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
 from ddpm.utils.files import atomic_path
@@ -183,8 +183,9 @@ def restore_network(checkpoint: Checkpoint, name: str, group: str = "ema") -> nn
     are not finite.
     """
     model, weights = checkpoint.model.model_copy(update={"dropout": 0.0}), checkpoint.tensors.get(group, {})
-    with torch.device("meta"):  # without memory: settings may describe more than the file holds, or the machine
-        expected = {key: value.shape for key, value in build_network(model, checkpoint.spec).state_dict().items()}
+    # Without memory: settings may describe more than the file holds, or the machine.
+    outline = outline_network(model, checkpoint.spec)
+    expected = {key: value.shape for key, value in outline.state_dict().items()}
     if expected != {key: value.shape for key, value in weights.items()}:
         raise DamagedFile(f"{name} holds weights of another architecture than its settings describe")
     if not all(bool(weight.float().isfinite().all()) for weight in weights.values()):

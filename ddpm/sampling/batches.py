@@ -26,7 +26,7 @@ from ddpm.utils.images import resize
 from ddpm.utils.processes import Pool
 from ddpm.utils.resume import restarting, stop_signals
 
-_MAX_BATCH = {"cpu": 250, "mps": 1000, "cuda": 1250}  # 10,000 images are enough of them for eight devices
+_MAX_BATCH = {"cpu": 125, "mps": 1000, "cuda": 1250}  # 10,000 images are enough of them for eight CUDA devices
 
 
 @dataclass(frozen=True)

@@ -178,4 +178,4 @@ def make_denoiser(checkpoint: Checkpoint, name: str, runtime: Runtime) -> Denois
 
 def _predictor(checkpoint: Checkpoint, weights: str, name: str, runtime: Runtime) -> Predict:
     network = restore_network(checkpoint, name, weights)
-    return runtime.predictor(runtime.compile(runtime.prepare(network, trains=False)))
+    return runtime.predictor(runtime.compile(runtime.prepare(network)))

@@ -1,7 +1,7 @@
 """Muon (Jordan et al. 2024): momentum, orthogonalised matrix by matrix.
 
-The same update as `torch.optim.Muon`, for convolutions too, and with all matrices of one shape orthogonalised in one
-batched product: for a small network on a CPU that takes a third of the time, a fifth off a whole training step.
+The same update as `torch.optim.Muon`, for convolutions too, with all matrices of one shape orthogonalised in one
+batched product, in the order in which they lie in memory: for a small network on a CPU several times faster.
 """
 
 import math
@@ -21,13 +21,20 @@ class Muon(torch.optim.Optimizer):
 
     A convolution [out, in, k, k] counts as the matrix [out, in · k · k]. The update is scaled to AdamW's typical size,
     0.2 · √max(out, in · k · k) (Liu et al. 2025, "Muon is Scalable", §2.2), so that AdamW's learning rates fit.
-    Weight decay is decoupled. Every parameter has two dimensions or more.
+    Weight decay is decoupled. Every parameter has two dimensions or more. precision: of the matrix products that
+    orthogonalise, bfloat16 or float32; weights and momentum are float32.
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, momentum: float = 0.95
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        weight_decay: float,
+        momentum: float = 0.95,
+        precision: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self.precision = precision
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -39,17 +46,16 @@ class Muon(torch.optim.Optimizer):
             buffers = [self._buffer(weight) for weight in weights]
             torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
             directions = torch._foreach_lerp(gradients, buffers, group["momentum"])
-            alike: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
+            alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
             for weight, direction in zip(weights, directions, strict=True):
-                matrix = direction.flatten(1)
-                alike[matrix.shape].append((weight, matrix))
+                matrix = _as_matrix(weight, weight)
+                alike[matrix.shape].append((matrix, _as_matrix(direction, weight)))
             for shape, members in alike.items():
-                updates = orthogonalize(torch.stack([matrix for _, matrix in members]))
+                matrices = [matrix for matrix, _ in members]
+                updates = orthogonalize(torch.stack([direction for _, direction in members]), self.precision)
                 scale = 0.2 * math.sqrt(max(shape))
-                moved: list[Tensor] = [weight for weight, _ in members]
-                shaped = [update.view(weight.shape) for weight, update in zip(moved, updates, strict=True)]
-                torch._foreach_mul_(moved, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(moved, shaped, alpha=-group["lr"] * scale)
+                torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(matrices, list(updates), alpha=-group["lr"] * scale)
 
     def _buffer(self, weight: nn.Parameter) -> Tensor:
         state: dict[str, Any] = self.state[weight]
@@ -58,14 +64,23 @@ class Muon(torch.optim.Optimizer):
         return state["momentum_buffer"]
 
 
-def orthogonalize(matrices: Tensor) -> Tensor:
+def _as_matrix(tensor: Tensor, weight: Tensor) -> Tensor:
+    """The tensor [out, …] as a matrix [out, n], its columns in the order in which those of ``weight`` lie in memory.
+
+    That order does not change what is orthogonal, and the weight's own matrix is a view.
+    """
+    channels_last = weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last)
+    return (tensor.movedim(1, -1) if channels_last else tensor).flatten(1)
+
+
+def orthogonalize(matrices: Tensor, precision: torch.dtype = torch.float32) -> Tensor:
     """Drive all singular values of each matrix of float32 [n, rows, columns] to about 1, by Newton-Schulz iteration.
 
     The quintic's coefficients are Jordan's: fast from small singular values, ending between about 0.7 and 1.2.
-    Computed in bfloat16 on CUDA, float32 elsewhere; returns float32.
+    Computed in ``precision``, bfloat16 as Jordan does or float32; returns float32.
     """
     a, b, c = _COEFFICIENTS
-    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    x = matrices.to(precision)
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)

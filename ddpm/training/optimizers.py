@@ -26,13 +26,15 @@ def adamw(network: nn.Module, lr: float, weight_decay: float, adam_beta2: float)
 
 
 @OPTIMIZERS.register("muon")
-def muon(network: nn.Module, lr: float, weight_decay: float, adam_beta2: float) -> list[torch.optim.Optimizer]:
+def muon(
+    network: nn.Module, lr: float, weight_decay: float, adam_beta2: float, precision: torch.dtype
+) -> list[torch.optim.Optimizer]:
     """`Muon` on the weights of hidden layers; AdamW on first and last layers, label embedding, biases and norms."""
     hidden: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, weight in network.named_parameters():
         (hidden if weight.ndim >= 2 and not name.startswith(_EDGES) else rest).append(weight)
-    return [_adamw(rest, lr, weight_decay, adam_beta2), Muon(hidden, lr, weight_decay)]
+    return [_adamw(rest, lr, weight_decay, adam_beta2), Muon(hidden, lr, weight_decay, precision=precision)]
 
 
 def _adamw(weights: list[nn.Parameter], lr: float, weight_decay: float, adam_beta2: float) -> torch.optim.Optimizer:
@@ -50,10 +52,14 @@ def lr_factor(step: int, total: int, warmup: int, decay: str) -> float:
 
 
 class Optimizer:
-    """One step over all weights, whichever optimizers of torch they are divided among."""
+    """One step over all weights, whichever optimizers of torch they are divided among.
 
-    def __init__(self, name: str, network: nn.Module, settings: object) -> None:
-        self._parts: list[torch.optim.Optimizer] = OPTIMIZERS.build(name, settings, network=network)
+    precision: of an optimizer's own matrix products, where it has any.
+    """
+
+    def __init__(self, name: str, network: nn.Module, settings: object, precision: torch.dtype = torch.float32) -> None:
+        given = {"network": network, "precision": precision}
+        self._parts: list[torch.optim.Optimizer] = OPTIMIZERS.build(name, settings, **given)
         self._peaks = [[group["lr"] for group in part.param_groups] for part in self._parts]
 
     def step(self, factor: float) -> None:

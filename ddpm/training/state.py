@@ -98,8 +98,8 @@ class TrainState:
         if isinstance(embedding := getattr(network, "label_embedding", None), nn.Embedding):
             with one_thread(embedding.weight.device):  # the same bits whatever the number of cores
                 self.conditioning.spread(embedding.weight)
-        self.network = runtime.prepare(network, trains=True).train()
-        self.optimizer = Optimizer(recipe.train.optimizer, self.network, recipe.train)
+        self.network = runtime.prepare(network).train()
+        self.optimizer = Optimizer(recipe.train.optimizer, self.network, recipe.train, runtime.precision)
         self.ema = Ema(self.network, recipe.train.ema_decay)
         lengths = LENGTHS if recipe.train.posthoc_snapshots else ()
         self.powers = {f"power_{length}": PowerEma(self.network, length) for length in lengths}

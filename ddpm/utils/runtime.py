@@ -26,9 +26,10 @@ except ImportError:  # Windows
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Below this much work (FLOPs of the whole stage) compiling costs more time than it saves. Of CUDA an estimate: a minute
+# Below this much work (FLOPs of the whole stage) compiling costs more time than it saves: in evaluating a network, and
+# in training one. On a CPU it saves a tenth of either at most (`benchmarks.throughput`). Of CUDA an estimate: a minute
 # of a large GPU at a quarter of its peak. Elsewhere it is done on demand only.
-_COMPILE_PAYS_FLOPS = {"cpu": 4e13, "cuda": 1e16}
+_COMPILE_PAYS_FLOPS = {"cpu": (1e14, 3e14), "cuda": (1e16, 1e16)}
 _PROCESSES_PAY_FLOPS = 3e12  # half a minute of a core: below, starting processes takes longer than they save
 # Of Linux, and of Linux under Windows.
 _NVIDIA_DRIVERS = Path("/proc/driver/nvidia/version"), Path("/usr/lib/wsl/lib/libcuda.so.1")
@@ -60,7 +61,10 @@ class Runtime:
         torch.backends.cudnn.benchmark = not self.deterministic
         if self.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True)
+            if self.compiled:
+                torch.use_deterministic_algorithms(True)  # the compiler's too
+            else:
+                torch.set_deterministic_debug_mode("error")  # the same; not to import the compiler saves a second
             # The gradients of attention's fused kernels on CUDA are not deterministic; of 49 places none needs them.
             torch.backends.cuda.enable_flash_sdp(False)
             torch.backends.cuda.enable_mem_efficient_sdp(False)
@@ -84,11 +88,13 @@ class Runtime:
             torch.set_num_threads(1)
         return own
 
-    def prepare(self, network: torch.nn.Module, *, trains: bool) -> torch.nn.Module:
-        """Move a network to the device, in the memory order that is fastest there for training or for evaluating it."""
-        # Uncompiled on a CPU, GroupNorm in channels_last is several times slower backward, and in bfloat16 forward too.
-        norms_suffer = trains or self.precision == torch.bfloat16
-        slow = norms_suffer and not self.compiled and self.device.type == "cpu"
+    def prepare(self, network: torch.nn.Module) -> torch.nn.Module:
+        """Move a network to the device, its weights in the memory order that is fastest there."""
+        # Uncompiled on a CPU, GroupNorm of few channels a group is up to five times slower in channels_last.
+        few = 16 if self.precision == torch.bfloat16 else 8
+        norms = (layer for layer in network.modules() if isinstance(layer, torch.nn.GroupNorm))
+        slow = not self.compiled and self.device.type == "cpu"
+        slow = slow and any(norm.num_channels // norm.num_groups < few for norm in norms)
         # Apple's kernels take images in the usual order.
         fastest = torch.contiguous_format if slow or self.device.type == "mps" else torch.channels_last
         return network.to(self.device).to(memory_format=fastest)
@@ -158,16 +164,15 @@ def environment() -> dict[str, str]:
     }
 
 
-def choose_runtime(config: RuntimeConfig, flops: float) -> Runtime:
+def choose_runtime(config: RuntimeConfig, flops: float, *, trains: bool = False) -> Runtime:
     """Turn the settings, `auto` included, into a choice for work of about ``flops`` floating-point operations.
 
-    Raises what `choose_device` does.
+    trains: whether that work is training. Raises what `choose_device` does.
     """
     device = choose_device(config.device, f"runtime.device={config.device}")
     precision = fast_precision(device) if config.precision == "auto" else getattr(torch, config.precision)
-    compiled = config.compile == "on" or (
-        config.compile == "auto" and flops > _COMPILE_PAYS_FLOPS.get(device.type, math.inf) and _compiles(device)
-    )
+    pays = _COMPILE_PAYS_FLOPS.get(device.type, (math.inf, math.inf))[trains]
+    compiled = config.compile == "on" or (config.compile == "auto" and flops > pays and _compiles(device))
 
     runtime = Runtime(device, precision, compiled, config.deterministic)
     runtime.set_up()

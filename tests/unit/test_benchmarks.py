@@ -94,7 +94,7 @@ def test_a_training_step_is_measured():
 
 def test_throughput_is_of_the_loss_that_training_uses(cpu: Runtime):
     config = settings({"model.base_channels": 8})
-    loss, network = prepared(config, cpu, trains=True)
+    loss, network = prepared(config, cpu)
     images, t = torch.zeros(16, *SPEC.shape, dtype=torch.uint8), torch.arange(0, 800, 50)
     eps = torch.randn(16, *SPEC.shape, generator=torch.Generator().manual_seed(0))
     objective = build_objective(config.diffusion, config.train)

@@ -67,7 +67,7 @@ class FakeCuda(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def put_there(_: Runtime, network: torch.nn.Module, *, trains: bool) -> torch.nn.Module:
+def put_there(_: Runtime, network: torch.nn.Module) -> torch.nn.Module:
     """In place of `Runtime.prepare`: `Module.to` cannot replace weights by such tensors."""
     for module in network.modules():
         for name, weight in module.named_parameters(recurse=False):
@@ -204,10 +204,7 @@ def test_every_sampler_stays_on_the_device_and_never_waits_for_it(
 ):
     ideas = {"model.learned_variance": True, "model.self_conditioning": True, "generate.variance": "learned"}
     config = tiny({"generate.sampler": sampler, "model.attention": True} | (ideas if settings is GUIDED else {}))
-    networks = [
-        runtime.predictor(runtime.prepare(build_network(config.model, ImageSpec(28, 1, 10)), trains=False))
-        for _ in range(2)
-    ]
+    networks = [runtime.predictor(runtime.prepare(build_network(config.model, ImageSpec(28, 1, 10)))) for _ in range(2)]
     schedule = build_schedule(config.diffusion)
     labels = torch.zeros(4, dtype=torch.int64, device=CUDA)
     denoiser = Denoiser(networks[0], TARGETS["v"], schedule, guide=networks[1], labels=labels, **settings).remembering()
@@ -245,7 +242,7 @@ def test_features_are_computed_on_the_device_and_read_once_a_batch(
 ):
     read: list[torch.device] = []
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: read.append(tensor.device) or read_as_zeros(tensor))
-    network = runtime.prepare(load_classifier(torch.device("cpu")), trains=False)
+    network = runtime.prepare(load_classifier(torch.device("cpu")))
     extractor = ClassifierExtractor(network, digits.spec, "", CUDA)  # type: ignore[arg-type]
     # Without inference mode, in which such tensors cannot be; here and below.
     monkeypatch.setattr(ClassifierExtractor, "embed", ClassifierExtractor.embed.__wrapped__)
@@ -263,7 +260,7 @@ def test_inception_is_computed_on_the_device_and_read_once_a_batch(
     # pytorch-fid's network returns a list of maps.
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3, stride=2))
     extractor = object.__new__(InceptionExtractor)
-    extractor.network, extractor.device = runtime.prepare(network, trains=False), CUDA
+    extractor.network, extractor.device = runtime.prepare(network), CUDA
     monkeypatch.setattr(extractor.network, "forward", lambda images: [network[0](images)])
     found = InceptionExtractor._embed.__wrapped__(extractor, digits.images[:20])
     assert found.shape == (20, 64)

@@ -91,7 +91,7 @@ def test_what_is_chosen_for_it(apple: Runtime, configure: Callable[..., Config])
     assert apple.arithmetic()[0] == "mps"
     assert apple.describe()["device"] == "Apple GPU (mps)"
     assert peak_memory_bytes(apple) > 0
-    layer = apple.prepare(torch.nn.Conv2d(4, 4, 3), trains=True)
+    layer = apple.prepare(torch.nn.Conv2d(4, 4, 3))
     assert layer.weight.device == META
     assert layer.weight.is_contiguous()
     assert choose_runtime(configure({"runtime.device": "auto"}).runtime, 0.0).device.type != "mps"

@@ -38,6 +38,14 @@ def test_orthogonalization_acts_on_singular_values_alone(shape: tuple[int, int],
         np.testing.assert_allclose(result, quintic(matrix), rtol=0, atol=2e-5)
 
 
+def test_in_bfloat16_it_is_the_same_up_to_that_format(rng: np.random.Generator):
+    matrices = torch.from_numpy(rng.normal(size=(3, 32, 288))).float()
+    exact, rounded = orthogonalize(matrices), orthogonalize(matrices, torch.bfloat16)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(exact, rounded)
+    assert (exact - rounded).norm() / exact.norm() < 0.03
+
+
 def test_singular_values_end_near_one(rng: np.random.Generator):
     values = np.linalg.svd(orthogonalize(torch.from_numpy(rng.normal(size=(8, 16, 64))).float()), compute_uv=False)
     assert values.min() > 0.6

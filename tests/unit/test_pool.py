@@ -120,7 +120,7 @@ def test_the_memory_of_a_device_is_the_most_that_a_process_held(
 
 def test_eight_cuda_devices_have_a_batch_each_of_the_default_images(tiny: Callable[..., Config]):
     config = tiny({"generate.num_images": 10_000})
-    assert [batch_count(config, torch.device(name)) for name in ("cuda", "cpu")] == [8, 40]
+    assert [batch_count(config, torch.device(name)) for name in ("cuda", "cpu")] == [8, 80]
 
 
 def test_smaller_batches_are_sampled_just_where_no_larger_one_is(restored: tuple[object, ...], tmp_path: Path):

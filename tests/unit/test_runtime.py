@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -201,6 +202,27 @@ def test_little_work_is_not_compiled(configure: Callable[..., Config]):
     assert not choose_runtime(configure(settings).runtime, 1e9).compiled
 
 
+def test_training_is_compiled_for_more_work_than_sampling(
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("ddpm.utils.runtime._compiles", lambda _: True)
+    settings = {"runtime.device": "cpu", "runtime.precision": "float32", "runtime.compile": "auto"}
+    runtime = configure(settings).runtime
+    assert [choose_runtime(runtime, 2e14, trains=trains).compiled for trains in (False, True)] == [True, False]
+    assert choose_runtime(runtime, 1e15, trains=True).compiled
+
+
+def test_nothing_imports_the_compiler_where_nothing_is_compiled():
+    code = (
+        "import sys, torch; from ddpm.api import load; from ddpm.utils.runtime import Runtime; "
+        "Runtime(torch.device('cpu'), torch.float32, compiled=False).set_up(); "
+        "load('mnist').sample(1, seed=0, steps=2); "
+        "assert torch.are_deterministic_algorithms_enabled(); print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 @pytest.mark.parametrize(("flops", "compiled"), [(5e15, False), (2e16, True)])
 def test_what_is_little_work_depends_on_the_device(
     configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, flops: float, compiled: bool
@@ -278,19 +300,20 @@ def test_matrix_products_have_the_chosen_precision(precision: torch.dtype, found
 
 
 @pytest.mark.parametrize(
-    ("precision", "compiled", "trains", "last"),
+    ("precision", "compiled", "groups", "last"),
     [
-        (torch.float32, False, True, False),
-        (torch.float32, False, False, True),
-        (torch.float32, True, True, True),
-        (torch.bfloat16, False, False, False),
-        (torch.bfloat16, True, False, True),
+        (torch.float32, False, 1, True),
+        (torch.float32, False, 4, True),
+        (torch.float32, False, 8, False),
+        (torch.bfloat16, False, 2, True),
+        (torch.bfloat16, False, 4, False),
+        (torch.bfloat16, True, 4, True),
     ],
 )
-def test_weights_lie_in_the_order_that_is_fastest(precision: torch.dtype, compiled: bool, trains: bool, last: bool):
+def test_weights_lie_in_the_order_that_is_fastest(precision: torch.dtype, compiled: bool, groups: int, last: bool):
     runtime = Runtime(torch.device("cpu"), precision, compiled)
-    layer = runtime.prepare(torch.nn.Conv2d(4, 4, 3), trains=trains)
-    assert layer.weight.is_contiguous(memory_format=torch.channels_last) == last
+    layers = runtime.prepare(torch.nn.Sequential(torch.nn.Conv2d(4, 32, 3), torch.nn.GroupNorm(groups, 32)))
+    assert layers[0].weight.is_contiguous(memory_format=torch.channels_last) == last
 
 
 def test_the_description_is_plain_values(cpu: Runtime):
