@@ -36,7 +36,8 @@ _NVIDIA_DRIVERS = Path("/proc/driver/nvidia/version"), Path("/usr/lib/wsl/lib/li
 _NVIDIA_DEVICES = Path("/dev/nvidiactl"), Path("/dev/dxg")
 _PCI_DEVICES, _NVIDIA, _GRAPHICS = Path("/sys/bus/pci/devices"), "0x10de", "0x03"  # vendor; first digits of the class
 _PROCESSOR_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processor time, or "max", in so many microseconds
-_PROCESS_BYTES = 2**30  # of main memory that a process which trains or samples on a CPU takes
+_MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")  # bytes, or "max"
+_PROCESS_BYTES = 3 * 2**29  # of memory for each process that trains or samples on a CPU, which takes two thirds of it
 _LINUX = platform.system() == "Linux"
 
 
@@ -282,17 +283,24 @@ def sharing(device: torch.device, processes: int) -> int:
 def process_count(config: RuntimeConfig, runtime: Runtime, most: int, flops: float) -> int:
     """How many processes share work of ``most`` equal parts: the setting, or one a processor or CUDA device.
 
-    flops: of the work, which must repay starting them on a CPU, where `auto` is no more than the free memory holds. See
-    `sharing`.
+    flops: of the work, which must repay starting them on a CPU, where `auto` is no more than the machine's memory
+    holds: the whole of it, free or not, so that the same machine always has as many. See `sharing`.
     """
     if isinstance(config.processes, int):
         found = config.processes
     elif runtime.device.type == "cuda":
         found = most
     else:
-        room = max(1, psutil.virtual_memory().available // _PROCESS_BYTES)
+        room = max(1, _memory_bytes() // _PROCESS_BYTES)
         found = min(worker_count("auto"), room) if flops > _PROCESSES_PAY_FLOPS else 1
     return sharing(runtime.device, min(found, most))
+
+
+def _memory_bytes() -> int:
+    """The main memory of this machine, or of a container that is limited to less (`docker run --memory`)."""
+    limit = _MEMORY_LIMIT.read_text().strip() if _MEMORY_LIMIT.exists() else "max"
+    total = int(psutil.virtual_memory().total)
+    return total if limit == "max" else min(total, int(limit))
 
 
 @contextmanager

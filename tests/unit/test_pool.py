@@ -295,10 +295,13 @@ def wait(condition: Callable[[], bool], seconds: float = 120.0) -> None:
         time.sleep(0.1)
 
 
-def test_processes_are_as_many_as_asked_for_or_as_repay(monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., Config]):
+def test_processes_are_as_many_as_asked_for_or_as_repay(
+    monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., Config], tmp_path: Path
+):
     monkeypatch.setattr("ddpm.utils.runtime.worker_count", lambda _: 6)
-    free = Mock(available=100 * 2**30)
-    monkeypatch.setattr("psutil.virtual_memory", lambda: free)
+    memory = Mock(total=100 * 2**30, available=2**20)  # what other programs hold at the moment decides nothing
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    monkeypatch.setattr("ddpm.utils.runtime._MEMORY_LIMIT", limit := tmp_path / "memory.max")
     cpu, cuda, second = (
         Runtime(torch.device(*device), torch.float32, compiled=False) for device in (("cpu",), ("cuda",), ("cuda", 1))
     )
@@ -308,10 +311,15 @@ def test_processes_are_as_many_as_asked_for_or_as_repay(monkeypatch: pytest.Monk
     assert process_count(auto, cpu, 100, 1e15) == 6
     assert process_count(auto, cpu, 4, 1e15) == 4
     assert process_count(auto, cpu, 100, 1e9) == 1
-    for gibibytes, processes in ((2.5, 2), (0.1, 1)):
-        free.available = int(gibibytes * 2**30)
+    limit.write_text("max\n")
+    assert process_count(auto, cpu, 100, 1e15) == 6
+    for gibibytes, processes in ((4, 2), (1, 1)):
+        memory.total = gibibytes * 2**30
         assert process_count(auto, cpu, 100, 1e15) == processes
         assert process_count(three, cpu, 100, 1e15) == 3
+    memory.total = 100 * 2**30
+    limit.write_text(f"{5 * 2**30}\n")
+    assert process_count(auto, cpu, 100, 1e15) == 3
     monkeypatch.setattr("ddpm.utils.runtime.cuda_devices", lambda: 4)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "NVIDIA card")
     assert process_count(auto, cuda, 100, 1e15) == 4
