@@ -17,16 +17,15 @@ from stages.runner import fitting, run
 
 
 def train_stage(config: Config) -> None:
-    recipe, training = Recipe(config.model, config.diffusion, config.train, config.seed), SPLIT / "train.npz"
-    flops = recipe.flops(fitting(config, read_image_set(training)))
-    runtime = choose_runtime(config.runtime, flops, trains=True)
+    recipe, path = Recipe(config.model, config.diffusion, config.train, config.seed), SPLIT / "train.npz"
+    runtime = choose_runtime(config.runtime, flops := recipe.flops(fitting(config, read_image_set(path))), trains=True)
     processes = 1 if LAUNCHED.size > 1 else process_count(config.runtime, runtime, config.train.shards, flops)
     kept = resume_folder("train", config, *runtime.arithmetic())
     with RunFolder(MODEL, kept, PREVIEWS, writes=not LAUNCHED.rank) as folder:
         if found := folder.finished:
             folder.say(f"this very run was finished, but not recorded: it is taken from {folder.folder}")
         else:
-            work = partial(train_on_files, recipe, training, SPLIT / "validation.npz", distance=EarlyDistance)
+            work = partial(train_on_files, recipe, path, SPLIT / "validation.npz", distance=EarlyDistance)
             often = config.runtime.checkpoint_every_seconds
             results, cost = train_together(processes, partial(work, save_every_seconds=often), runtime, folder)
             cost |= one_thread(runtime.device)(runtime.describe)() | environment()
