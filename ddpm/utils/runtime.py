@@ -27,8 +27,8 @@ except ImportError:  # Windows
 F = TypeVar("F", bound=Callable[..., Any])
 
 # Below this much work (FLOPs of the whole stage) compiling costs more time than it saves: in evaluating a network, and
-# in training one. On a CPU it saves a sixth and a twelfth of them (`benchmarks.throughput`). Of CUDA an estimate: a minute
-# of a large GPU at a quarter of its peak. Elsewhere it is done on demand only.
+# in training one. On a CPU it saves a sixth of the one and a twelfth of the other (`benchmarks.throughput`). Of CUDA an
+# estimate: a minute of a large GPU at a quarter of its peak. Elsewhere it is done on demand only.
 _COMPILE_PAYS_FLOPS = {"cpu": (1e14, 3e14), "cuda": (1e16, 1e16)}
 _PROCESSES_PAY_FLOPS = 3e12  # half a minute of a core: below, starting processes takes longer than they save
 # Of Linux, and of Linux under Windows.
