@@ -9,19 +9,22 @@ A grid that was stopped goes on: the next call queues what is not done. With --j
 rows are left out, and it is brought up to date every minute (--poll). `dvc exp show` in the clone shows all of them.
 """
 
+import contextlib
 import json
 import os
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 from matplotlib.colors import LogNorm
 from ruamel.yaml import YAML
@@ -108,6 +111,16 @@ def dvc(folder: Path, *words: str) -> str:
     return call("dvc", "--cd", str(folder), *words, OMP_NUM_THREADS="1")
 
 
+def workers(folder: Path) -> list[psutil.Process]:
+    """The processes of the clone's workers. DVC asks the workers themselves: a busy one that is late counts as none."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # ended meanwhile, or another user's
+            if "queue-worker" in process.cmdline() and Path(process.cwd()).is_relative_to(folder.resolve()):
+                found.append(process)
+    return found
+
+
 def clear_queue(folder: Path) -> None:
     """Kill what runs in the clone, wait for the workers to end, and empty its queue. Raises DdpmError.
 
@@ -116,26 +129,30 @@ def clear_queue(folder: Path) -> None:
     """
     dvc(folder, "queue", "remove", "--queued")
     dvc(folder, "queue", "stop", "--kill")
-    for _ in range(60):  # each asks the workers for a second, and takes two
-        if "Worker status: 0 active, 0 idle" in dvc(folder, "queue", "status"):
-            dvc(folder, "queue", "stop", "--kill")
-            dvc(folder, "queue", "remove", "--failed", "--success")
-            return
-    raise DdpmError(f"the workers of {folder} do not end: kill their processes (`dvc exp queue-worker`), then go on.")
+    for worker in psutil.wait_procs(workers(folder), timeout=120)[1]:
+        worker.kill()
+    dvc(folder, "queue", "stop", "--kill")
+    dvc(folder, "queue", "remove", "--failed", "--success")
 
 
-def enqueue(folder: Path, cell: Cell, seeds: Sequence[int]) -> None:
-    """Queue an experiment for each seed: DVC makes them of a list of values."""
-    given = [f"{key}={value}" for key, value in zip(AXES, cell, strict=True)] + [f"seed={','.join(map(str, seeds))}"]
-    dvc(folder, "exp", "run", "--queue", *(word for change in given for word in ("--set-param", change)), "cell")
+def enqueue(folder: Path, wanted: Sequence[Cell], seeds: Sequence[int], done: Collection[tuple[Any, ...]]) -> None:
+    """Queue an experiment for each cell and seed that is neither done nor in the clone. Raises DdpmError."""
+    known = {*done, *((*cell, seed) for cell, seed, _, _ in experiments(folder))}
+    for cell in tqdm(wanted, desc="queue", unit="cell"):
+        if missing := [str(seed) for seed in seeds if (*cell, seed) not in known]:
+            given = [*(f"{key}={value}" for key, value in zip(AXES, cell, strict=True)), f"seed={','.join(missing)}"]
+            dvc(folder, "exp", "run", "--queue", *(word for each in given for word in ("--set-param", each)), "cell")
 
 
 def start(folder: Path, jobs: int) -> None:
     """See to it that so many workers are at the queue; they end with it."""
     command = ("dvc", "--cd", str(folder), "queue", "start", "--jobs", str(jobs))
-    # Workers keep what their starter writes to open: reading it, one would wait for their end.
-    nowhere, one_thread = subprocess.DEVNULL, os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(command, stdout=nowhere, stderr=nowhere, env=one_thread, check=False)
+    # Not through a pipe: workers keep what their starter writes to open, and reading it would wait for their end.
+    with TemporaryFile("w+") as output:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        if subprocess.run(command, stdout=output, stderr=output, env=environment, check=False).returncode:
+            output.seek(0)
+            tqdm.write(f"`{' '.join(command)}` failed, and is tried again: {output.read().strip()}")
 
 
 def shown(folder: Path) -> list[dict[str, Any]]:
@@ -253,13 +270,10 @@ def main() -> None:
     folder = Path(".ckpt/grid").absolute() / f"{commit_of('HEAD')[:12]}-{given.epochs:g}-{given.images}"
     prepare(folder, budget)
     clear_queue(folder)  # of what a call that was stopped has left
-    known = {key[:-1] for key in rows} | {(*cell, seed) for cell, seed, _, _ in experiments(folder)}
-    for cell in tqdm(wanted, desc="queue", unit="cell"):
-        if missing := [seed for seed in given.seeds if (*cell, seed) not in known]:
-            enqueue(folder, cell, missing)
+    enqueue(folder, wanted, given.seeds, {key[:-1] for key in rows})
     with tqdm(total=len(wanted) * len(given.seeds), desc="grid", unit="experiment") as progress:
         while True:
-            states = Counter[str]()
+            states, nobody_works = Counter[str](), not workers(folder)
             for cell, seed, state, numbers in experiments(folder):
                 states[state] += 1
                 rows |= {key_of(row): row for row in rows_of(cell, seed, numbers)}
@@ -269,6 +283,9 @@ def main() -> None:
             progress.update(len({key[:-1] for key in rows}) - progress.n)
             if not states["queued"] + states["running"]:
                 break
+            if nobody_works and states["running"]:  # left by a worker that was killed, or took it as it ended
+                clear_queue(folder)
+                enqueue(folder, wanted, given.seeds, {key[:-1] for key in rows})
             start(folder, given.jobs)
             time.sleep(given.poll)
     show(effects(table))

@@ -12,6 +12,8 @@ import pytest
 from clones import ended, run_in, small_run, surroundings, wait_for
 from test_concurrency import end_workers
 
+from benchmarks.grid import workers
+
 GRID = [
     *(sys.executable, "-m", "benchmarks.grid", "--schedules", "cosine", "flow", "--targets", "v"),
     *("--weightings", "simple", "--seeds", "1", "2", "--epochs", "0.02", "--images", "160", "--json", "found.json"),
@@ -30,12 +32,26 @@ def repository(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, raw: Pa
 
 
 def test_a_killed_grid_goes_on_and_what_it_has_is_not_repeated(repository: Path):
+    def trainings() -> set[Path]:
+        return set(repository.glob(".ckpt/grid/*/.dvc/tmp/exps/*/data/model/log.csv"))
+
     before = run_in(repository, "git", "show-ref")
     killed = subprocess.Popen(GRID, cwd=repository, env=surroundings(), stdout=subprocess.DEVNULL)
-    wait_for(lambda: list(repository.glob(".ckpt/grid/*/.dvc/tmp/exps/*/data/model/log.csv")), killed)
+    wait_for(trainings, killed)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    run_in(repository, *GRID, "--plot", "found.png")
+    # Experiments whose workers are killed run for ever by DVC's account.
+    earlier = trainings()
+    going_on = subprocess.Popen([*GRID, "--plot", "found.png"], cwd=repository, env=surroundings())
+    try:
+        wait_for(lambda: trainings() - earlier, going_on)
+        left = workers(repository)
+        assert left
+        for worker in left:
+            worker.kill()
+        assert going_on.wait(timeout=900) == 0
+    finally:
+        going_on.kill()
     found = json.loads((repository / "found.json").read_text())
     assert {(row["schedule"], row["seed"]) for row in found["rows"]} == {
         (a, b) for a in ("cosine", "flow") for b in (1, 2)
