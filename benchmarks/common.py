@@ -5,6 +5,7 @@ They need the outputs of `dvc repro split reference`.
 
 import argparse
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
@@ -38,7 +39,7 @@ from ddpm.training.state import Recipe
 from ddpm.utils.errors import DdpmError, one_sentence
 from ddpm.utils.files import read_json, write_json
 from ddpm.utils.processes import process_pool
-from ddpm.utils.runtime import Runtime, process_count
+from ddpm.utils.runtime import Runtime, choose_device, environment, process_count
 from ddpm.utils.seeds import numpy_generator
 from presets.__main__ import PARAMS, merge, read_preset
 from stages.paths import RAW, REFERENCE, SPLIT
@@ -196,9 +197,16 @@ def save(
     metadata: Mapping[str, Any],
     definitions: Definitions | None = None,
 ) -> None:
-    """Write the rows, what the run was, and what the names in the rows stand for as JSON, where a path is given."""
+    """Write the rows, what the run was and on which machine, and what names in the rows stand for as JSON, if asked."""
     if path:
-        write_json(path, {**metadata, **_defined(rows, definitions), "rows": list(rows)})
+        write_json(path, {**metadata, "machine": machine(), **_defined(rows, definitions), "rows": list(rows)})
+
+
+def machine() -> dict[str, Any]:
+    """Of the last rows: what decides their seconds and the last bits of their numbers, settings aside."""
+    device = choose_device(settings().runtime.device, "runtime.device")
+    runtime = Runtime(device, torch.float32, compiled=False, deterministic=True).describe()
+    return {"device": runtime["device"], "processors": os.cpu_count(), "torch": runtime["torch"], **environment()}
 
 
 def earlier(

@@ -1,8 +1,9 @@
 """What the stages keep of their speed beside a busy machine: `python -m benchmarks.contention REVISION`.
 
 This commit and an earlier one, one after the other: a short training, a short sampling run and the measuring of its
-images, quiet, beside one busy process of one thread, and beside two. The first run of each commit compiles and is not
-counted. Nothing else should run meanwhile. `kept` is the speed as a part of the same commit's quiet speed; that of
+images, quiet, beside one busy process of one thread, and beside two. The first run of each commit, which compiles where
+that is on, is not counted: runs as short as these compile nothing unless told, those of the whole pipeline may. Nothing
+else should run meanwhile. `kept` is the speed as a part of the same commit's quiet speed; that of
 measuring is in images a second of the whole stage, its start included.
 """
 
@@ -30,7 +31,7 @@ from tools import clone, commit_of, leave_surroundings
 CHANGES: dict[str, dict[str, Any]] = {
     "train": {"epochs": 0.4, "validate_every": 10**9, "preview_every": 0},
     "generate": {"num_images": 2000, "trajectories": 1},
-    "runtime": {"compile": "on", "precision": "auto"},
+    "runtime": {"precision": "auto"},
 }
 FIGURES = {
     "train": "train_images_per_second",
@@ -40,6 +41,7 @@ FIGURES = {
 # Stages that come first; the release that had no classifier has no such stage.
 EARLIER = {"train": ("split",), "fid": ("classifier", "reference")}
 BUSY = (0, 1, 2)
+COMPILE = ("auto", "on", "off")
 
 
 @contextmanager
@@ -54,7 +56,7 @@ def busy(processes: int) -> Iterator[None]:
             process.wait()
 
 
-def prepare(commit: str, folder: Path) -> None:
+def prepare(commit: str, folder: Path, compiled: str) -> None:
     """A clone of the commit with its split and the settings of the benchmark; its caches are filled."""
     clone(commit, folder, folder / ".dvc/cache")
     shutil.copytree(RAW, folder / RAW)
@@ -62,6 +64,7 @@ def prepare(commit: str, folder: Path) -> None:
     values = yaml.load(folder / "params.yaml")
     for section, entries in CHANGES.items():
         values[section].update(entries)
+    values["runtime"]["compile"] = compiled
     for key in ("replicates", "repeats"):
         if key in values["generate"]:
             values["generate"][key] = 0
@@ -88,22 +91,25 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("revision", help="the earlier commit")
     parser.add_argument("--stages", nargs="+", choices=list(FIGURES), default=list(FIGURES), help="default: all")
+    parser.add_argument("--compile", choices=COMPILE, default="auto", help="of this commit (default auto)")
+    parser.add_argument("--earlier-compile", choices=COMPILE, default="auto", help="of the earlier one (default auto)")
     given = parser.parse_args()
     leave_surroundings()
     rows: list[dict[str, Any]] = []
-    for commit in map(commit_of, ("HEAD", given.revision)):
+    for revision, compiled in (("HEAD", given.compile), (given.revision, given.earlier_compile)):
+        commit = commit_of(revision)
         with TemporaryDirectory() as name:
             folder = Path(name) / "clone"
-            prepare(commit, folder)
+            prepare(commit, folder, compiled)
             quiet: dict[str, float] = {}
             for processes in tqdm(BUSY, desc=commit[:7]):
-                row: dict[str, Any] = {"commit": commit[:7], "busy": processes}
+                row: dict[str, Any] = {"commit": commit[:7], "compile": compiled, "busy": processes}
                 for stage in given.stages:
                     with busy(processes):
                         speed = speed_of(folder, stage)
                     row |= {FIGURES[stage]: speed, f"{stage}_kept": speed / quiet.setdefault(stage, speed)}
                 rows.append(row)
-                save(rows, given.json, {"processors": os.cpu_count()})
+                save(rows, given.json, {})
     show(rows)
 
 

@@ -236,6 +236,7 @@ def test_rows_of_the_same_run_are_taken_up_and_others_not(tmp_path: Path):
     assert earlier(None, {"images": 5}) == []
     save([{"sampler": "ddpm", "fd_mnist": 1 / 3}], path, {"images": 5})
     assert earlier(path, {"images": 5}) == [{"sampler": "ddpm", "fd_mnist": 1 / 3}]
+    assert read_json(path)["machine"]["processors"] == os.cpu_count()
     with pytest.raises(DdpmError, match=r"rows\.json is of another machine or other settings"):
         earlier(path, {"images": 6})
     path.write_text("{}")
