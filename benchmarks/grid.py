@@ -145,14 +145,18 @@ def enqueue(folder: Path, wanted: Sequence[Cell], seeds: Sequence[int], done: Co
 
 
 def start(folder: Path, jobs: int) -> None:
-    """See to it that so many workers are at the queue; they end with it."""
+    """See to it that so many workers are at the queue; they end with it. Raises DdpmError where DVC fails thrice."""
     command = ("dvc", "--cd", str(folder), "queue", "start", "--jobs", str(jobs))
-    # Not through a pipe: workers keep what their starter writes to open, and reading it would wait for their end.
-    with TemporaryFile("w+") as output:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        if subprocess.run(command, stdout=output, stderr=output, env=environment, check=False).returncode:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for seconds in (5, 20, 0):
+        # Not through a pipe: workers keep what their starter writes to open, and reading it would wait for their end.
+        with TemporaryFile("w+") as output:
+            if not subprocess.run(command, stdout=output, stderr=output, env=environment, check=False).returncode:
+                return
             output.seek(0)
-            tqdm.write(f"`{' '.join(command)}` failed, and is tried again: {output.read().strip()}")
+            said = " ".join(output.read().split())
+        time.sleep(seconds)
+    raise DdpmError(f"`{' '.join(command)}` failed: {said}")
 
 
 def shown(folder: Path) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from ddpm.data.image_set import ImageSet, write_image_set
 from ddpm.utils.files import sha256
 
 STAGE = ("-m", "stages.train")
+LONG = {"train.epochs": 60.0, "train.validate_every": 100, "runtime.checkpoint_every_seconds": 0.2}
 Prepare = Callable[..., Path]
 
 
@@ -45,6 +46,14 @@ def outputs(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(model)): sha256(path) for path in model.rglob("*") if path.is_file()}
 
 
+def assert_resumes(cut: Path, alone: Path, place: Mapping[str, str]) -> None:
+    """The run that was cut has no result, and one process ends it with the bits of a run of its own."""
+    assert not (cut / "data/model/last.safetensors").exists()
+    assert "resuming" in run_in(cut, sys.executable, *STAGE, **place)
+    run_in(alone, sys.executable, *STAGE, **place)
+    assert outputs(cut) == outputs(alone)
+
+
 def test_torchrun_trains_to_the_bits_of_one_process(root: Path, prepare: Prepare):
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     found = []
@@ -59,9 +68,7 @@ def test_torchrun_trains_to_the_bits_of_one_process(root: Path, prepare: Prepare
 
 
 def test_a_rank_that_is_killed_ends_all_and_one_process_resumes(root: Path, prepare: Prepare):
-    changes = {"train.epochs": 60.0, "train.validate_every": 100, "runtime.checkpoint_every_seconds": 0.2}
-    place = {"PYTHONPATH": str(root), "DDPM_CKPT_DIR": ""}
-    alone, shared = prepare("alone", **changes), prepare("shared", **changes)
+    place, shared = {"PYTHONPATH": str(root), "DDPM_CKPT_DIR": ""}, prepare("shared", **LONG)
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *STAGE)
     node = subprocess.Popen(launcher, cwd=shared, env=surroundings(**place))
     try:
@@ -74,16 +81,11 @@ def test_a_rank_that_is_killed_ends_all_and_one_process_resumes(root: Path, prep
     finally:
         node.kill()
     assert not any(process.is_running() for process in ranks.values())
-    assert not (shared / "data/model/last.safetensors").exists()
-    assert "resuming" in run_in(shared, sys.executable, *STAGE, **place)
-    run_in(alone, sys.executable, *STAGE, **place)
-    assert outputs(shared) == outputs(alone)
+    assert_resumes(shared, prepare("alone", **LONG), place)
 
 
 def test_a_node_that_is_interrupted_stops_all_and_one_process_resumes(root: Path, prepare: Prepare):
-    changes = {"train.epochs": 60.0, "train.validate_every": 100, "runtime.checkpoint_every_seconds": 0.2}
-    place = {"PYTHONPATH": str(root), "DDPM_CKPT_DIR": ""}
-    alone, shared = prepare("alone", **changes), prepare("shared", **changes)
+    place, shared = {"PYTHONPATH": str(root), "DDPM_CKPT_DIR": ""}, prepare("shared", **LONG)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         meeting = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -104,7 +106,4 @@ def test_a_node_that_is_interrupted_stops_all_and_one_process_resumes(root: Path
             process.kill()
     assert all(process.returncode for process in nodes), said
     assert "stopped at step" in said
-    assert not (shared / "data/model/last.safetensors").exists()
-    assert "resuming" in run_in(shared, sys.executable, *STAGE, **place)
-    run_in(alone, sys.executable, *STAGE, **place)
-    assert outputs(shared) == outputs(alone)
+    assert_resumes(shared, prepare("alone", **LONG), place)

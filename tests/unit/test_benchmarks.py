@@ -24,7 +24,7 @@ from benchmarks.common import QUIET, REAL, SPEC, earlier, fit, real_and_named, s
 from benchmarks.contention import busy
 from benchmarks.even_labels import evenly, weighted_gaussian
 from benchmarks.frontier import RECIPES
-from benchmarks.grid import AXES, BUDGET, cells, complete, effects, plot, rows_of
+from benchmarks.grid import AXES, BUDGET, cells, complete, effects, plot, rows_of, start
 from benchmarks.judge import load_judge
 from benchmarks.page import RESULTS, cell, table
 from benchmarks.ranks import Constants, slowest
@@ -616,3 +616,9 @@ def test_two_files_of_one_reader_are_refused(tmp_path: Path):
 def test_images_without_a_name_of_their_own_are_refused(named: list[str]):
     with pytest.raises(DdpmError, match=rf"^{named[-1]}: name images as NAME=PATH, each by a name of its own\.$"):
         real_and_named(named)
+
+
+def test_a_grid_whose_workers_cannot_be_started_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with pytest.raises(DdpmError, match=r"queue start --jobs 2` failed: .*not inside of a DVC repository"):
+        start(tmp_path, 2)
