@@ -7,6 +7,8 @@ VENV ?= .venv
 PYTHON ?= python3
 ACTIVATE := . $(VENV)/bin/activate
 READY := $(VENV)/.ready
+# What `make test` gives to pytest: .ci/run has more.
+TESTS ?= tests/pipeline tests/unit
 
 .PHONY: setup repro test stress release-check lint doctor reproduce docs docs-serve pictures lock clean
 .DEFAULT_GOAL := repro
@@ -29,7 +31,7 @@ lint: $(READY)
 	$(ACTIVATE) && ruff check . && ruff format --check . && mypy
 
 test: lint
-	$(ACTIVATE) && pytest tests/pipeline tests/unit
+	$(ACTIVATE) && pytest $(TESTS)
 
 stress: $(READY)
 	$(ACTIVATE) && pytest tests/stress

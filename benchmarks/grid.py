@@ -9,7 +9,6 @@ A grid that was stopped goes on: the next call queues what is not done. With --j
 rows are left out, and it is brought up to date every minute (--poll). `dvc exp show` in the clone shows all of them.
 """
 
-import contextlib
 import json
 import os
 import subprocess
@@ -113,12 +112,9 @@ def dvc(folder: Path, *words: str) -> str:
 
 def workers(folder: Path) -> list[psutil.Process]:
     """The processes of the clone's workers. DVC asks the workers themselves: a busy one that is late counts as none."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):  # ended meanwhile, or another user's
-            if "queue-worker" in process.cmdline() and Path(process.cwd()).is_relative_to(folder.resolve()):
-                found.append(process)
-    return found
+    every = psutil.process_iter(["cwd", "cmdline"])
+    own = (process for process in every if Path(process.info["cwd"] or "/").is_relative_to(folder.resolve()))
+    return [process for process in own if "queue-worker" in (process.info["cmdline"] or ())]
 
 
 def clear_queue(folder: Path) -> None:

@@ -70,6 +70,15 @@ def prepared(config: Config, runtime: Runtime) -> tuple[Loss, nn.Module]:
     return loss, network
 
 
+def random_batch(size: int, timesteps: int, device: torch.device) -> Batch:
+    """Images, times and noise of a training step; what they show decides no speed."""
+    return (
+        torch.randint(256, (size, *SPEC.shape), dtype=torch.uint8, device=device),
+        torch.randint(timesteps, (size,), device=device),
+        torch.randn(size, *SPEC.shape, device=device),
+    )
+
+
 def step(loss: Loss, batch: Batch, optimizer: Optimizer, ema: Ema) -> None:
     """One training step."""
     loss(*batch).backward()
@@ -107,11 +116,7 @@ def measure(given: Namespace) -> None:
                 Ema(network, config.train.ema_decay),
             )
             for size in sizes:
-                batch = (
-                    torch.randint(256, (size, *SPEC.shape), dtype=torch.uint8, device=runtime.device),
-                    torch.randint(config.diffusion.timesteps, (size,), device=runtime.device),
-                    torch.randn(size, *SPEC.shape, device=runtime.device),
-                )
+                batch = random_batch(size, config.diffusion.timesteps, runtime.device)
                 work = partial(step, loss, batch, optimizer, ema) if kind == "train" else partial(evaluate, loss, batch)
                 started = time.perf_counter()
                 work()

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+import psutil
 from filelock import FileLock
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
@@ -256,3 +257,15 @@ def wait_for(
         assert time.monotonic() < deadline
         assert process is None or process.poll() is None or happened(), "it ended before what was waited for"
         time.sleep(every)
+
+
+def processes_in(folder: Path) -> list[psutil.Process]:
+    """Those whose working folder this is, or lies in it; `info` holds that and the command line."""
+    every = psutil.process_iter(["cwd", "cmdline"])
+    return [process for process in every if Path(process.info["cwd"] or "/").is_relative_to(folder)]
+
+
+def end_processes(folder: Path) -> None:
+    """Wait for those that work in a folder to end, as the workers of a queue do; those that do not are killed."""
+    for process in psutil.wait_procs(processes_in(folder), timeout=20)[1]:
+        process.kill()

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from ddpm.config import Config
@@ -19,6 +20,8 @@ from ddpm.training.state import Recipe
 from ddpm.utils.files import sha256
 from ddpm.utils.processes import process_pool
 from ddpm.utils.runtime import Runtime, fast_precision
+
+pytestmark = pytest.mark.long
 
 SETTINGS = {
     "model.dropout": 0.1,

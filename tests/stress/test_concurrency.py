@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clones import change, ended, outputs, outputs_of, run_in, small_run, stages_run
+from clones import change, end_processes, ended, outputs, outputs_of, run_in, small_run, stages_run
+
+pytestmark = pytest.mark.long
 
 # The number of threads can change the last bits: one on all sides, which two runs on two cores also need to be quick.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -43,7 +45,7 @@ def beside(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
         yield folder
     finally:
         ended(folder, "dvc", "queue", "stop", "--kill")
-        end_workers(folder)
+        end_processes(folder)
 
 
 def options(changes: dict[str, float]) -> list[str]:
@@ -60,28 +62,6 @@ def wait(folder: Path) -> None:
         time.sleep(5)  # each question takes two seconds of a core
     logs = [path.read_text() for path in sorted((folder / ".dvc/tmp/exps/celery").glob("*.out"))]
     pytest.fail("\n".join([f"after {SECONDS} s: {status}", *logs]))
-
-
-def workers(folder: Path) -> list[int]:
-    """The processes whose folder this is, or lies in it."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if (process / "cwd").resolve(strict=True).is_relative_to(folder):
-                found.append(int(process.name))
-        except OSError:
-            continue
-    return found
-
-
-def end_workers(folder: Path) -> None:
-    """Wait for the workers to end; those that do not are killed."""
-    for _ in range(40):
-        if not workers(folder):
-            return
-        time.sleep(0.5)
-    for process in workers(folder):
-        ended(folder, "kill", "-9", str(process))
 
 
 @pytest.mark.parametrize("name", [*QUEUED, *TEMPORARY])

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clones import ended, run_in, small_run, surroundings, wait_for
-from test_concurrency import end_workers
+from clones import end_processes, ended, run_in, small_run, surroundings, wait_for
 
 from benchmarks.grid import workers
+
+pytestmark = pytest.mark.long
 
 GRID = [
     *(sys.executable, "-m", "benchmarks.grid", "--schedules", "cosine", "flow", "--targets", "v"),
@@ -28,7 +29,7 @@ def repository(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, raw: Pa
     yield folder
     for clone in (folder / ".ckpt/grid").glob("*"):
         ended(clone, "dvc", "queue", "stop", "--kill")
-    end_workers(folder)
+    end_processes(folder)
 
 
 def test_a_killed_grid_goes_on_and_what_it_has_is_not_repeated(repository: Path):

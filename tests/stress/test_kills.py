@@ -20,6 +20,7 @@ from clones import (
     change,
     commit,
     outputs,
+    processes_in,
     run_in,
     small_run,
     stages_run,
@@ -42,7 +43,7 @@ RUN = TINY | {
     "model.patch_size": 2,
     "model.dropout": 0.1,
     "diffusion.timesteps": 1000,
-    "train.epochs": 8,
+    "train.epochs": 5,
     "train.log_every": 50,
     "train.validate_every": 20,
     "train.preview_every": 50,
@@ -142,7 +143,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> Path:
     # Its split is that of these settings; its training is not, and runs again.
     shutil.copytree(small_run(tmp_path_factory.getbasetemp(), raw).folder, folder, symlinks=True)
     # In a training much shorter than this one a stage would end before it notices that its dvc is gone.
-    change(folder, {**RUN, "train.epochs": 0.3, "generate.num_images": 160})
+    change(folder, {**RUN, "train.epochs": 0.15, "generate.num_images": 160})
     commit(folder, "longer")
     return folder
 
@@ -165,31 +166,34 @@ def clone(repository: Path) -> Path:
     return repository
 
 
-def start_and_kill(clone: Path, number: int, everything: bool, *command: str, **variables: str) -> None:
-    """Run dvc until its training has saved a state, then kill dvc, with all that it started or alone."""
-    log = clone.with_name("killed.log")
+def states(clone: Path) -> list[Path]:
+    """What trainings have saved to resume from."""
+    return list(clone.glob(".ckpt/train-*/state.safetensors"))
+
+
+def start_and_kill(clone: Path, number: int, everything: bool, *command: str, **variables: str) -> str:
+    """Run dvc until its training has saved a state, then kill dvc, with all that it started or alone.
+
+    Returns what was printed until then.
+    """
+    log, before = clone.with_name("killed.log"), len(states(clone))
     with (
         log.open("wb") as file,
         subprocess.Popen(
             command, cwd=clone, env=surroundings(**variables), stdout=file, stderr=file, start_new_session=True
         ) as process,
     ):
-        wait_for(lambda: bool(list(clone.glob(".ckpt/train-*/state.safetensors"))), process)
+        wait_for(lambda: len(states(clone)) > before, process)
         (os.killpg if everything else os.kill)(process.pid, number)
         process.wait(300)
     wait_for(lambda: not at_work(clone))
     assert everything or "stopped at step" in log.read_text(), "a stage whose dvc is gone ends by itself"
+    return log.read_text()
 
 
 def at_work(clone: Path) -> bool:
-    """Whether a process still has the clone as its working folder."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if (process / "cwd").resolve() == clone and b"stages." in (process / "cmdline").read_bytes():
-                return True
-        except OSError:
-            continue
-    return False
+    """Whether a stage still runs in the clone."""
+    return any("stages." in part for process in processes_in(clone) for part in process.info["cmdline"] or ())
 
 
 # DVC calls stages through the user's shell: bash is replaced by the stage, sh (dash) stays between the two.
@@ -240,7 +244,10 @@ def test_the_state_of_another_run_is_left_alone(clone: Path):
     ):
         run_in(clone, "git", "checkout", "--quiet", "--force", "HEAD")
         edit()
-        again = run_in(clone, "dvc", "repro", "train")
+        # A state of its own: it does not go on with the one that is there.
+        again = start_and_kill(clone, signal.SIGKILL, True, "dvc", "repro", "train")
         assert "Running stage 'train'" in again
         assert "resuming from step" not in again
         assert kept.exists()
+    assert "resuming from step" in run_in(clone, "dvc", "repro", "train")
+    assert kept.exists(), "the end of a run leaves what is of others"

@@ -12,6 +12,8 @@ from clones import SMALL, change, surroundings
 from ddpm.data.image_set import ImageSet, write_image_set
 from ddpm.utils.files import scratch_array
 
+pytestmark = pytest.mark.long
+
 GIB = 2**30
 TRAIN, TEST, SIZE = 88_000, 1000, 64  # 64 × 64 pixels, RGB: 1.01 GiB
 ROOT = Path(__file__).parents[2]

@@ -23,6 +23,8 @@ TRIAL = """
 import json
 from pathlib import Path
 
+pytestmark = pytest.mark.long
+
 Path("metrics").mkdir(exist_ok=True)
 Path("metrics/headline.json").write_text(json.dumps({"length": len(Path("params.yaml").read_text())}))
 """

@@ -14,6 +14,8 @@ from playwright.sync_api import Browser
 import ddpm
 from ddpm.evaluation.features.classifier import MnistExtractor
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:

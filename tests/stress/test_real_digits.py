@@ -12,6 +12,8 @@ from ddpm.evaluation.evaluator import Evaluator
 from ddpm.evaluation.features.classifier import MnistExtractor
 from ddpm.evaluation.reference import Reference
 
+pytestmark = pytest.mark.long
+
 Numbers = dict[str, float]
 COUNT = 3000
 

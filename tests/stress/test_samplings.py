@@ -9,6 +9,8 @@ from clones import ended, run_in, small_run
 
 from ddpm.utils.files import read_json
 
+pytestmark = pytest.mark.long
+
 COMMAND = (sys.executable, "-m", "benchmarks.samplings", "--images", "200", "--json", "found.json", "--sampling")
 
 

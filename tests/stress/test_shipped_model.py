@@ -9,6 +9,8 @@ import ddpm
 from ddpm.evaluation.classes import ambiguous
 from ddpm.evaluation.features.classifier import MnistExtractor
 
+pytestmark = pytest.mark.long
+
 IMAGES, SEED = 2_000, 12
 
 

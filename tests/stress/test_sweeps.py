@@ -11,6 +11,8 @@ from clones import SmallRun, change, commit, ended, run_in, small_run, surroundi
 
 from tools import sweep as tool
 
+pytestmark = pytest.mark.long
+
 COMMAND = (
     *(sys.executable, "-m", "tools.sweep", "train.lr=[1.0e-7, 0.01, log]", "--name", "lr", "--prune-after", "1"),
     *("--trials", "3"),

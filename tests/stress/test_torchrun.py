@@ -20,16 +20,17 @@ from ddpm.data.image_set import ImageSet, write_image_set
 from ddpm.utils.files import sha256
 
 STAGE = ("-m", "stages.train")
-LONG = {"train.epochs": 60.0, "train.validate_every": 100, "runtime.checkpoint_every_seconds": 0.2}
+# Some seconds, of which the cut run loses a part of one.
+LONG = {"train.epochs": 24.0, "train.validate_every": 100, "runtime.checkpoint_every_seconds": 0.2}
 Prepare = Callable[..., Path]
 
 
-@pytest.fixture
-def prepare(tmp_path: Path, digits: ImageSet, configure: Callable[..., Config]) -> Prepare:
+@pytest.fixture(scope="module")
+def prepare(tmp_path_factory: pytest.TempPathFactory, digits: ImageSet, configure: Callable[..., Config]) -> Prepare:
     """Makes a folder in which the training stage can run."""
 
     def make(name: str, **changes: object) -> Path:
-        folder = tmp_path / name
+        folder = tmp_path_factory.mktemp(name)
         write_image_set(folder / "data/split/train.npz", digits.take(np.arange(500)))
         write_image_set(folder / "data/split/validation.npz", digits.take(np.arange(2000, 2100)))
         settings = {"train.epochs": 2.0, "train.shards": 4, "runtime.device": "cpu", "runtime.compile": "off"}
@@ -46,20 +47,33 @@ def outputs(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(model)): sha256(path) for path in model.rglob("*") if path.is_file()}
 
 
-def assert_resumes(cut: Path, alone: Path, place: Mapping[str, str]) -> None:
-    """The run that was cut has no result, and one process ends it with the bits of a run of its own."""
+@pytest.fixture(scope="module")
+def place(root: Path) -> dict[str, str]:
+    """Environment variables by which the stage is that of the repository and keeps its state in its folder."""
+    return {"PYTHONPATH": str(root), "DDPM_CKPT_DIR": ""}
+
+
+@pytest.fixture(scope="module")
+def alone(prepare: Prepare, place: dict[str, str]) -> dict[str, str]:
+    """The outputs of one process, never cut."""
+    folder = prepare("alone", **LONG)
+    run_in(folder, sys.executable, *STAGE, **place)
+    return outputs(folder)
+
+
+def assert_resumes(cut: Path, alone: Mapping[str, str], place: Mapping[str, str]) -> None:
+    """The run that was cut has no result, and one process ends it with the bits of a run never cut."""
     assert not (cut / "data/model/last.safetensors").exists()
     assert "resuming" in run_in(cut, sys.executable, *STAGE, **place)
-    run_in(alone, sys.executable, *STAGE, **place)
-    assert outputs(cut) == outputs(alone)
+    assert outputs(cut) == alone
 
 
-def test_torchrun_trains_to_the_bits_of_one_process(root: Path, prepare: Prepare):
+def test_torchrun_trains_to_the_bits_of_one_process(prepare: Prepare, place: dict[str, str]):
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     found = []
-    for name, python in (("alone", (sys.executable,)), ("together", launcher)):
+    for name, python in (("single", (sys.executable,)), ("together", launcher)):
         folder = prepare(name)
-        said = run_in(folder, *python, *STAGE, PYTHONPATH=str(root), DDPM_CKPT_DIR="")
+        said = run_in(folder, *python, *STAGE, **place)
         assert said.count("training on") == 1
         shutil.rmtree(folder / ".ckpt")
         found.append(outputs(folder))
@@ -67,8 +81,10 @@ def test_torchrun_trains_to_the_bits_of_one_process(root: Path, prepare: Prepare
     assert len(found[0]) == 5
 
 
-def test_a_rank_that_is_killed_ends_all_and_one_process_resumes(root: Path, prepare: Prepare):
-    place, shared = {"PYTHONPATH": str(root), "DDPM_CKPT_DIR": ""}, prepare("shared", **LONG)
+def test_a_rank_that_is_killed_ends_all_and_one_process_resumes(
+    prepare: Prepare, place: dict[str, str], alone: dict[str, str]
+):
+    shared = prepare("shared", **LONG)
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *STAGE)
     node = subprocess.Popen(launcher, cwd=shared, env=surroundings(**place))
     try:
@@ -81,11 +97,13 @@ def test_a_rank_that_is_killed_ends_all_and_one_process_resumes(root: Path, prep
     finally:
         node.kill()
     assert not any(process.is_running() for process in ranks.values())
-    assert_resumes(shared, prepare("alone", **LONG), place)
+    assert_resumes(shared, alone, place)
 
 
-def test_a_node_that_is_interrupted_stops_all_and_one_process_resumes(root: Path, prepare: Prepare):
-    place, shared = {"PYTHONPATH": str(root), "DDPM_CKPT_DIR": ""}, prepare("shared", **LONG)
+def test_a_node_that_is_interrupted_stops_all_and_one_process_resumes(
+    prepare: Prepare, place: dict[str, str], alone: dict[str, str]
+):
+    shared = prepare("shared", **LONG)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         meeting = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -106,4 +124,4 @@ def test_a_node_that_is_interrupted_stops_all_and_one_process_resumes(root: Path
             process.kill()
     assert all(process.returncode for process in nodes), said
     assert "stopped at step" in said
-    assert_resumes(shared, prepare("alone", **LONG), place)
+    assert_resumes(shared, alone, place)

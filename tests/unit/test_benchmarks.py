@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import against, choices, cuda, ranks, variance
+from benchmarks import against, choices, cuda, processes, ranks, variance
 from benchmarks.blind import by_readers, numbers, numbers_of, shuffled, torn
 from benchmarks.cell import SAMPLERS as CELL_SAMPLERS
 from benchmarks.choices import EVERY, SAMPLINGS, TRAININGS
@@ -40,6 +40,7 @@ from ddpm.evaluation.features import Features
 from ddpm.evaluation.features.classifier import MnistExtractor
 from ddpm.evaluation.frechet import fit_gaussian, frechet_distance
 from ddpm.models.checkpoint import save_checkpoint
+from ddpm.sampling.batches import fitting_batch
 from ddpm.training.ema import Ema
 from ddpm.training.optimizers import Optimizer
 from ddpm.training.state import TrainState
@@ -77,6 +78,28 @@ def test_a_modelled_step_is_the_sum_of_its_parts():
     )
     assert four["exchange_s"] == pytest.approx(3 * (0.1 + 0.2))
     assert four["compute_s"] + four["waiting_s"] == pytest.approx(3 - 2 * (3 / 4) ** 4)
+
+
+def test_processes_are_compared_with_one_of_as_many_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def together(config: Config, work: str, compiled: str, count: int, threads: int, size: int) -> float:
+        asked.append((work, compiled, count, threads, size * (count if work == "train" else 1)))
+        disturbed = 12 < len(asked) <= 24  # the second of three rounds
+        return 10.0 * count * (threads**0.5) * (0.1 if disturbed else 1.0)
+
+    monkeypatch.setattr("benchmarks.processes.together", together)
+    monkeypatch.setattr("benchmarks.processes.worker_count", lambda _: 4)
+    monkeypatch.setattr("sys.argv", ["processes", "--json", str(tmp_path / "found.json")])
+    processes.main()
+    assert len(asked) == 3 * 12
+    assert {size for work, *_, size in asked if work == "train"} == {settings().train.batch_size}
+    batch = fitting_batch(settings().generate.num_images, torch.device("cpu"))
+    assert {size for work, *_, size in asked if work == "sample"} == {batch}
+    rows = read_json(tmp_path / "found.json")["rows"]
+    assert [row["against_threads"] for row in rows if row["threads"] == 4] == [1.0] * 4
+    # One of one thread: 10 against the 20 of four threads; four processes: 40.
+    assert {(row["processes"], row["against_threads"]) for row in rows} == {(1, 0.5), (1, 1.0), (4, 2.0)}
 
 
 def test_more_channels_take_more_seconds_and_images_no_more_memory():

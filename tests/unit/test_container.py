@@ -1,4 +1,4 @@
-"""Dockerfile and compose file, as far as they can be judged without building: see tests/stress/test_container.py."""
+"""Dockerfile and compose file, as far as they can be judged without building, which tests/stress does."""
 
 import json
 import re

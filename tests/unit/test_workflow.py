@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from presets.__main__ import names
 
 FILES = sorted((REPOSITORY / ".github/workflows").iterdir())
-CHECKS, DOCS = WORKFLOWS = [YAML(typ="safe", pure=True).load(file) for file in FILES]
+CHECKS, DOCS, STRESS = WORKFLOWS = [YAML(typ="safe", pure=True).load(file) for file in FILES]
 STEPS: list[dict[str, Any]] = [
     step for workflow in WORKFLOWS for job in workflow["jobs"].values() for step in job["steps"]
 ]
@@ -74,16 +74,18 @@ def test_a_command_that_does_not_exist_is_noticed(command: str):
         check(*shlex.split(command))
 
 
-def test_the_tests_and_the_smoke_preset_run():
+def test_the_tests_the_smoke_preset_and_every_week_the_long_tests_run():
     every = [" ".join(command) for script in SCRIPTS for command in commands(script)]
     assert "make test" in every
     assert every.index("python -m presets smoke") + 1 == every.index("dvc repro")
+    assert STRESS["on"].keys() == {"schedule", "workflow_dispatch"}
+    assert [step["run"] for step in STRESS["jobs"]["stress"]["steps"] if "run" in step] == ["make stress"]
 
 
 def test_actions_are_pinned_and_know_the_projects_python():
     lines = [line for file in FILES for line in file.read_text().splitlines()]
     uses = [line.split("uses: ")[1] for line in lines if "uses: " in line]
-    assert len(uses) == len([step for step in STEPS if "uses" in step]) == 8
+    assert len(uses) == len([step for step in STEPS if "uses" in step]) == 10
     assert all(re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action) for action in uses)
     assert len(set(uses)) == len({action.partition("@")[0] for action in uses}) == 4, "one version each"
     versions = {step["with"]["python-version"] for step in STEPS if "python-version" in step.get("with", {})}
@@ -94,7 +96,7 @@ def test_only_the_comment_and_the_pages_may_write_and_no_script_holds_what_a_str
     assert set(CHECKS["on"]) == {"push", "pull_request"}
     assert DOCS["on"] == {"push": {"branches": ["main"]}}, "a pull request publishes nothing"
     assert all(workflow["permissions"] == {"contents": "read"} for workflow in WORKFLOWS)
-    jobs = CHECKS["jobs"] | DOCS["jobs"]
+    jobs = CHECKS["jobs"] | DOCS["jobs"] | STRESS["jobs"]
     assert {name: job["permissions"] for name, job in jobs.items() if "permissions" in job} == {
         "pipeline": {"contents": "read", "pull-requests": "write"},
         "publish": {"contents": "read", "id-token": "write", "pages": "write"},

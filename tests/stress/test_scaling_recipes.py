@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from clones import commit, ended, outputs, run_in, small_run, stages_run, surroundings
 
+pytestmark = pytest.mark.long
+
 TRAINED = ("data/model", "data/split")
 
 
