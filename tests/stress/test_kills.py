@@ -143,7 +143,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory, raw: Path) -> Path:
     # Its split is that of these settings; its training is not, and runs again.
     shutil.copytree(small_run(tmp_path_factory.getbasetemp(), raw).folder, folder, symlinks=True)
     # In a training much shorter than this one a stage would end before it notices that its dvc is gone.
-    change(folder, {**RUN, "train.epochs": 0.15, "generate.num_images": 160})
+    change(folder, {**RUN, "train.epochs": 0.1, "generate.num_images": 160})
     commit(folder, "longer")
     return folder
 

@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from clones import SETTINGS, commit, empty_repository, ended, outputs, run_in, small_run, stages_run, wait_for
 
+pytestmark = pytest.mark.long
+
 GRAPH = """
 stages:
   trial:
@@ -22,8 +24,6 @@ stages:
 TRIAL = """
 import json
 from pathlib import Path
-
-pytestmark = pytest.mark.long
 
 Path("metrics").mkdir(exist_ok=True)
 Path("metrics/headline.json").write_text(json.dumps({"length": len(Path("params.yaml").read_text())}))

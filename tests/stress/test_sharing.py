@@ -176,7 +176,10 @@ def assemble(run: Path, folder: Path, remote: Remote) -> Team:
     return Team(mine, origin, remote)
 
 
-@pytest.fixture(scope="module", params=["folder", "s3", "ssh"])
+SERVERS = [pytest.param(kind, marks=pytest.mark.long) for kind in ("s3", "ssh")]
+
+
+@pytest.fixture(scope="module", params=["folder", *SERVERS])
 def team(request: pytest.FixtureRequest, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     """A team whose first member has pushed the run."""
     folder = tmp_path_factory.mktemp(f"team-{request.param}")
