@@ -10,7 +10,7 @@ threads. Nothing else should run.
 
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import product
 from statistics import median
@@ -70,20 +70,22 @@ def together(config: Config, work: str, compiled: str, processes: int, threads: 
         return sum(task.result() for task in tasks)
 
 
-def layouts(config: Config, cores: int) -> Iterator[dict[str, Any]]:
+def layouts(config: Config, cores: int, modes: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The rows to measure: what each computes, by how many processes of how many threads, of how many images each."""
     sizes = {"train": config.train.batch_size, "sample": fitting_batch(config.generate.num_images, torch.device("cpu"))}
-    for work, compiled, (processes, threads) in product(sizes, ("off", "on"), ((1, 1), (1, cores), (cores, 1))):
+    for work, compiled, (processes, threads) in product(sizes, modes, ((1, 1), (1, cores), (cores, 1))):
         size = sizes[work] // processes if work == "train" else sizes[work]
         yield {"work": work, "compile": compiled, "processes": processes, "threads": threads, "batch": size}
 
 
 def main() -> None:
-    given = arguments(__doc__).parse_args()
+    parser = arguments(__doc__)
+    parser.add_argument("--compile", nargs="+", choices=("off", "on"), default=("off", "on"), help="default: both")
+    given = parser.parse_args()
     config, cores = settings({"runtime.device": "cpu"}), worker_count("auto")
     if cores == 1:
         raise DdpmError("there is one processor: nothing to compare.")
-    rows = list(layouts(config, cores))
+    rows = list(layouts(config, cores, given.compile))
     found: list[list[float]] = [[] for _ in rows]
     with TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
