@@ -73,6 +73,7 @@ CELL = {
     "deps": ["benchmarks/cell.py", "data/model/${generate.checkpoint}.safetensors", "data/reference/mnist.npz"],
     "metrics": [{"metrics/grid.json": {"cache": False}}],
 }
+PATIENCE = 5  # looks: between two of them a worker prepares an experiment, or fetches its results
 NAMES = tuple(key.partition(".")[2] for key in AXES)  # schedule, target, weighting
 
 Cell = tuple[str, ...]  # a value of each of AXES
@@ -110,11 +111,14 @@ def dvc(folder: Path, *words: str) -> str:
     return call("dvc", "--cd", str(folder), *words, OMP_NUM_THREADS="1")
 
 
-def workers(folder: Path) -> list[psutil.Process]:
-    """The processes of the clone's workers. DVC asks the workers themselves: a busy one that is late counts as none."""
+def processes(folder: Path, command: str) -> list[psutil.Process]:
+    """Those of a command of DVC in the clone: `queue-worker`, or `exec-run`, of which each runs an experiment.
+
+    DVC asks the workers themselves: a busy one that is late counts as none.
+    """
     every = psutil.process_iter(["cwd", "cmdline"])
     own = (process for process in every if Path(process.info["cwd"] or "/").is_relative_to(folder.resolve()))
-    return [process for process in own if "queue-worker" in (process.info["cmdline"] or ())]
+    return [process for process in own if command in (process.info["cmdline"] or ())]
 
 
 def clear_queue(folder: Path) -> None:
@@ -125,7 +129,7 @@ def clear_queue(folder: Path) -> None:
     """
     dvc(folder, "queue", "remove", "--queued")
     dvc(folder, "queue", "stop", "--kill")
-    for worker in psutil.wait_procs(workers(folder), timeout=120)[1]:
+    for worker in psutil.wait_procs(processes(folder, "queue-worker"), timeout=120)[1]:
         worker.kill()
     dvc(folder, "queue", "stop", "--kill")
     dvc(folder, "queue", "remove", "--failed", "--success")
@@ -271,9 +275,11 @@ def main() -> None:
     prepare(folder, budget)
     clear_queue(folder)  # of what a call that was stopped has left
     enqueue(folder, wanted, given.seeds, {key[:-1] for key in rows})
+    idle = 0  # successive looks at experiments that run by DVC's account, while no process runs any
     with tqdm(total=len(wanted) * len(given.seeds), desc="grid", unit="experiment") as progress:
         while True:
-            states, nobody_works = Counter[str](), not workers(folder)
+            states, nobody_works = Counter[str](), not processes(folder, "queue-worker")
+            idle = 0 if processes(folder, "exec-run") else idle + 1
             for cell, seed, state, numbers in experiments(folder):
                 states[state] += 1
                 rows |= {key_of(row): row for row in rows_of(cell, seed, numbers)}
@@ -283,8 +289,10 @@ def main() -> None:
             progress.update(len({key[:-1] for key in rows}) - progress.n)
             if not states["queued"] + states["running"]:
                 break
-            if nobody_works and states["running"]:  # left by a worker that was killed, or took it as it ended
+            if states["running"] and (nobody_works or idle >= PATIENCE):
+                # Left by a worker that was killed or took it as it ended; another that has done its own may stay on.
                 clear_queue(folder)
+                idle = 0
                 enqueue(folder, wanted, given.seeds, {key[:-1] for key in rows})
             start(folder, given.jobs)
             time.sleep(given.poll)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from clones import end_processes, ended, run_in, small_run, surroundings, wait_for
 
-from benchmarks.grid import workers
+from benchmarks.grid import processes
 
 pytestmark = pytest.mark.long
 
@@ -46,7 +46,7 @@ def test_a_killed_grid_goes_on_and_what_it_has_is_not_repeated(repository: Path)
     going_on = subprocess.Popen([*GRID, "--plot", "found.png"], cwd=repository, env=surroundings())
     try:
         wait_for(lambda: trainings() - earlier, going_on)
-        left = workers(repository)
+        left = processes(repository, "queue-worker")
         assert left
         for worker in left:
             worker.kill()

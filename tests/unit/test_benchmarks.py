@@ -4,7 +4,7 @@ import sys
 import textwrap
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise, product
 from math import comb
 from pathlib import Path
@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import against, choices, cuda, processes, ranks, variance
+from benchmarks import against, choices, cuda, grid, processes, ranks, variance
 from benchmarks.blind import by_readers, numbers, numbers_of, shuffled, torn
 from benchmarks.cell import SAMPLERS as CELL_SAMPLERS
 from benchmarks.choices import EVERY, SAMPLINGS, TRAININGS
@@ -78,6 +78,32 @@ def test_a_modelled_step_is_the_sum_of_its_parts():
     )
     assert four["exchange_s"] == pytest.approx(3 * (0.1 + 0.2))
     assert four["compute_s"] + four["waiting_s"] == pytest.approx(3 - 2 * (3 / 4) ** 4)
+
+
+@pytest.mark.parametrize(("worker", "looks"), [(True, 5), (False, 1)])
+def test_what_runs_by_dvcs_account_alone_is_queued_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, worker: bool, looks: int
+):
+    cell, said = ("cosine", "v", "simple"), []
+
+    def experiments(_: Path) -> Iterator[tuple[Any, ...]]:
+        said.append("look")
+        ended = said.count("queue") > 1
+        for seed in (1, 2):
+            yield cell, seed, "success" if ended else "running", {"ddim": {"fd_mnist": 5.0}} if ended else {}
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(grid, "processes", lambda _, command: ["it"] * (worker and command == "queue-worker"))
+    monkeypatch.setattr(grid, "experiments", experiments)
+    for name, word in (("prepare", "prepare"), ("clear_queue", "clear"), ("enqueue", "queue"), ("start", "start")):
+        monkeypatch.setattr(grid, name, lambda *_, word=word: said.append(word))
+    monkeypatch.setattr(grid, "commit_of", lambda _: "0" * 40)
+    one = ["--schedules", "cosine", "--targets", "v", "--weightings", "simple", "--seeds", "1", "2", "--poll", "0"]
+    monkeypatch.setattr("sys.argv", ["grid", *one, "--json", "found.json"])
+    grid.main()
+    assert said.count("look") == looks + 1
+    assert [word for word in said if word in ("clear", "queue")] == ["clear", "queue", "clear", "queue"]
+    assert [row["fd_mnist"] for row in read_json(Path("found.json"))["rows"]] == [5.0, 5.0]
 
 
 def test_processes_are_compared_with_one_of_as_many_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
