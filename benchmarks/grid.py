@@ -275,11 +275,11 @@ def main() -> None:
     prepare(folder, budget)
     clear_queue(folder)  # of what a call that was stopped has left
     enqueue(folder, wanted, given.seeds, {key[:-1] for key in rows})
-    idle = 0  # successive looks at experiments that run by DVC's account, while no process runs any
+    idle = 0  # successive looks at which experiments run by DVC's account, and no process runs any
     with tqdm(total=len(wanted) * len(given.seeds), desc="grid", unit="experiment") as progress:
         while True:
             states, nobody_works = Counter[str](), not processes(folder, "queue-worker")
-            idle = 0 if processes(folder, "exec-run") else idle + 1
+            working = processes(folder, "exec-run")
             for cell, seed, state, numbers in experiments(folder):
                 states[state] += 1
                 rows |= {key_of(row): row for row in rows_of(cell, seed, numbers)}
@@ -289,6 +289,7 @@ def main() -> None:
             progress.update(len({key[:-1] for key in rows}) - progress.n)
             if not states["queued"] + states["running"]:
                 break
+            idle = 0 if working or not states["running"] else idle + 1
             if states["running"] and (nobody_works or idle >= PATIENCE):
                 # Left by a worker that was killed or took it as it ended; another that has done its own may stay on.
                 clear_queue(folder)
