@@ -10,8 +10,9 @@ from torch import Tensor
 from ddpm.diffusion.guidance import UNGUIDED, Guidance, rescaled
 from ddpm.diffusion.objective import Predict
 from ddpm.diffusion.process import Target
-from ddpm.diffusion.schedule import Schedule
+from ddpm.diffusion.schedule import Schedule, before
 from ddpm.models.networks import NULL_LABEL
+from ddpm.utils.devices import of_each, to_device
 from ddpm.utils.registry import Registry
 
 CLIPPINGS: Registry[Callable[[Tensor], Tensor]] = Registry("clipping")
@@ -42,6 +43,7 @@ def dynamic(x_0: Tensor) -> Tensor:
 class Denoiser:
     """A function (x_t [n, c, h, w], training time t) -> x̂_0 of the same shape.
 
+    t is one time of all images, or one of each: int64 [n] on the CPU.
     predict: the network. target: what it predicts. schedule: the one it was trained on. clip: by which of `CLIPPINGS`;
     True for "static", False for none. guidance: towards the label. autoguidance: away from ``guide``, an earlier state
     of the network; None where there is none. rescale: see `rescaled`. labels: int64 [n], the conditioning labels (see
@@ -77,37 +79,37 @@ class Denoiser:
         weaker = [self.guidance] * labelled + [self.autoguidance] * (self.guide is not None)
         return len(times) + sum(int(guidance.is_active(alpha_bar).sum()) for guidance in weaker)
 
-    def __call__(self, x_t: Tensor, t: int) -> Tensor:
+    def __call__(self, x_t: Tensor, t: int | Tensor) -> Tensor:
         """The network's x̂_0 at time ``t``: float32."""
         return self._predict(x_t, t)[0]
 
-    def with_fraction(self, x_t: Tensor, t: int) -> tuple[Tensor, Tensor]:
+    def with_fraction(self, x_t: Tensor, t: int | Tensor) -> tuple[Tensor, Tensor]:
         """x̂_0 and the fraction of the learned variance: see `ddpm.diffusion.samplers.LearnedDenoise`."""
         x_0, spread = self._predict(x_t, t)
         return x_0, (spread + 1.0) / 2.0
 
     @torch.no_grad()
-    def _predict(self, x_t: Tensor, t: int) -> tuple[Tensor, Tensor]:
+    def _predict(self, x_t: Tensor, t: int | Tensor) -> tuple[Tensor, Tensor]:
         """x̂_0, and what the network predicts beside the target: float32, of no channel where it is that alone."""
-        alpha_bar, channels = self.schedule.alpha_bar[t], x_t.shape[1]
-        times = torch.full((len(x_t),), t, device=x_t.device)
+        bars, channels = self.schedule.alpha_bar, x_t.shape[1]
+        alpha_bar = bars[t]
+        times = to_device(t, x_t.device) if isinstance(t, Tensor) else torch.full((len(x_t),), t, device=x_t.device)
         given = x_t
         if self.self_conditioning:
             given = torch.cat([x_t, self.memory[-1] if self.memory else torch.zeros_like(x_t)], 1)
         # A copy: a network in a CUDA graph writes every result to the same place.
         whole = self.predict(given, times, self.labels).to(torch.float32, copy=True)
         prediction = guided = whole[:, :channels]
-        if self.labels is not None and self.guidance.is_active(alpha_bar):
+        if self.labels is not None and (active := self.guidance.is_active(alpha_bar)).any():
             weaker = self.predict(given, times, torch.full_like(self.labels, NULL_LABEL)).float()[:, :channels]
-            guided = guided + self.guidance.correction(prediction, weaker)
-        if self.guide is not None and self.autoguidance.is_active(alpha_bar):
+            guided = guided + of_each(active, x_t.device) * self.guidance.correction(prediction, weaker)
+        if self.guide is not None and (active := self.autoguidance.is_active(alpha_bar)).any():
             weaker = self.guide(given, times, self.labels).float()[:, :channels]
-            guided = guided + self.autoguidance.correction(prediction, weaker)
+            guided = guided + of_each(active, x_t.device) * self.autoguidance.correction(prediction, weaker)
         if self.rescale and guided is not prediction:
             guided = rescaled(guided, prediction, self.rescale)
-        alpha_bar_prev = self.schedule.alpha_bar_prev[t]
-        # Scalars of the CPU take part on every device without a copy.
-        x_0 = self.target.to_x_0(x_t, alpha_bar.float(), guided, alpha_bar_prev.float())
+        signal, signal_prev = (of_each(each[t].float(), x_t.device) for each in (bars, before(bars)))
+        x_0 = self.target.to_x_0(x_t, signal, guided, signal_prev)
         if self.clip:
             x_0 = CLIPPINGS["static" if self.clip is True else self.clip](x_0)
         if self.memory is not None:

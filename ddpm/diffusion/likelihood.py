@@ -8,6 +8,8 @@ turns them into bits per dimension.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,18 +19,25 @@ from ddpm.data.image_set import normalize
 from ddpm.diffusion.bound import decoder_term, divergence
 from ddpm.diffusion.noise import normal_noise
 from ddpm.diffusion.process import q_sample
-from ddpm.diffusion.samplers import (
-    VARIANCES,
-    Denoise,
-    LearnedDenoise,
-    Noise,
-    OnStep,
-    learned_log_variance,
-)
+from ddpm.diffusion.samplers import VARIANCES, Denoise, Noise, OnStep, learned_log_variance
 from ddpm.diffusion.schedule import Schedule
-from ddpm.utils.devices import to_device, with_float64
+from ddpm.utils.devices import of_each, to_device, with_float64
 from ddpm.utils.processes import Pool
 from ddpm.utils.seeds import stream_number, torch_generator
+
+# (x_t [n, c, h, w], the training time of each image, int64 [n] on the CPU) -> x̂_0: see `Denoiser`.
+DenoiseEach = Callable[[Tensor, Tensor], Tensor]
+
+
+@runtime_checkable
+class LearnedDenoiseEach(Protocol):
+    """A `DenoiseEach` of a network that predicts the variance of the reverse steps too."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, /) -> Tensor: ...  # noqa: D102 (see above)
+
+    def with_fraction(self, x_t: Tensor, t: Tensor, /) -> tuple[Tensor, Tensor]:
+        """See `ddpm.diffusion.samplers.LearnedDenoise`."""
+        ...
 
 
 def prior_term(x_0: Tensor, schedule: Schedule) -> Tensor:
@@ -48,15 +57,16 @@ def step_variance(schedule: Schedule, step: int, variance: str) -> Tensor:
     return VARIANCES[variance](schedule)[step]
 
 
-def step_term(x_0: Tensor, x_0_hat: Tensor, schedule: Schedule, step: int, log_variance: Tensor) -> Tensor:
+def step_term(x_0: Tensor, x_0_hat: Tensor, schedule: Schedule, step: int | Tensor, log_variance: Tensor) -> Tensor:
     """L_{t−1} = KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)) for ``step`` ≥ 1, from the prediction x̂_0: float64 [n].
 
     Two Gaussians of variances β̃_t and σ_t² whose means differ by the posterior mean's coefficient times x_0 − x̂_0
-    (DDPM, eq. 7). log_variance: log σ_t², float64, of every pixel as in ``x_0``, or one of all.
+    (DDPM, eq. 7). step: of all images, or int64 [n] on the CPU, of each. log_variance: log σ_t², float64, of every
+    pixel as in ``x_0``, of every image, or one of all.
     """
     coefficient = schedule.alpha_bar_prev[step].sqrt() * schedule.beta[step] / (1.0 - schedule.alpha_bar[step])
-    difference = coefficient * (x_0.double() - x_0_hat.double())
-    return divergence(difference, schedule.posterior_variance[step].log(), log_variance)
+    difference = of_each(coefficient, x_0.device) * (x_0.double() - x_0_hat.double())
+    return divergence(difference, of_each(schedule.posterior_variance[step].log(), x_0.device), log_variance)
 
 
 def visited_times(residue: int, stride: int, steps: int) -> range:
@@ -68,22 +78,24 @@ def visited_times(residue: int, stride: int, steps: int) -> range:
 class Likelihood:
     """The terms of the bound of some images, by groups.
 
-    conditioned: `Denoiser.conditioned`. images: uint8 [n, c, h, w] on the device. labels: int64 [n] there, the
-    conditioning labels, None for a network that knows none. learned: whether the denoiser predicts a variance too, the
-    bound with which is then found as well. Raises ValueError for fewer than two images.
+    conditioned: `Denoiser.conditioned`, unguided. images: uint8 [n, c, h, w] on the device. labels: int64 [n] there,
+    the conditioning labels, None for a network that knows none. learned: whether the denoiser predicts a variance too,
+    the bound with which is then found as well. batch_size: how many images the network is given at once, at most, but
+    always a whole group. Raises ValueError for fewer than two images.
 
     Every image is evaluated at the decoder and at about ``times_per_image`` of the other steps, a comb of them; every
     comb belongs to as many images, chosen at random, its group, so that the estimate is unbiased. A group has at least
     two images: of few images each is evaluated at more steps.
     """
 
-    conditioned: Callable[[Tensor | None], Denoise | LearnedDenoise]
+    conditioned: Callable[[Tensor | None], DenoiseEach | LearnedDenoiseEach]
     images: Tensor
     labels: Tensor | None
     schedule: Schedule
     times_per_image: int
     seed: int
     learned: bool = False
+    batch_size: int = 125
 
     def __post_init__(self) -> None:
         if len(self.images) < 2:
@@ -94,47 +106,67 @@ class Likelihood:
         """How many there are."""
         return max(1, min(math.ceil((len(self.schedule) - 1) / self.times_per_image), len(self.images) // 2))
 
+    @property
+    def batches(self) -> int:
+        """How many batches of groups there are."""
+        return math.ceil(self.groups / self._groups_per_batch)
+
+    @property
+    def _groups_per_batch(self) -> int:
+        return max(1, self.batch_size * self.groups // len(self.images))
+
     @torch.inference_mode()
-    def terms(self, group: int) -> dict[str, Tensor]:
-        """Of each image of a group, float64 [m]: prior, decoder and, by their variance, the sum of all other steps.
+    def terms(self, batch: int) -> list[dict[str, Tensor]]:
+        """Of the images of each group of a batch, float64 [m]: prior, decoder and, by their variance, all other steps.
 
         With a learned variance also the latter two by that; and the label, int64 [m], for a network that knows labels.
         All on the CPU.
         """
-        schedule, order = (
-            self.schedule,
-            torch.randperm(len(self.images), generator=torch_generator(self.seed, "likelihood")),
-        )
-        chosen = to_device(order[group :: self.groups], self.images.device)
-        x_0, stream = normalize(self.images[chosen]), stream_number("likelihood")
-        denoise = self.conditioned(None if self.labels is None else self.labels[chosen])
-        images = x_0.to(exact := with_float64(x_0.device))
-        share = len(self.images) / len(chosen)  # groups differ by one image where their number does not divide them
-        found = {"prior": prior_term(images, schedule)}
-        found |= {name: images.new_zeros(len(images)).double() for name in VARIANCES}
-        for step in (0, *visited_times(group, self.groups, len(schedule))):
-            eps = normal_noise(self.seed, stream, step, chosen, x_0.shape[1:])
-            x_t = q_sample(x_0, schedule.alpha_bar[step].float(), eps)
-            if self.learned:
-                assert isinstance(denoise, LearnedDenoise)
-                x_0_hat, fraction = (part.to(exact) for part in denoise.with_fraction(x_t, int(schedule.times[step])))
-                log_variance = learned_log_variance(schedule, step, fraction.double())
-                if step == 0:
-                    found["decoder_learned"] = decoder_term(images, x_0_hat, log_variance.exp())
-                    found["learned"] = torch.zeros_like(found["decoder_learned"])
-                else:
-                    found["learned"] += share * step_term(images, x_0_hat, schedule, step, log_variance)
-            else:
-                x_0_hat = denoise(x_t, int(schedule.times[step])).to(exact)
-            if step == 0:
-                found["decoder"] = decoder_term(images, x_0_hat, step_variance(schedule, 0, "small"))
-                continue
-            for variance in VARIANCES:
-                log_variance = step_variance(schedule, step, variance).log()
-                found[variance] += share * step_term(images, x_0_hat, schedule, step, log_variance)
+        order = torch.randperm(len(self.images), generator=torch_generator(self.seed, "likelihood"))
+        groups = range(self.groups)[batch * self._groups_per_batch :][: self._groups_per_batch]
+        members = [order[group :: self.groups] for group in groups]
+        sizes = torch.tensor([len(each) for each in members])
+        chosen = to_device(torch.cat(members), self.images.device)
+        x_0 = normalize(self.images[chosen])
+        found = {"prior": prior_term(x_0.to(exact := with_float64(x_0.device)), self.schedule)}
+        found |= {name: torch.zeros_like(found["prior"]) for name in (*VARIANCES, *["learned"] * self.learned)}
+        # Groups differ by one image where their number does not divide them.
+        share = to_device((len(self.images) / sizes.double()).repeat_interleave(sizes), exact)
+        found |= self._terms_at(torch.zeros(len(x_0), dtype=torch.int64), x_0, chosen)
+        for met in zip_longest(*(visited_times(group, self.groups, len(self.schedule)) for group in groups)):
+            steps = torch.tensor([step for step in met if step is not None])  # combs of the last groups end before
+            steps = steps.repeat_interleave(sizes[: len(steps)])
+            for name, term in self._terms_at(steps, x_0[: len(steps)], chosen[: len(steps)]).items():
+                found[name][: len(steps)] += share[: len(steps)] * term
         if self.labels is not None:
             found["label"] = self.labels[chosen]
-        return {name: values.cpu() for name, values in found.items()}
+        parts = zip(*(values.cpu().split(sizes.tolist()) for values in found.values()), strict=True)
+        return [dict(zip(found, part, strict=True)) for part in parts]
+
+    def _terms_at(self, steps: Tensor, x_0: Tensor, chosen: Tensor) -> dict[str, Tensor]:
+        """The decoder's terms, or those of other steps by their variance, of the images ``chosen``, each at its step.
+
+        steps: int64 [n] on the CPU, all 0 or none. x_0: float32 [n, c, h, w]; chosen: int64 [n], their numbers.
+        """
+        schedule, device, exact = self.schedule, x_0.device, with_float64(x_0.device)
+        draws = to_device(steps, device)[:, None]
+        eps = normal_noise(self.seed, stream_number("likelihood"), draws, chosen, x_0.shape[1:])
+        x_t = q_sample(x_0, of_each(schedule.alpha_bar[steps].float(), device), eps)
+        denoise = self.conditioned(None if self.labels is None else self.labels[chosen])
+        log_variance, times = {}, schedule.times[steps]
+        if self.learned:
+            assert isinstance(denoise, LearnedDenoiseEach)
+            x_0_hat, fraction = (part.to(exact) for part in denoise.with_fraction(x_t, times))
+            log_variance["learned"] = learned_log_variance(schedule, steps, fraction.double())
+        else:
+            x_0_hat = denoise(x_t, times).to(exact)
+        images = x_0.to(exact)
+        if not steps[0]:
+            decoders = {"decoder": step_variance(schedule, 0, "small")}
+            decoders |= {f"decoder_{name}": value.exp() for name, value in log_variance.items()}
+            return {name: decoder_term(images, x_0_hat, variance) for name, variance in decoders.items()}
+        log_variance |= {name: of_each(VARIANCES[name](schedule)[steps].log(), exact) for name in VARIANCES}
+        return {name: step_term(images, x_0_hat, schedule, steps, value) for name, value in log_variance.items()}
 
 
 def log_likelihood_bound(
@@ -172,13 +204,14 @@ def bits_per_dimension(
 
     A network that knows labels gives p(x_0 | label), and p(x_0) ≥ p(label) p(x_0 | label), whichever label of the image
     is taken: the bits that name it, by the ``frequencies`` of all labels, are a part of the bound. pool: processes with
-    such a likelihood, to share the groups among.
+    such a likelihood, to share the batches among.
     """
-    numbers = range(likelihood.groups)
+    numbers = range(likelihood.batches)
     shared = {number: pool.submit(Likelihood.terms, number) for number in numbers} if pool else {}
     found = [
-        shared[number].result() if pool else likelihood.terms(number)
-        for number in tqdm(numbers, desc="likelihood", unit="group")
+        group
+        for number in tqdm(numbers, desc="likelihood", unit="batch")
+        for group in (shared[number].result() if pool else likelihood.terms(number))
     ]
     nats, unit = -torch.tensor(frequencies).double().log(), likelihood.images[0].numel() * math.log(2.0)
     for group in found:

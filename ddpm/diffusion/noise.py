@@ -51,12 +51,13 @@ def normal_table(device: torch.device) -> Tensor:
     return torch.tensor(lower + [-value for value in reversed(lower)], dtype=torch.float32).to(device)
 
 
-def normal_noise(seed: int, stream: int, draw: int, images: Tensor, shape: tuple[int, ...]) -> Tensor:
+def normal_noise(seed: int, stream: int, draw: int | Tensor, images: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Independent standard normal noise of some images: float32 [n, *shape] on their device.
 
     seed: 0 … 2⁶⁴−1. stream: what it is for, see `stream_number`. draw: 0, 1, … for one image's noises, one after
-    another. images: int64 [n], their numbers. The 16-bit halves of Philox's words, low half first, are the places in
-    `normal_table`; counter: (place // 8, draw, image, stream), key: (low, high word of the seed).
+    another, of all images or, int64 [n, 1] on their device, of each its own. images: int64 [n], their numbers. The
+    16-bit halves of Philox's words, low half first, are the places in `normal_table`; counter: (place // 8, draw,
+    image, stream), key: (low, high word of the seed).
     """
     size, device = prod(shape), images.device
     blocks = torch.arange(-(-size // _PER_BLOCK), device=device)

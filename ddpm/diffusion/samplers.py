@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ddpm.diffusion.process import eps_from_x_0, q_posterior_mean
 from ddpm.diffusion.schedule import Schedule
-from ddpm.utils.devices import to_device
+from ddpm.utils.devices import of_each, to_device
 from ddpm.utils.registry import Registry
 
 Denoise = Callable[[Tensor, int], Tensor]
@@ -64,13 +64,14 @@ def reverse_variance(schedule: Schedule, variance: str | float) -> Tensor:
     return small ** (1.0 - variance) * large**variance
 
 
-def learned_log_variance(schedule: Schedule, step: int, fraction: Tensor) -> Tensor:
+def learned_log_variance(schedule: Schedule, step: int | Tensor, fraction: Tensor) -> Tensor:
     """The log σ_t² of a reverse step, f log β_t + (1 − f) log β̃_t by the network's ``fraction``, shaped like it.
 
-    Nichol & Dhariwal 2021, eq. 15.
+    step: of all images, or int64 [n] on the CPU, of each. Nichol & Dhariwal 2021, eq. 15.
     """
     small, large = schedule.log_variance_range
-    low, high = (to_device(each[step].to(fraction.dtype), fraction.device) for each in (small, large))
+    ends = (of_each(each[step].to(fraction.dtype), fraction.device) for each in (small, large))
+    low, high = (to_device(each, fraction.device) for each in ends)
     return torch.lerp(low, high, fraction)
 
 

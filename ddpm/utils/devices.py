@@ -13,6 +13,14 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
+def of_each(values: Tensor, device: torch.device) -> Tensor:
+    """One value of each image, [n] on the CPU, as [n, 1, 1, 1] on the device. A scalar, one value of all, as it is.
+
+    Scalars of the CPU take part on every device without a copy.
+    """
+    return to_device(values[:, None, None, None], device) if values.ndim else values
+
+
 def with_float64(device: torch.device) -> torch.device:
     """The device, or the CPU in place of one that has no float64, such as an Apple GPU."""
     return device if device.type in ("cpu", "cuda") else torch.device("cpu")

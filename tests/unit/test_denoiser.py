@@ -96,3 +96,20 @@ def test_every_target_gives_samplers_the_same_x_0(target: str):
     prediction = TARGETS[target].of(x_0, levels[0], eps, levels[1])
     denoiser = Denoiser(lambda *_: prediction, TARGETS[target], SCHEDULE, clip=False)
     torch.testing.assert_close(denoiser(x_t, t), x_0, rtol=1e-3, atol=1e-4)
+
+
+def test_of_images_at_times_of_their_own_each_is_denoised_and_guided_as_alone():
+    def predict(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        assert labels is not None
+        return x_t * (0.1 + labels[:, None, None, None] + t[:, None, None, None] / 100)
+
+    def guide(x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        return predict(x_t, t, labels) * 0.5
+
+    x_t, labels, times = torch.randn(3, 1, 6, 6), torch.tensor([1, 2, 3]), torch.tensor([5, 50, 90])
+    intervals = {"guidance": Guidance(3.0, (0.5, 2.0)), "autoguidance": Guidance(2.0, (2.0, 99.0)), "guide": guide}
+    denoiser = Denoiser(predict, TARGETS["v"], SCHEDULE, False, labels=labels, **intervals)
+    alone = [denoiser.conditioned(labels[[i]])(x_t[[i]], int(times[i])) for i in range(3)]
+    torch.testing.assert_close(denoiser(x_t, times), torch.cat(alone))
+    plain = Denoiser(predict, TARGETS["v"], SCHEDULE, False, labels=labels)(x_t, times)
+    assert [torch.equal(a, b) for a, b in zip(denoiser(x_t, times), plain, strict=True)] == [True, False, False]

@@ -217,7 +217,7 @@ def test_every_sampler_stays_on_the_device_and_never_waits_for_it(
     assert x_0.shape == (4, 1, 28, 28)
 
 
-def test_the_likelihood_waits_for_the_device_only_at_the_end_of_a_group(
+def test_the_likelihood_waits_for_the_device_only_at_the_end_of_a_batch(
     fake: FakeCuda, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ):
     schedule = build_schedule(SimpleNamespace(schedule="cosine", timesteps=20, beta_start=1e-4, beta_end=0.02))
@@ -229,7 +229,9 @@ def test_the_likelihood_waits_for_the_device_only_at_the_end_of_a_group(
     likelihood = Likelihood(lambda _: lambda x_t, _: x_t, images, None, schedule, 5, 0)
     fake.hurries = True
     found = Likelihood.terms.__wrapped__(likelihood, 0)  # without inference mode, in which such tensors cannot be
-    assert len(read) == len(found) == 4
+    assert likelihood.batches == 1
+    assert len(found) == likelihood.groups == 4
+    assert len(read) == len(found[0]) == 4
 
 
 def read_as_zeros(tensor: torch.Tensor) -> torch.Tensor:

@@ -89,11 +89,11 @@ def test_an_images_times_are_a_comb_and_all_combs_hold_every_time_once():
 MEAN, DEVIATION = -0.1, 0.25
 
 
-def exact_denoiser(schedule: Schedule) -> Callable[[Tensor, int], Tensor]:
-    """E[x_0 | x_t] for pixels that are N(MEAN, DEVIATION²), from Bayes' rule; t is a time of ``schedule``."""
+def exact_denoiser(schedule: Schedule) -> Callable[[Tensor, Tensor], Tensor]:
+    """E[x_0 | x_t] for pixels that are N(MEAN, DEVIATION²), from Bayes' rule; t is the time of each image."""
 
-    def denoise(x_t: Tensor, t: int) -> Tensor:
-        signal = schedule.alpha_bar[t].item()
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        signal = schedule.alpha_bar[t].float()[:, None, None, None]
         gain = signal**0.5 * DEVIATION**2 / (signal * DEVIATION**2 + 1 - signal)
         return MEAN + gain * (x_t - signal**0.5 * MEAN)
 
@@ -112,7 +112,7 @@ ENTROPY = 0.5 * math.log2(2 * math.pi * math.e * DEVIATION**2) - math.log2(2 / 2
 
 
 def bits(
-    conditioned: Callable[[Tensor | None], Callable[[Tensor, int], Tensor]],
+    conditioned: Callable[[Tensor | None], Callable[[Tensor, Tensor], Tensor]],
     images: Tensor,
     labels: Tensor | None,
     frequencies: list[float],
@@ -160,8 +160,9 @@ def test_the_steps_terms_are_what_the_posterior_variance_says(gaussian_images: T
 def test_of_few_images_each_meets_more_steps_and_all_steps_are_met():
     schedule, met = linear(50, 1e-4, 0.2), []
 
-    def denoise(x_t: Tensor, t: int) -> Tensor:
-        met.extend([t] * len(x_t))
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        assert len(t) == len(x_t)
+        met.extend(t.tolist())
         return x_t
 
     images = torch.arange(6, dtype=torch.uint8)[:, None, None, None].expand(6, 1, 3, 3)
@@ -191,11 +192,16 @@ def test_few_times_an_image_give_the_same_bound_within_its_error(gaussian_images
 
 def test_the_bound_is_the_sum_of_its_parts_with_the_labels(gaussian_images: Tensor):
     labels = torch.arange(400) % 2
-    met: list[Tensor | None] = []
+    met: list[int] = []
 
-    def make_denoiser(labels: Tensor | None) -> Callable[[Tensor, int], Tensor]:
-        met.append(labels)
-        return exact_denoiser(LINEAR)
+    def make_denoiser(labels: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
+        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+            assert labels is not None
+            assert len(labels) == len(x_t)
+            met.extend(labels[t == 0].tolist())
+            return exact_denoiser(LINEAR)(x_t, t)
+
+        return denoise
 
     found = bits(make_denoiser, gaussian_images[:400], labels, [0.25, 0.75], LINEAR, 5)
     expected = -(math.log2(0.25) + math.log2(0.75)) / 2 / 36
@@ -203,22 +209,22 @@ def test_the_bound_is_the_sum_of_its_parts_with_the_labels(gaussian_images: Tens
     for variance in VARIANCES:
         parts = [found[f"bpd_{part}"] for part in ("prior", "decoder", "label", f"steps_{variance}")]
         assert found[f"bpd_{variance}"] == pytest.approx(sum(parts), rel=1e-9)
-    assert sum(len(each) for each in met if each is not None) == 400
+    assert sorted(met) == sorted(labels.tolist())
 
 
 class LearnedDenoiser:
     """The exact denoiser with the variance that is right for pixels that are N(MEAN, DEVIATION²)."""
 
-    def __call__(self, x_t: Tensor, t: int) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         return self.with_fraction(x_t, t)[0]
 
-    def with_fraction(self, x_t: Tensor, t: int) -> tuple[Tensor, Tensor]:
+    def with_fraction(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         signal, before = LINEAR.alpha_bar[t], LINEAR.alpha_bar_prev[t]
         left = DEVIATION**2 * (1 - signal) / (signal * DEVIATION**2 + 1 - signal)  # variance of x_0, given x_t
         true = LINEAR.posterior_variance[t] + before * LINEAR.beta[t] ** 2 / (1 - signal) ** 2 * left
         small, large = (each[t] for each in LINEAR.log_variance_range)
         fraction = (true.log() - small) / (large - small)
-        return exact_denoiser(LINEAR)(x_t, t), torch.full_like(x_t, fraction.item(), dtype=torch.float64)
+        return exact_denoiser(LINEAR)(x_t, t), fraction[:, None, None, None].expand(x_t.shape)
 
 
 def test_the_learned_variance_has_the_lowest_bound_where_it_is_the_true_one(gaussian_images: Tensor):
@@ -244,11 +250,28 @@ def test_a_steps_term_with_a_learned_variance_is_torchs_divergence(schedule: Sch
 def test_a_worse_denoiser_has_a_worse_bound(gaussian_images: Tensor):
     exact = exact_denoiser(LINEAR)
 
-    def worse(x_t: Tensor, t: int) -> Tensor:
+    def worse(x_t: Tensor, t: Tensor) -> Tensor:
         return exact(x_t, t) + 0.05
 
     found = bits(lambda _: worse, gaussian_images, None, [], LINEAR, 20)
     assert found["bpd_small"] > bound(LINEAR, gaussian_images, 20)["bpd_small"] + 0.5
+
+
+@pytest.mark.parametrize("batch_size", [1, 33, 1000])
+def test_the_bound_does_not_depend_on_how_many_images_the_network_is_given(gaussian_images: Tensor, batch_size: int):
+    """Of 301 images in 150 groups, one of which has three, and whose combs have six or seven times."""
+    few, given = gaussian_images[:301], []
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        given.append(len(x_t))
+        return exact_denoiser(LINEAR)(x_t, t)
+
+    likelihood = Likelihood(lambda _: denoise, few, None, LINEAR, 5, 7, batch_size=batch_size)
+    found = bits_per_dimension(likelihood, [])
+    assert max(given) == {1: 3, 33: 33, 1000: 301}[batch_size]
+    assert len(given) <= 8 * likelihood.batches
+    expected = bits_per_dimension(Likelihood(lambda _: denoise, few, None, LINEAR, 5, 7), [])
+    assert found == pytest.approx(expected, rel=1e-6)
 
 
 def open_likelihood(images: Tensor, number: int) -> Likelihood:
