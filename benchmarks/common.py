@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
+from math import isnan
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -264,6 +265,11 @@ def run(main: Callable[[], None]) -> None:
 def slug_of(name: str) -> str:
     """The name of a row as part of a file's name."""
     return "".join(letter if letter.isalnum() else "_" for letter in name)
+
+
+def known(deviation: float) -> float | str:
+    """A standard deviation as it is shown: one seed, or one set of images, has none."""
+    return "–" if isnan(deviation) else float(deviation)
 
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:

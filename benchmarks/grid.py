@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import product
+from math import isnan
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -30,7 +31,7 @@ from ruamel.yaml import YAML
 from tqdm import tqdm
 
 from benchmarks.cell import SAMPLERS
-from benchmarks.common import arguments, defaults, earlier, run, save, settings, show
+from benchmarks.common import arguments, defaults, earlier, known, run, save, settings, show
 from ddpm.evaluation.features.classifier import MnistExtractor
 from ddpm.evaluation.reference import Reference
 from ddpm.utils.errors import DdpmError
@@ -210,7 +211,8 @@ def complete(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> pd.Data
 def cells(table: pd.DataFrame) -> list[dict[str, Any]]:
     """A row for each cell: the Fréchet distance by sampler, mean ± standard deviation over the seeds."""
     spread = table.groupby([*NAMES, "sampler"], sort=False).fd_mnist.agg(["mean", "std"])
-    text = spread.apply(lambda row: f"{row['mean']:.3g} ± {row['std']:.2g}", axis=1)
+    spread["std"] = [f" ± {std:.2g}" * (not isnan(std)) for std in spread["std"]]  # one seed has no deviation
+    text = spread.apply(lambda row: f"{row['mean']:.3g}{row['std']}", axis=1)
     return text.unstack(sort=False).reset_index().to_dict("records") if len(table) else []
 
 
@@ -226,8 +228,8 @@ def effects(table: pd.DataFrame) -> list[dict[str, Any]]:
         others = [table[name] for name in (*axes, "seed") if name != axis]
         best = table[axis].loc[log.groupby(others).idxmin()].value_counts(normalize=True)
         for value in table[axis].unique():
-            mean, std = float(of_seeds.loc[value].mean()), float(of_seeds.loc[value].std())
-            row = {"axis": axis, "value": value, "fd_mnist": mean, "std": std}
+            mean, std = float(of_seeds.loc[value].mean()), of_seeds.loc[value].std()
+            row = {"axis": axis, "value": value, "fd_mnist": mean, "std": known(std)}
             rows.append(row | {"best": float(best.get(value, 0.0))})
     return rows
 

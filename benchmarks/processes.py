@@ -90,9 +90,7 @@ def main() -> None:
     with TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         for _, number in tqdm(list(product(range(ROUNDS), range(len(rows))))):
-            row = rows[number]
-            keys = ("work", "compile", "processes", "threads", "batch")
-            found[number].append(together(config, *(row[key] for key in keys)))
+            found[number].append(together(config, *rows[number].values()))
     for row, speeds in zip(rows, found, strict=True):
         row |= {"images_per_second": median(speeds), "least": min(speeds), "most": max(speeds)}
     for row in rows:

@@ -5,7 +5,6 @@ everything but the split and the reference: weights, order, noise, clusters, ima
 has are left out; trainings lie in the folder of --work, where a killed one resumes.
 """
 
-from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from benchmarks.common import (
     defaults,
     earlier,
     fit,
+    known,
     quality,
     run,
     sampling,
@@ -33,9 +33,6 @@ def spread(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of each number: its mean, its standard deviation over seeds (of their means) and over the sets of one seed."""
     table = pd.DataFrame(rows).drop(columns="replicate")
     of_seeds = table.groupby("seed").agg(["mean", "std"])
-
-    def known(value: float) -> float | str:
-        return "–" if isnan(value) else float(value)  # one seed, or one set of images, has no deviation
 
     return [
         {

@@ -423,7 +423,14 @@ def test_what_is_not_to_be_clipped_is_not(model: ddpm.Model, some: ImageSet):
 @pytest.fixture
 def with_features(tiny: Callable[..., Config], tmp_path: Path) -> ddpm.Model:
     """A network of random weights that predicts a variance and is given its last prediction."""
-    config = tiny({"diffusion.timesteps": 20, "model.learned_variance": True, "model.self_conditioning": True})
+    config = tiny(
+        {
+            "diffusion.timesteps": 20,
+            "generate.steps": 16,
+            "model.learned_variance": True,
+            "model.self_conditioning": True,
+        }
+    )
     spec = ImageSpec(size=28, channels=1, classes=10, name="mnist", class_names=tuple("0123456789"))
     network = build_network(config.model, spec)
     torch.manual_seed(0)

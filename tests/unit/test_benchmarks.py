@@ -251,6 +251,13 @@ def test_the_effects_of_a_grid_are_the_factors_of_its_choices():
     assert all(row["std"] == pytest.approx(row["fd_mnist"] / 1.5 * 0.5**0.5) for row in rows)
 
 
+def test_a_grid_of_one_seed_has_no_deviation(tmp_path: Path):
+    table = complete(grid_rows((0,)), (0,))
+    assert {row["std"] for row in effects(table)} == {"–"}
+    assert all(row["ddpm"] == f"{float(row['ddpm']):.3g}" for row in cells(table))
+    save(effects(table), tmp_path / "grid.json", {"cells": cells(table)})
+
+
 def test_a_cell_of_a_grid_counts_once_it_has_all_seeds():
     rows = grid_rows() + [row for row in grid_rows((2,)) if row["target"] == "v"]
     assert [(row["schedule"], row["target"]) for row in cells(complete(rows, (0, 1)))] == [

@@ -401,7 +401,8 @@ def test_nfe_is_the_number_of_evaluations_that_the_networks_make(
     tiny: Callable[..., Config], cpu: Runtime, changes: dict[str, object], guided: Sequence[str]
 ):
     scales = {f"generate.{key}": 2.0 if key in guided else 1.0 for key in ("guidance", "autoguidance")}
-    config = tiny(changes, {"generate.steps": 7}, scales)
+    intervals = {"generate.guidance_interval": [1.0, 5.0], "generate.autoguidance_interval": [0.3, 5.0]}
+    config = tiny(changes, {"generate.steps": 7}, scales, intervals)
     generator = class_generator(config, cpu)
     calls: list[Tensor] = []
 
