@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from benchmarks.common import arguments, run, sample, save, settings, show
 from ddpm.models.checkpoint import load_checkpoint
-from ddpm.sampling.batches import fitting_batch
 from ddpm.sampling.generator import make_generator
+from ddpm.utils.devices import fitting_batch
 from ddpm.utils.runtime import choose_runtime
 from stages.paths import MODEL
 

@@ -11,8 +11,8 @@ from benchmarks.common import evaluator, run, sample, settings
 from ddpm.evaluation.classes import ambiguous
 from ddpm.evaluation.frechet import fit_gaussian, frechet_distance
 from ddpm.models.checkpoint import load_checkpoint
-from ddpm.sampling.batches import fitting_batch
 from ddpm.sampling.generator import make_generator
+from ddpm.utils.devices import fitting_batch
 from ddpm.utils.files import significant, write_json
 from ddpm.utils.runtime import choose_runtime, one_thread
 from stages.paths import METRICS, MODEL

@@ -273,9 +273,9 @@ def _speed(bench: Bench, preset: str | None, peak: float) -> dict[str, float]:
     """Of a preset as ``bench`` computes. peak: FLOPs a second of a large matrix product."""
     from ddpm.data.image_set import denormalize
     from ddpm.models.checkpoint import load_checkpoint
-    from ddpm.sampling.batches import fitting_batch
     from ddpm.sampling.generator import make_generator
     from ddpm.training.state import Recipe
+    from ddpm.utils.devices import fitting_batch
 
     config, whole = bench.short(20 if bench.rehearse else 300, preset), bench.settings({}, preset)
     short, full = (Recipe(each.model, each.diffusion, each.train, each.seed) for each in (config, whole))

@@ -26,9 +26,9 @@ from benchmarks.common import (
     settings,
     show,
 )
-from ddpm.sampling.batches import fitting_batch
 from ddpm.sampling.generator import make_generator
 from ddpm.training.posthoc import averaged
+from ddpm.utils.devices import fitting_batch
 from ddpm.utils.files import atomic_path
 from ddpm.utils.runtime import choose_runtime
 

@@ -24,9 +24,9 @@ from tqdm import tqdm
 from benchmarks.common import arguments, run, save, settings, show
 from benchmarks.throughput import evaluate, prepared, random_batch, rate, step
 from ddpm.config import Config
-from ddpm.sampling.batches import fitting_batch
 from ddpm.training.ema import Ema
 from ddpm.training.optimizers import Optimizer
+from ddpm.utils.devices import fitting_batch
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.processes import worker_processes
 from ddpm.utils.runtime import choose_runtime, worker_count

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from benchmarks.common import arguments, check, defaults, earlier, quality, run, sample, save, settings, show
 from ddpm.models.checkpoint import load_checkpoint
-from ddpm.sampling.batches import fitting_batch
 from ddpm.sampling.generator import make_generator
+from ddpm.utils.devices import fitting_batch
 from ddpm.utils.files import atomic_path, sha256
 from ddpm.utils.runtime import choose_runtime
 from stages.paths import MODEL

@@ -9,7 +9,6 @@ from ddpm.config import Config
 from ddpm.data.image_set import read_image_set
 from ddpm.diffusion.likelihood import Likelihood, bits_per_dimension
 from ddpm.models.checkpoint import load_checkpoint
-from ddpm.sampling.batches import fitting_batch
 from ddpm.sampling.generator import make_denoiser
 from ddpm.utils.files import significant, write_json
 from ddpm.utils.processes import process_pool
@@ -25,8 +24,7 @@ def open_likelihood(config: Config, runtime: Runtime, path: Path, number: int = 
     denoiser = make_denoiser(checkpoint, str(path), runtime)
     given = torch.from_numpy(test.images).to(runtime.device), checkpoint.conditioning.labels(test, runtime.device)
     schedule, times = denoiser.schedule, config.likelihood.times_per_image
-    learned, size = denoiser.learned_variance, fitting_batch(len(test), runtime.device)
-    return Likelihood(denoiser.conditioned, *given, schedule, times, config.seed, learned, size)
+    return Likelihood(denoiser.conditioned, *given, schedule, times, config.seed, denoiser.learned_variance)
 
 
 def likelihood(config: Config) -> None:

@@ -21,7 +21,7 @@ from ddpm.diffusion.noise import normal_noise
 from ddpm.diffusion.process import q_sample
 from ddpm.diffusion.samplers import VARIANCES, Denoise, Noise, OnStep, learned_log_variance
 from ddpm.diffusion.schedule import Schedule
-from ddpm.utils.devices import of_each, to_device, with_float64
+from ddpm.utils.devices import fitting_batch, of_each, to_device, with_float64
 from ddpm.utils.processes import Pool
 from ddpm.utils.seeds import stream_number, torch_generator
 
@@ -81,7 +81,7 @@ class Likelihood:
     conditioned: `Denoiser.conditioned`, unguided. images: uint8 [n, c, h, w] on the device. labels: int64 [n] there,
     the conditioning labels, None for a network that knows none. learned: whether the denoiser predicts a variance too,
     the bound with which is then found as well. batch_size: how many images the network is given at once, at most, but
-    always a whole group. Raises ValueError for fewer than two images.
+    always a whole group; None for as many as are fast on the device. Raises ValueError for fewer than two images.
 
     Every image is evaluated at the decoder and at about ``times_per_image`` of the other steps, a comb of them; every
     comb belongs to as many images, chosen at random, its group, so that the estimate is unbiased. A group has at least
@@ -95,7 +95,7 @@ class Likelihood:
     times_per_image: int
     seed: int
     learned: bool = False
-    batch_size: int = 125
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.images) < 2:
@@ -113,7 +113,8 @@ class Likelihood:
 
     @property
     def _groups_per_batch(self) -> int:
-        return max(1, self.batch_size * self.groups // len(self.images))
+        size = self.batch_size or fitting_batch(len(self.images), self.images.device)
+        return max(1, size * self.groups // len(self.images))
 
     @torch.inference_mode()
     def terms(self, batch: int) -> list[dict[str, Tensor]]:

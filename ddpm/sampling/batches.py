@@ -19,14 +19,13 @@ from ddpm.config import Config, GenerateConfig
 from ddpm.data.image_set import denormalize
 from ddpm.sampling.generator import Generator
 from ddpm.sampling.trajectory import Trajectory
+from ddpm.utils.devices import fitting_batch
 from ddpm.utils.errors import lacks_memory
 from ddpm.utils.files import load_arrays, save_arrays
 from ddpm.utils.image_files import FORMATS
 from ddpm.utils.images import resize
 from ddpm.utils.processes import Pool
 from ddpm.utils.resume import restarting, stop_signals
-
-_MAX_BATCH = {"cpu": 125, "mps": 1000, "cuda": 1250}  # 10,000 images are enough of them for eight CUDA devices
 
 
 @dataclass(frozen=True)
@@ -41,11 +40,6 @@ class Batch:
     trajectory: dict[str, np.ndarray]
     seconds: float
     memory: int
-
-
-def fitting_batch(images: int, device: torch.device) -> int:
-    """A batch size that is fast on the device, and divides so many images with next to nothing over."""
-    return math.ceil(images / math.ceil(images / _MAX_BATCH[device.type]))
 
 
 def batch_count(config: Config, device: torch.device) -> int:

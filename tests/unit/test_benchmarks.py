@@ -40,10 +40,10 @@ from ddpm.evaluation.features import Features
 from ddpm.evaluation.features.classifier import MnistExtractor
 from ddpm.evaluation.frechet import fit_gaussian, frechet_distance
 from ddpm.models.checkpoint import save_checkpoint
-from ddpm.sampling.batches import fitting_batch
 from ddpm.training.ema import Ema
 from ddpm.training.optimizers import Optimizer
 from ddpm.training.state import TrainState
+from ddpm.utils.devices import fitting_batch
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.files import read_json, write_json
 from ddpm.utils.runtime import Runtime, wanted_device
