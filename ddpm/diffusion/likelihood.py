@@ -22,6 +22,7 @@ from ddpm.diffusion.process import q_sample
 from ddpm.diffusion.samplers import VARIANCES, Denoise, Noise, OnStep, learned_log_variance
 from ddpm.diffusion.schedule import Schedule
 from ddpm.utils.devices import fitting_batch, of_each, to_device, with_float64
+from ddpm.utils.errors import lacks_memory
 from ddpm.utils.processes import Pool
 from ddpm.utils.seeds import stream_number, torch_generator
 
@@ -81,7 +82,8 @@ class Likelihood:
     conditioned: `Denoiser.conditioned`, unguided. images: uint8 [n, c, h, w] on the device. labels: int64 [n] there,
     the conditioning labels, None for a network that knows none. learned: whether the denoiser predicts a variance too,
     the bound with which is then found as well. batch_size: how many images the network is given at once, at most, but
-    always a whole group; None for as many as are fast on the device. Raises ValueError for fewer than two images.
+    always a whole group; None for as many as are fast on the device. What memory does not hold is halved. Raises
+    ValueError for fewer than two images.
 
     Every image is evaluated at the decoder and at about ``times_per_image`` of the other steps, a comb of them; every
     comb belongs to as many images, chosen at random, its group, so that the estimate is unbiased. A group has at least
@@ -145,6 +147,17 @@ class Likelihood:
         return [dict(zip(found, part, strict=True)) for part in parts]
 
     def _terms_at(self, steps: Tensor, x_0: Tensor, chosen: Tensor) -> dict[str, Tensor]:
+        """`_terms_together`, in halves where memory does not hold so many images."""
+        try:
+            return self._terms_together(steps, x_0, chosen)
+        except RuntimeError as error:
+            if len(steps) == 1 or not lacks_memory(error):
+                raise
+        halves = zip(*(each.chunk(2) for each in (steps, x_0, chosen)), strict=True)
+        first, second = (self._terms_at(*half) for half in halves)
+        return {name: torch.cat([values, second[name]]) for name, values in first.items()}
+
+    def _terms_together(self, steps: Tensor, x_0: Tensor, chosen: Tensor) -> dict[str, Tensor]:
         """The decoder's terms, or those of other steps by their variance, of the images ``chosen``, each at its step.
 
         steps: int64 [n] on the CPU, all 0 or none. x_0: float32 [n, c, h, w]; chosen: int64 [n], their numbers.

@@ -274,6 +274,31 @@ def test_the_bound_does_not_depend_on_how_many_images_the_network_is_given(gauss
     assert found == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_batch_that_memory_does_not_hold_is_halved(gaussian_images: Tensor):
+    met: list[int] = []
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        met.append(len(x_t))
+        if len(x_t) > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return exact_denoiser(LINEAR)(x_t, t)
+
+    few, exact = gaussian_images[:301], exact_denoiser(LINEAR)
+    found = bits_per_dimension(Likelihood(lambda _: denoise, few, None, LINEAR, 5, 7), [])
+    assert max(met) > 80
+    assert found == pytest.approx(
+        bits_per_dimension(Likelihood(lambda _: exact, few, None, LINEAR, 5, 7), []), rel=1e-6
+    )
+
+
+def test_memory_that_holds_no_image_is_no_reason_to_go_on(gaussian_images: Tensor):
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        bits_per_dimension(Likelihood(lambda _: denoise, gaussian_images[:9], None, LINEAR, 5, 7), [])
+
+
 def open_likelihood(images: Tensor, number: int) -> Likelihood:
     return Likelihood(lambda _: exact_denoiser(LINEAR), images, None, LINEAR, 5, 7)
 
