@@ -330,7 +330,8 @@ def test_everything_that_can_be_used_has_a_name(page: Visit):
 def test_colour_images_of_another_size_without_classes_have_a_page_too(
     browser: Browser, tiny: Callable[..., Config], cpu: Runtime, tmp_path: Path
 ):
-    config = tiny({"model.initialization": "xavier", "model.classes": 0, "generate.guidance": 1.0, "generate.steps": 5})
+    unguided = {"generate.guidance": 1.0, "generate.autoguidance": 1.0}
+    config = tiny({"model.initialization": "xavier", "model.classes": 0, "generate.steps": 5}, unguided)
     torch.manual_seed(0)
     weights = {"ema": build_network(config.model, spec := ImageSpec(16, 3, 0)).state_dict()}
     checkpoint = Checkpoint(config.model, config.diffusion, spec, Conditioning.by_class([]), {}, weights)

@@ -134,12 +134,12 @@ def test_the_present_settings_are_a_point_of_a_space_that_holds_them(tmp_path: P
     space = {
         "train.lr": FloatDistribution(0.001, 0.1, log=True),
         "train.optimizer": CategoricalDistribution(["adamw", "muon"]),
-        "generate.guidance_interval": CategoricalDistribution([override([1.0, 5.0])]),
+        "generate.guidance_interval": CategoricalDistribution([override([1.5, 5.0])]),
     }
     assert present(space, tmp_path / "params.yaml") == {
         "train.lr": 0.01,
         "train.optimizer": "muon",
-        "generate.guidance_interval": "[1.0, 5.0]",
+        "generate.guidance_interval": "[1.5, 5.0]",
     }
     assert present({"train.lr": FloatDistribution(0.02, 0.1)}, SETTINGS) is None
     assert present({"train.optimizer": CategoricalDistribution(["adamw"])}, SETTINGS) is None
