@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from ddpm.data.image_set import normalize
 from ddpm.diffusion.bound import decoder_term, divergence
 from ddpm.diffusion.noise import normal_noise
 from ddpm.diffusion.process import q_sample
-from ddpm.diffusion.samplers import VARIANCES, Denoise, Noise, OnStep, learned_log_variance
+from ddpm.diffusion.samplers import VARIANCES, Denoise, LearnedDenoise, Noise, OnStep, learned_log_variance
 from ddpm.diffusion.schedule import Schedule
 from ddpm.utils.devices import fitting_batch, of_each, to_device, with_float64
 from ddpm.utils.errors import lacks_memory
@@ -28,17 +27,6 @@ from ddpm.utils.seeds import stream_number, torch_generator
 
 # (x_t [n, c, h, w], the training time of each image, int64 [n] on the CPU) -> x̂_0: see `Denoiser`.
 DenoiseEach = Callable[[Tensor, Tensor], Tensor]
-
-
-@runtime_checkable
-class LearnedDenoiseEach(Protocol):
-    """A `DenoiseEach` of a network that predicts the variance of the reverse steps too."""
-
-    def __call__(self, x_t: Tensor, t: Tensor, /) -> Tensor: ...  # noqa: D102 (see above)
-
-    def with_fraction(self, x_t: Tensor, t: Tensor, /) -> tuple[Tensor, Tensor]:
-        """See `ddpm.diffusion.samplers.LearnedDenoise`."""
-        ...
 
 
 def prior_term(x_0: Tensor, schedule: Schedule) -> Tensor:
@@ -90,7 +78,7 @@ class Likelihood:
     two images: of few images each is evaluated at more steps.
     """
 
-    conditioned: Callable[[Tensor | None], DenoiseEach | LearnedDenoiseEach]
+    conditioned: Callable[[Tensor | None], DenoiseEach | LearnedDenoise]
     images: Tensor
     labels: Tensor | None
     schedule: Schedule
@@ -169,7 +157,7 @@ class Likelihood:
         denoise = self.conditioned(None if self.labels is None else self.labels[chosen])
         log_variance, times = {}, schedule.times[steps]
         if self.learned:
-            assert isinstance(denoise, LearnedDenoiseEach)
+            assert isinstance(denoise, LearnedDenoise)
             x_0_hat, fraction = (part.to(exact) for part in denoise.with_fraction(x_t, times))
             log_variance["learned"] = learned_log_variance(schedule, steps, fraction.double())
         else:

@@ -29,11 +29,14 @@ OnStep = Callable[[int, Tensor, Tensor], None]
 
 @runtime_checkable
 class LearnedDenoise(Protocol):
-    """A `Denoise` of a network that predicts the variance of the reverse step too."""
+    """A `Denoise` of a network that predicts the variance of the reverse step too.
 
-    def __call__(self, x_t: Tensor, t: int, /) -> Tensor: ...  # noqa: D102 (see the module)
+    t: the training time of all images, or of each, as in `ddpm.diffusion.denoiser.Denoiser`.
+    """
 
-    def with_fraction(self, x_t: Tensor, t: int, /) -> tuple[Tensor, Tensor]:
+    def __call__(self, x_t: Tensor, t: int | Tensor, /) -> Tensor: ...  # noqa: D102 (see the module)
+
+    def with_fraction(self, x_t: Tensor, t: int | Tensor, /) -> tuple[Tensor, Tensor]:
         """x̂_0 and, for every pixel, where the variance lies between β̃_t (0) and β_t (1): shaped like it."""
         ...
 

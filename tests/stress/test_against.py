@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from shutil import rmtree
 
 from clones import REPOSITORY, commit, empty_repository, ended, run_in
 
@@ -25,6 +26,14 @@ for path in map(Path, {1}):
 with open("{2}/runs", "a") as runs:
     print({0}, file=runs)
 """
+SAMPLE = """
+import json
+from ruamel.yaml import YAML
+generate = YAML().load(open("params.yaml"))["generate"]
+assert generate["replicates"] == 0
+cost = {{"generate_seconds": {0} * generate["num_images"], "generate_nfe": 3}}
+json.dump(cost, open("data/cost/generate.json", "w"))
+"""
 
 
 def test_each_commit_is_run_once_from_nothing_and_the_ratio_is_new_over_old(tmp_path: Path):
@@ -37,8 +46,12 @@ def test_each_commit_is_run_once_from_nothing_and_the_ratio_is_new_over_old(tmp_
     (folder / "params.yaml").write_text((REPOSITORY / "params.yaml").read_text())
     for seconds in (8.0, 4.0):
         (folder / "make.py").write_text(MAKE.format(seconds, FILES, tmp_path))
+        (folder / "stages").mkdir()
+        (folder / "stages/__init__.py").touch()
+        (folder / "stages/generate.py").write_text(SAMPLE.format(seconds))
         run_in(folder, "dvc", "repro", "--quiet")
         commit(folder, f"{seconds} seconds")
+        rmtree(folder / "stages")  # which would hide those of the benchmark; the clones have them
     (tmp_path / "runs").unlink()
     command = (sys.executable, "-m", "benchmarks.against", "HEAD~1", "--json", "found.json")
     for _ in range(2):
@@ -49,5 +62,11 @@ def test_each_commit_is_run_once_from_nothing_and_the_ratio_is_new_over_old(tmp_
     assert [row["train_seconds"] for row in found["rows"]] == [4.0, 8.0]
     assert found["ratio"][0]["train_seconds"] == 0.5
     assert found["ratio"][0]["repro_seconds"] > 0
+    done = ended(folder, *command, "--images", "40", PYTHONPATH=str(REPOSITORY))
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((folder / "found.json").read_text())
+    assert [(row["images"], row["generate_seconds"]) for row in found["rows"]] == [(40, 160.0), (40, 320.0)]
+    assert [row["evaluations_per_second"] for row in found["rows"]] == [0.75, 0.375]
+    assert found["ratio"] == [{"generate_seconds": 0.5, "evaluations_per_second": 2.0}]
     done = ended(folder, *command[:3], "nowhere", PYTHONPATH=str(REPOSITORY))
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
