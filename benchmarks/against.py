@@ -79,6 +79,8 @@ def main() -> None:
     given = parser.parse_args()
     leave_surroundings()
     folders = {each: given.work.absolute() / each[:7] for each in map(commit_of, ("HEAD", given.revision))}
+    if len(folders) == 1:
+        raise DdpmError(f"{given.revision} is the commit that is checked out: name an earlier one.")
     rows = []
     for commit, folder in folders.items():
         rows.append(repro(commit, folder))

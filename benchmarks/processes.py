@@ -49,7 +49,7 @@ def images_per_second(config: Config, work: str, compiled: str, threads: int, si
     loss, network = prepared(config, runtime)
     batch = random_batch(size, config.diffusion.timesteps, runtime.device)
     if work == "train":
-        optimizer = Optimizer(config.train.optimizer, network, config.train)
+        optimizer = Optimizer(config.train.optimizer, network, config.train, runtime.precision)
         once = partial(step, loss, batch, optimizer, Ema(network, config.train.ema_decay))
     else:
         once = partial(evaluate, loss, batch)

@@ -92,11 +92,12 @@ def compute_and_update(config: Config, shards: int) -> tuple[list[float], float]
         network = runtime.prepare(build_network(config.model, SPEC)).train()
         objective, predict = build_objective(config.diffusion, config.train), runtime.predictor(network)
         errors = runtime.compile(partial(objective.squared_errors, predict))
-        optimizer, ema = Optimizer(config.train.optimizer, network, config.train), Ema(network, config.train.ema_decay)
+        optimizer = Optimizer(config.train.optimizer, network, config.train, runtime.precision)
+        ema = Ema(network, config.train.ema_decay)
         gradients = ShardGradients(network, shards, ALONE)
         size = config.train.batch_size // shards
         images = torch.randint(256, (size, *SPEC.shape), dtype=torch.uint8)
-        t, labels = torch.randint(1000, (size,)), torch.zeros(size, dtype=torch.int64)
+        t, labels = torch.randint(config.diffusion.timesteps, (size,)), torch.zeros(size, dtype=torch.int64)
         eps = torch.randn(size, *SPEC.shape)
 
         def update() -> None:
@@ -155,8 +156,7 @@ def main() -> None:
     for name in ("shard-ms", "update-ms", "latency-us", "gb-per-s"):
         parser.add_argument(f"--{name}", type=float, help="in place of measuring it: all four, or none")
     given = parser.parse_args()
-    config = settings(QUIET, {"runtime.device": "cpu"})
-    config = config.model_copy(update={"train": config.train.model_copy(update={"shards": given.shards})})
+    config = settings(QUIET, {"runtime.device": "cpu", "train.shards": given.shards})
     values = sum(weight.numel() for weight in build_network(config.model, SPEC).parameters())
     constants_given = given.shard_ms, given.update_ms, given.latency_us, given.gb_per_s
     if len({value is None for value in constants_given}) > 1:

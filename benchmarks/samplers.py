@@ -29,7 +29,7 @@ SAMPLERS = {
     "dpmpp_2m, log-SNR": {"generate.sampler": "dpmpp_2m", "generate.eta": 0.0, "generate.spacing": "log_snr"},
     "heun": {"generate.sampler": "heun"},
 }
-COMMON = {"generate.spacing": "even", "generate.variance": "small"}
+COMMON = {"generate.spacing": "even", "generate.variance": "small", "generate.autoguidance": 1.0}
 DEFINITIONS = {"sampler": SAMPLERS}
 
 

@@ -23,7 +23,7 @@ def changes(sampling: str) -> dict[str, Any]:
     """The settings that a --sampling names, by dotted key. Raises DdpmError for what names none."""
     try:
         found = YAML(typ="safe", pure=True).load(f"{{{sampling}}}")
-    except YAMLError as error:
+    except (YAMLError, ValueError) as error:  # the latter of a date that is none
         raise DdpmError(f'--sampling "{sampling}": name settings, such as "guidance: 1.2, steps: 30".') from error
     return {f"generate.{key}": value for key, value in found.items()}
 

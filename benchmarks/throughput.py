@@ -112,7 +112,7 @@ def measure(given: Namespace) -> None:
         for kind, sizes in BATCHES.items():
             loss, network = prepared(config, runtime)
             optimizer, ema = (
-                Optimizer(config.train.optimizer, network, config.train),
+                Optimizer(config.train.optimizer, network, config.train, runtime.precision),
                 Ema(network, config.train.ema_decay),
             )
             for size in sizes:

@@ -351,6 +351,8 @@ class Model:
         generator = self._deterministic(settings) if seed is None else self._changed(settings)
         given = [None if classes is None else classes[i : i + 1] for i in range(2)]
         known = [self._known(image, label, there) for image, label in zip(ends, given, strict=True)]
+        if generator.config.variance == "learned" and not _same(*known):
+            generator = generator.changed(variance="small")  # a mixture of two predictions comes with no variance
         of_ends = [self._denoiser(generator, label) for label in known]
         fraction = torch.linspace(0.0, 1.0, count, device=self.device).view(-1, 1, 1, 1)
         one, other = (self._denoiser(generator, None if label is None else label.expand(count)) for label in known)

@@ -70,9 +70,9 @@ def read_space(given: Sequence[str]) -> dict[str, Any]:
         key, is_pair, value = text.partition("=")
         try:
             found = {key: yaml.load(value)} if is_pair else yaml.load(Path(text))
-        except (OSError, YAMLError) as error:
+        except (OSError, YAMLError, ValueError) as error:  # of a date that is none, such as 2024-13-01
             raise DdpmError(f"{text}: neither KEY=VALUE nor a YAML file that can be read.") from error
-        if not isinstance(found, dict):
+        if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
             raise DdpmError(f"{text}: no settings with dotted keys, such as `train.lr: [0.003, 0.03, log]`.")
         space |= found
     return space

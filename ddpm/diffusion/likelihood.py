@@ -215,7 +215,9 @@ def bits_per_dimension(
         for number in tqdm(numbers, desc="likelihood", unit="batch")
         for group in (shared[number].result() if pool else likelihood.terms(number))
     ]
-    nats, unit = -torch.tensor(frequencies).double().log(), likelihood.images[0].numel() * math.log(2.0)
+    known, unit = torch.tensor(frequencies).double(), likelihood.images[0].numel() * math.log(2.0)
+    # A cluster that no training image is nearest to, in the end: half as frequent as the rarest that has one.
+    nats = -torch.where(known > 0, known, known[known > 0].min() / 2).log() if len(known) else known
     for group in found:
         group["label"] = nats[group["label"]] if "label" in group else torch.zeros_like(group["prior"])
     fixed = ("prior", "decoder", "label")

@@ -48,8 +48,11 @@ def nearest_labels(
     values = F.adaptive_avg_pool2d(torch.from_numpy(images).double() / 255 * there, side)
     points = torch.where(share > 0, values / share.clamp(min=1e-9), 0.0).flatten(1)
     weights = share.expand(-1, images.shape[1], -1, -1).flatten(1)
-    differences = points[:, None] - conditioning.centroids[rows].double()
-    clusters = (weights[:, None] * differences**2).sum(-1).argmin(1)
+    clusters = torch.empty_like(rows)
+    for label, centroids in enumerate(conditioning.centroids.double()):
+        w, x = weights[members := rows == label], points[members]
+        # Σ w (x − c)², but for Σ w x², which is the same for every centroid c.
+        clusters[members] = (w @ (centroids**2).T - 2.0 * (w * x) @ centroids.T).argmin(1)
     return rows * conditioning.clusters + clusters
 
 

@@ -6,6 +6,7 @@ neighbour small ones then take many times as long. Results have the same bits fo
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -17,6 +18,7 @@ from ddpm.utils.runtime import one_thread, worker_count
 A = TypeVar("A")
 R = TypeVar("R")
 _CPU = torch.device("cpu")
+_WAITING = 16  # items for each thread that are made at a time: an item may be as large as what it is computed from
 
 
 def in_threads(
@@ -28,9 +30,16 @@ def in_threads(
     """
     if device.type != "cpu":
         return list(tqdm(map(function, items), total=count, desc=label, unit=unit))
+    results: list[R] = []
     with (
         one_thread(device),
         threadpool_limits(1, user_api="blas"),
-        ThreadPoolExecutor(worker_count("auto")) as pool,
+        ThreadPoolExecutor(threads := worker_count("auto")) as pool,
+        tqdm(total=count, desc=label, unit=unit) as progress,
     ):
-        return list(tqdm(pool.map(function, items), total=count, desc=label, unit=unit))
+        remaining = iter(items)
+        while some := list(islice(remaining, _WAITING * threads)):
+            for result in pool.map(function, some):
+                results.append(result)
+                progress.update()
+    return results

@@ -68,5 +68,6 @@ def test_each_commit_is_run_once_from_nothing_and_the_ratio_is_new_over_old(tmp_
     assert [(row["images"], row["generate_seconds"]) for row in found["rows"]] == [(40, 160.0), (40, 320.0)]
     assert [row["evaluations_per_second"] for row in found["rows"]] == [0.75, 0.375]
     assert found["ratio"] == [{"generate_seconds": 0.5, "evaluations_per_second": 2.0}]
-    done = ended(folder, *command[:3], "nowhere", PYTHONPATH=str(REPOSITORY))
-    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    for wrong in ("nowhere", "HEAD"):
+        done = ended(folder, *command[:3], wrong, PYTHONPATH=str(REPOSITORY))
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)

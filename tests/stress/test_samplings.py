@@ -37,6 +37,7 @@ def test_each_sampling_is_a_row_and_those_that_are_there_stay(repository: Path):
     ("sampling", "said"),
     [
         ("guidance: [1", 'error: --sampling "guidance: [1": name settings, such as "guidance: 1.2, steps: 30".'),
+        ("steps: 2024-13-01", "name settings, such as"),
         ("guidence: 1", "unknown key generate.guidence"),
         ("steps: 0", "generate.steps = 0"),
     ],

@@ -463,6 +463,16 @@ def test_in_painting_takes_the_small_variance_for_a_learned_one(
     assert not np.array_equal(learned, large)
 
 
+def test_between_two_labels_the_small_variance_is_taken_for_a_learned_one(with_features: ddpm.Model, some: ImageSet):
+    a, b = some.images[1], some.images[8]
+
+    def between(labels: tuple[int, int], variance: str) -> np.ndarray:
+        return with_features.interpolate(a, b, 3, labels=labels, seed=1, steps=5, variance=variance)
+
+    assert np.array_equal(between((1, 8), "learned"), between((1, 8), "small"))
+    assert not np.array_equal(between((1, 1), "learned"), between((1, 1), "small"))
+
+
 def test_denoising_is_one_evaluation_of_the_network(model: ddpm.Model, some: ImageSet):
     x_0 = normalize(torch.from_numpy(some.images))
     alpha_bar = model.generator.denoiser.schedule.alpha_bar[300].float()

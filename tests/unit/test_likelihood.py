@@ -212,6 +212,12 @@ def test_the_bound_is_the_sum_of_its_parts_with_the_labels(gaussian_images: Tens
     assert sorted(met) == sorted(labels.tolist())
 
 
+def test_a_label_that_no_training_image_has_costs_a_bit_more_than_the_rarest(gaussian_images: Tensor):
+    images, labels = gaussian_images[:40], torch.arange(40) % 2
+    found = bits(lambda _: exact_denoiser(LINEAR), images, labels, [0.0, 1.0], LINEAR, 5)
+    assert found["bpd_label"] == pytest.approx(0.5 / 36, rel=1e-9)
+
+
 class LearnedDenoiser:
     """The exact denoiser with the variance that is right for pixels that are N(MEAN, DEVIATION²)."""
 

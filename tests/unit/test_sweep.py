@@ -106,7 +106,7 @@ def test_a_range_that_is_none_is_refused(value: list[Any]):
         distribution("train.lr", value)
 
 
-@pytest.mark.parametrize("text", ["train.lr", "nowhere.yaml", "train.lr=[0.1,"])
+@pytest.mark.parametrize("text", ["train.lr", "nowhere.yaml", "train.lr=[0.1,", "train.lr=2024-13-01"])
 def test_what_is_no_setting_is_refused(text: str):
     with pytest.raises(DdpmError, match="neither KEY=VALUE nor a YAML file"):
         read_space([text])

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from threading import get_ident
 
 import numpy as np
@@ -34,6 +35,21 @@ def test_results_are_in_the_order_of_the_items_and_each_is_computed_by_one_threa
     assert {torch_threads for _, torch_threads, _ in found} == {1}
     assert all(within == {1} for _, _, within in found)
     assert (torch.get_num_threads(), blas_threads()) == outside
+
+
+def test_items_are_made_as_they_are_needed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(threads, "worker_count", lambda _: 2)
+    made, done = 0, []
+
+    def items() -> Iterator[int]:
+        nonlocal made
+        for made in range(1, 1001):
+            yield made - len(done)
+
+    # How many more had been made than computed when each was made: not all thousand at once.
+    ahead = in_threads(lambda more: done.append(more) or more, items(), 1000, "items", "item")
+    assert made == len(ahead) == 1000
+    assert max(ahead) < 100
 
 
 def test_an_error_in_a_thread_is_raised_and_the_threads_of_products_are_as_before(outside: tuple[int, set[int]]):
