@@ -55,7 +55,7 @@ from ddpm.diffusion.likelihood import log_likelihood_bound
 from ddpm.diffusion.noise import ImageNoise
 from ddpm.diffusion.objective import Predict
 from ddpm.diffusion.samplers import OnStep, ddim
-from ddpm.diffusion.schedule import SPACINGS, Schedule, respace
+from ddpm.diffusion.schedule import Schedule, spaced
 from ddpm.models.checkpoint import Checkpoint, load_checkpoint
 from ddpm.sampling.conditions import known_error, labels_of_classes, nearest_labels
 from ddpm.sampling.generator import Generator, make_generator
@@ -517,7 +517,7 @@ class Model:
             return None
         x_0, known = self._to_device(images), torch.from_numpy(~painted).to(self.device)
         schedule, numbers = self.generator.denoiser.schedule, range(1, len(images) + 1)
-        steps = respace(schedule, SPACINGS["trailing"](schedule, min(_CLASSIFYING_STEPS, len(schedule))))
+        steps = spaced(schedule, min(_CLASSIFYING_STEPS, len(schedule)), "trailing")
         errors = []
         classes = tqdm(np.arange(self.classes), desc="classify", unit="class", delay=_SHOWN_AFTER, leave=False)
         for label in classes:
@@ -539,7 +539,7 @@ class Model:
     def _part(self, generator: Generator, strength: float) -> Schedule:
         """The steps from the time ``strength`` on."""
         part, steps = shortened(generator.denoiser.schedule, strength, generator.config.steps)
-        return respace(part, SPACINGS[generator.config.spacing](part, steps))
+        return spaced(part, steps, generator.config.spacing)
 
     def _images(self, given: ImagesIn, count: int) -> np.ndarray:
         """Images of a caller as uint8 [n, c, h, w]; a single one ``count`` times."""

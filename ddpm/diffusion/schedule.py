@@ -188,6 +188,13 @@ def respace(schedule: Schedule, times: Tensor) -> Schedule:
     return Schedule(beta_of(schedule.alpha_bar[times]), schedule.times[times])
 
 
+def spaced(schedule: Schedule, steps: int, spacing: str) -> Schedule:
+    """So many steps of a sampling run, at times by that entry of `SPACINGS`. Raises DdpmError where it has fewer."""
+    if steps > len(schedule):
+        raise DdpmError(f"generate.steps={steps} exceeds the {len(schedule)} timesteps of the checkpoint.")
+    return respace(schedule, SPACINGS[spacing](schedule, steps))
+
+
 @SPACINGS.register("even")
 def even_times(schedule: Schedule, steps: int) -> Tensor:
     """``steps`` times spread evenly over those of ``schedule``, both ends among them (the last alone for one step).

@@ -13,7 +13,7 @@ from ddpm.diffusion.guidance import Guidance
 from ddpm.diffusion.noise import normal_table
 from ddpm.diffusion.process import eps_from_x_0, q_posterior_mean, q_sample
 from ddpm.diffusion.samplers import reverse_variance
-from ddpm.diffusion.schedule import SPACINGS, Schedule, build_schedule, respace
+from ddpm.diffusion.schedule import Schedule, build_schedule, spaced
 from ddpm.export.browser_runtime import FILES
 from ddpm.export.denoise import evaluated, export, restore_denoise
 from ddpm.models.checkpoint import Checkpoint
@@ -62,9 +62,12 @@ def write_page(
 
 
 def model_facts(checkpoint: Checkpoint, settings: GenerateConfig, seed: int) -> dict[str, Any]:
-    """What the page's scripts know of the model: its images, labels, the settings, and the steps by their number."""
+    """What the page's scripts know of the model: its images, labels, the settings, and the steps by their number.
+
+    Raises DdpmError for settings with more steps than the network was trained on.
+    """
     schedule, conditioning = build_schedule(checkpoint.diffusion), checkpoint.conditioning
-    counts = sorted({count for count in (*_STEP_COUNTS, settings.steps) if count <= len(schedule)})
+    counts = sorted({settings.steps, *(count for count in _STEP_COUNTS if count <= len(schedule))})
     return {
         "image": asdict(checkpoint.spec),
         "classes": conditioning.classes,
@@ -90,8 +93,7 @@ def step_weights(schedule: Schedule, settings: GenerateConfig, count: int) -> di
     eps. ``again``: back to x_t from x_{t−1}, x_t · x_{t−1} + noise · eps (DDPM, eq. 2). ``t``: the training times.
     ``moves``: see `repaint_moves`. ``guided``, ``autoguided``: where there is guidance.
     """
-    times = SPACINGS[settings.spacing](schedule, count)
-    steps = respace(schedule, times)
+    steps = spaced(schedule, count, settings.spacing)
     alpha_bar, alpha_bar_prev, beta = steps.alpha_bar, steps.alpha_bar_prev, steps.beta
     one, zero = torch.ones_like(beta), torch.zeros_like(beta)
     # A learned variance differs from pixel to pixel: the page takes the one that needs no network.
@@ -112,7 +114,7 @@ def step_weights(schedule: Schedule, settings: GenerateConfig, count: int) -> di
         "again": {"x_t": q_sample(one, 1.0 - beta, zero), "noise": q_sample(zero, 1.0 - beta, one)},
     }
     intervals = {"guided": settings.guidance_interval, "autoguided": settings.autoguidance_interval}
-    active = {key: Guidance(2.0, ends).is_active(schedule.alpha_bar[times]) for key, ends in intervals.items()}
+    active = {key: Guidance(2.0, ends).is_active(schedule.alpha_bar[steps.times]) for key, ends in intervals.items()}
     listed = {key: {part: values.tolist() for part, values in parts.items()} for key, parts in weights.items()}
-    moves = repaint_moves(count, JUMP_LENGTH, RESAMPLINGS)
-    return {"t": times.tolist(), "moves": moves} | {key: values.tolist() for key, values in active.items()} | listed
+    taken = {"t": steps.times.tolist(), "moves": repaint_moves(count, JUMP_LENGTH, RESAMPLINGS)}
+    return taken | {key: values.tolist() for key, values in active.items()} | listed

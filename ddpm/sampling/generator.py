@@ -17,7 +17,7 @@ from ddpm.diffusion.noise import ImageNoise
 from ddpm.diffusion.objective import Predict
 from ddpm.diffusion.process import TARGETS
 from ddpm.diffusion.samplers import SAMPLERS, OnStep, Sampler, evaluated_times
-from ddpm.diffusion.schedule import SPACINGS, Schedule, build_schedule, respace
+from ddpm.diffusion.schedule import Schedule, build_schedule, spaced
 from ddpm.models.checkpoint import Checkpoint, load_checkpoint, restore_network
 from ddpm.models.conditioning import Conditioning
 from ddpm.sampling.labels import balanced_labels, class_number
@@ -48,10 +48,7 @@ class Generator:
     @property
     def steps(self) -> Schedule:
         """The steps of the sampling run: the training's schedule, respaced. Raises DdpmError where it has fewer."""
-        schedule, count = self.denoiser.schedule, self.config.steps
-        if count > len(schedule):
-            raise DdpmError(f"generate.steps={count} exceeds the {len(schedule)} timesteps of the checkpoint.")
-        return respace(schedule, SPACINGS[self.config.spacing](schedule, count))
+        return spaced(self.denoiser.schedule, self.config.steps, self.config.spacing)
 
     @property
     def sampler(self) -> Sampler:

@@ -19,6 +19,8 @@ from ddpm.training.run_folder import RunFolder
 from ddpm.training.state import Recipe, TrainState, image_tensor
 from ddpm.utils.runtime import Runtime, one_thread
 
+_ASK_EVERY = 50  # steps at most between two questions whether to stop, where a question waits for the device
+
 
 def train(
     recipe: Recipe,
@@ -68,7 +70,8 @@ def train(
                         losses[shard - gradients.mine.start] = objective.losses(errors.detach(), t)
             if times:
                 times.update(batch.t, ranks.gather(losses)[: config.shards].flatten())
-            loss, stop = gradients.exchange(stop=asked(), ask=device.type == "cpu" or step % config.log_every == 0)
+            ask = device.type == "cpu" or step % min(config.log_every, _ASK_EVERY) == 0
+            loss, stop = gradients.exchange(stop=asked(), ask=ask)
             norm = torch.nn.utils.clip_grad_norm_(state.network.parameters(), config.grad_clip)
             factor = lr_factor(step, total, config.warmup_steps, config.lr_decay)
             state.optimizer.step(factor)

@@ -17,7 +17,7 @@ from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.noise import ImageNoise
 from ddpm.diffusion.objective import Objective
 from ddpm.diffusion.samplers import ddpm
-from ddpm.diffusion.schedule import build_schedule, even_times, respace
+from ddpm.diffusion.schedule import build_schedule, spaced
 from ddpm.models.build import flops_per_image
 from ddpm.models.checkpoint import save_checkpoint
 from ddpm.training.ranks import Ranks
@@ -205,7 +205,7 @@ class Monitor:
             labels=labels,
             self_conditioning=self.state.recipe.model.self_conditioning,
         ).remembering()
-        steps = respace(self.schedule, even_times(self.schedule, self.config.preview_steps))
+        steps = spaced(self.schedule, self.config.preview_steps, "even")
         return denormalize(ddpm()(denoiser, noise(), steps, noise))
 
     def save(self, name: str, metadata: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from ddpm.export import browser_runtime
 from ddpm.export.browser_runtime import FILES, fetch_runtime
 from ddpm.export.denoise import TOLERANCE, Denoise, difference, export, restore_denoise
 from ddpm.export.formats import EXPORT_FORMATS, Format
-from ddpm.export.page import step_weights
+from ddpm.export.page import model_facts, step_weights
 from ddpm.export.write import write_export
 from ddpm.models.build import build_network
 from ddpm.models.checkpoint import Checkpoint
@@ -92,6 +92,18 @@ def test_an_error_of_the_prediction_counts_alike_whatever_it_is_of(checkpoint: C
         with torch.inference_mode():
             found = difference(Denoise(network, made), denoise, 200)
         assert 0.8 * network.error < found < 1.2 * network.error
+
+
+def test_more_steps_than_the_network_has_times_are_refused_as_in_sampling(
+    checkpoint: Callable[..., Checkpoint], tiny: Callable[..., Config]
+):
+    made, settings = (
+        checkpoint({"diffusion.timesteps": 20, "generate.steps": 20}),
+        tiny({"generate.steps": 21}).generate,
+    )
+    with pytest.raises(DdpmError, match=r"generate\.steps=21 exceeds the 20 timesteps of the checkpoint"):
+        model_facts(made, settings, 0)
+    assert list(model_facts(made, settings.model_copy(update={"steps": 20}), 0)["steps"])[-1] == 20
 
 
 def test_colour_images_of_another_size_are_exported_too(checkpoint: Callable[..., Checkpoint], tmp_path: Path):
