@@ -269,12 +269,16 @@ class Sweep(KeptRun):
         """The headline numbers of a trial's experiment, None where it failed. Raises Pruned, DdpmError."""
         folder = self.folder / str(trial.number)
         if not self.headline(trial.number):
-            with self.process(trial, folder) as process:
-                while _runs(process):
-                    time.sleep(POLL_SECONDS)
-                    self.report(trial, (folder / "ckpt").glob(f"train-*/files/{DISTANCES.relative_to('data')}"))
-                    if trial.should_prune():
-                        raise Pruned
+            try:
+                with self.process(trial, folder) as process:
+                    while _runs(process):
+                        time.sleep(POLL_SECONDS)
+                        self.report(trial, (folder / "ckpt").glob(f"train-*/files/{DISTANCES.relative_to('data')}"))
+                        if trial.should_prune():
+                            raise Pruned
+            except Pruned:
+                if not self.headline(trial.number):  # one that ended before it could be stopped counts
+                    raise
         if found := self.headline(trial.number):
             if self.metric not in found:
                 raise DdpmError(f"{METRICS}/headline.json has no {self.metric}: choose one of {', '.join(found)}.")

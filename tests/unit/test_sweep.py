@@ -1,7 +1,10 @@
 """What a sweep searches, what it refuses, and what its table says; real trials run in tests/stress."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from ddpm.utils.errors import DdpmError
 from tools import sweep as tool
 from tools.sweep import (
+    Pruned,
     Sweep,
     check_images,
     check_metric,
@@ -159,6 +163,33 @@ def test_a_sweep_goes_on_when_it_is_called_again_after_failures(tmp_path: Path, 
     with Sweep("again", {"seed": [1, 2]}, "val_loss", 4) as sweep:
         sweep.search(study := sweep.open(), 8)
     assert [trial.value for trial in study.trials] == [1.0, None, None, None, 2.0, None, None, 3.0]
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_trial_that_ended_before_it_could_be_stopped_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: bool
+):
+    monkeypatch.setenv("DDPM_CKPT_DIR", str(tmp_path))
+    monkeypatch.setattr("tools.sweep.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("tools.sweep._runs", lambda _: True)
+    found: dict[str, float] = {}
+
+    @contextmanager
+    def process(*_: object) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            found.update({"val_loss": 1.0} if ends else {})
+
+    monkeypatch.setattr(Sweep, "process", process)
+    monkeypatch.setattr(Sweep, "headline", lambda *_: found)
+    monkeypatch.setattr(Sweep, "report", lambda *_: None)
+    hopeless: Any = SimpleNamespace(number=0, should_prune=lambda: True)
+    with (
+        Sweep("seek", {"seed": [1, 2]}, "val_loss", 4) as sweep,
+        nullcontext() if ends else pytest.raises(Pruned),
+    ):
+        assert sweep.measure(hopeless) == {"val_loss": 1.0}
 
 
 def test_an_empty_list_is_a_fixed_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
