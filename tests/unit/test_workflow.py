@@ -89,7 +89,9 @@ def test_actions_are_pinned_and_know_the_projects_python():
     assert all(re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action) for action in uses)
     assert len(set(uses)) == len({action.partition("@")[0] for action in uses}) == 4, "one version each"
     versions = {step["with"]["python-version"] for step in STEPS if "python-version" in step.get("with", {})}
-    assert versions == set(re.findall(r"--python-version ([\d.]+)", (REPOSITORY / "Makefile").read_text()))
+    of_the_lock = set(re.findall(r"--python-version ([\d.]+)", (REPOSITORY / "Makefile").read_text()))
+    assert versions == of_the_lock | {"${{ matrix.python }}"}
+    assert of_the_lock < set(CHECKS["jobs"]["test"]["strategy"]["matrix"]["python"]), "the tests run by a newer one too"
 
 
 def test_only_the_comment_and_the_pages_may_write_and_no_script_holds_what_a_stranger_wrote():
