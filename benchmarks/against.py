@@ -90,8 +90,9 @@ def main() -> None:
         show(rows)
     new, old = rows
     timed = [key for key in new if key.endswith(("seconds", "per_second"))]
-    show([{"": "ratio", **{key: new[key] / old[key] for key in timed}}])
-    save(rows, given.json, {"ratio": [{key: new[key] / old[key] for key in timed}]})
+    ratio = {key: new[key] / old[key] for key in timed}
+    show([{"": "ratio", **ratio}])
+    save(rows, given.json, {"ratio": [ratio]})
 
 
 if __name__ == "__main__":

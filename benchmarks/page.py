@@ -20,6 +20,8 @@ _PLACE = re.compile(r"^<!-- (\w+)(?::(\w+))? -->\n.*?<!-- end -->", re.DOTALL | 
 
 def cell(value: object) -> str:
     """A value as a reader wants it: three significant digits, thousands set apart."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if not isinstance(value, float):
         return f"{value:,}" if isinstance(value, int) else str(value)
     if abs(value) >= 1000:
