@@ -508,6 +508,7 @@ class Model:
         found = nearest_labels(self.generator.conditioning, images, known, classes)
         sampled = self._labels(range(1, len(images) + 1), None if auto else classes, self.generator)
         if found is None or sampled is None:
+            self.generator.needs_null_label("images without class labels", "give labels")
             return None
         return torch.where(torch.from_numpy(known.any((1, 2, 3))).to(self.device), found.to(self.device), sampled)
 
@@ -627,6 +628,7 @@ def _generator(checkpoint: Checkpoint, name: str, config: GenerateConfig | None,
         config = config.model_copy(
             update={
                 "steps": min(config.steps, checkpoint.diffusion.timesteps),
+                "guidance": config.guidance if checkpoint.null_label else 1.0,
                 "autoguidance": config.autoguidance if checkpoint.tensors.get("guide") else 1.0,
             }
         )

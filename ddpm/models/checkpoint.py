@@ -75,6 +75,11 @@ class Checkpoint:
     metadata: dict[str, Any]
     tensors: dict[str, dict[str, Tensor]] = field(repr=False)
 
+    @property
+    def null_label(self) -> bool:
+        """Whether the network was trained with the null label, too. Only metadata of one that was not name it."""
+        return bool(self.metadata.get("null_label", True))
+
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write atomically. Raises OSError that names ``path`` (a full disk, a folder that cannot be written)."""

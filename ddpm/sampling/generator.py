@@ -29,9 +29,9 @@ from ddpm.utils.runtime import Runtime
 class Generator:
     """The images of one model, by number.
 
-    denoiser: of the network, not yet conditioned or guided. conditioning: the labels that it knows. Image number i
-    (from 1) is decided by ``seed``, ``config.replicate`` and i alone, whatever is sampled beside it, up to the rounding
-    of the network's matrix products.
+    denoiser: of the network, not yet conditioned or guided. conditioning: the labels that it knows. null_label: whether
+    it knows that one too. Image number i (from 1) is decided by ``seed``, ``config.replicate`` and i alone, whatever is
+    sampled beside it, up to the rounding of the network's matrix products.
     """
 
     denoiser: Denoiser
@@ -40,6 +40,7 @@ class Generator:
     spec: ImageSpec
     seed: int
     device: torch.device
+    null_label: bool = True
 
     def changed(self, **settings: Any) -> "Generator":  # noqa: ANN401
         """The same model with other settings of the section `generate`."""
@@ -63,8 +64,10 @@ class Generator:
 
     @property
     def guided(self) -> Denoiser:
-        """The denoiser with clipping and guidance as set. Raises DdpmError for autoguidance without a guide."""
+        """The denoiser with clipping and guidance as set. Raises DdpmError for what the checkpoint has nothing for."""
         config = self.config
+        if config.guidance != 1.0:
+            self.needs_null_label(f"generate.guidance={config.guidance}", "set it to 1")
         if config.autoguidance != 1.0 and self.denoiser.guide is None:
             raise DdpmError(
                 f"generate.autoguidance={config.autoguidance} needs a guide, which this checkpoint does not hold: set "
@@ -79,6 +82,14 @@ class Generator:
             autoguidance=away_from_guide,
             rescale=config.guidance_rescale,
         )
+
+    def needs_null_label(self, what: str, instead: str) -> None:
+        """Raise DdpmError where this network was not trained with the null label, which ``what`` needs."""
+        if self.conditioning.count and not self.null_label:
+            raise DdpmError(
+                f"{what}: this network was not trained with the null label: {instead}, or train one with "
+                "train.label_dropout above 0."
+            )
 
     @property
     def output_size(self) -> int:
@@ -149,7 +160,8 @@ def make_generator(checkpoint: Checkpoint, name: str, config: GenerateConfig, se
     denoiser = make_denoiser(checkpoint, name, runtime)
     if checkpoint.tensors.get("guide"):
         denoiser = replace(denoiser, guide=_predictor(checkpoint, "guide", name, runtime))
-    return Generator(denoiser, checkpoint.conditioning, config, checkpoint.spec, seed, runtime.device)
+    facts = checkpoint.conditioning, config, checkpoint.spec, seed, runtime.device, checkpoint.null_label
+    return Generator(denoiser, *facts)
 
 
 def restore_generator(path: Path, config: GenerateConfig, seed: int, runtime: Runtime, number: int = 0) -> Generator:

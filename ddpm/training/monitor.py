@@ -211,6 +211,8 @@ class Monitor:
     def save(self, name: str, metadata: dict[str, Any]) -> None:
         """Keep a checkpoint of this moment for good."""
         described = {"step": self.state.step, "seed": self.state.recipe.seed, **metadata}
+        if self.state.conditioning.count and not self.config.label_dropout:
+            described["null_label"] = False
         self.folder.write(f"{name}.safetensors", partial(self.write_checkpoint, described, resumable=name == "last"))
 
     def write_checkpoint(self, metadata: dict[str, Any], path: Path, *, resumable: bool) -> None:

@@ -70,7 +70,7 @@ def averaged(path: Path, length: float) -> tuple[Checkpoint, float]:
         key: sum(x * named[key].double() for x, (_, _, named) in zip(factors, kept, strict=True)).to(value.dtype)
         for key, value in kept[0][2].items()
     }
-    metadata = {key: value for key, value in checkpoint.metadata.items() if key in ("seed", "sampling")}
+    metadata = {key: value for key, value in checkpoint.metadata.items() if key in ("seed", "sampling", "null_label")}
     metadata |= {"step": int(t.max()), "average_length": length}
     guide = checkpoint.tensors.get("guide", {})
     return replace(checkpoint, metadata=metadata, tensors={"ema": weights, "guide": guide}), distance

@@ -267,6 +267,19 @@ def test_a_checkpoint_of_a_run_samples_without_settings(own: Path, workspace: Pa
         ddpm.load(str(own), settings=workspace / "params.yaml").sample(1)
 
 
+def test_a_network_without_the_null_label_is_not_asked_by_it(own: Path, some: ImageSet):
+    save_checkpoint(own, replace(known := load_checkpoint(own), metadata=known.metadata | {"null_label": False}))
+    model = ddpm.load(own)
+    assert model.settings["guidance"] == 1.0
+    assert model.sample(1).shape == (1, 1, 28, 28)
+    with pytest.raises(DdpmError, match=r"guidance=1\.5: .* not trained with the null label: set it to 1, or"):
+        model.sample(1, guidance=1.5)
+    images = some.images[:2]
+    with pytest.raises(DdpmError, match=r"without class labels: .* not trained with the null label: give labels, or"):
+        model.log_likelihood(images)
+    assert len(model.log_likelihood(images, labels=some.labels[:2])) == 2
+
+
 def test_the_log_likelihood_is_the_bound_of_the_pipeline(own: Path, some: ImageSet):
     model = ddpm.load(own)
     found = model.log_likelihood(some.images, labels=some.labels)

@@ -712,6 +712,7 @@ def test_the_embedding_of_the_null_label_learns_from_dropped_labels_alone(
     few, many = (weights(tmp_path / name)["label_embedding.weight"] for name in ("one step", "all steps"))
     assert not torch.equal(few[:-1], many[:-1])
     assert torch.equal(few[-1], many[-1]) != learned
+    assert load_checkpoint(tmp_path / "all steps/out/best.safetensors").null_label == learned
 
 
 def test_a_row_of_the_log_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
