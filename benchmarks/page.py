@@ -13,7 +13,7 @@ from benchmarks.common import run
 from ddpm.utils.files import atomic_path, read_json
 
 RESULTS = Path(__file__).parent / "results"
-NAMES = ("benchmarks", "choices", "grid", "robustness", "use")
+NAMES = ("benchmarks", "grid", "robustness", "trials", "use")
 PAGES = tuple(Path(__file__).parents[1] / f"docs/{name}.md" for name in NAMES)
 _PLACE = re.compile(r"^<!-- (\w+)(?::(\w+))? -->\n.*?<!-- end -->", re.DOTALL | re.MULTILINE)
 
