@@ -63,9 +63,17 @@ TEXTBOOK: dict[str, Any] = {
     "generate.spacing": "even",
     "generate.variance": 0.4,
 }
+# As the preset was when its rows were measured.
+UNCONDITIONAL: dict[str, Any] = {
+    "generate.guidance": 1.7,
+    "generate.guidance_interval": [1.0, 5.0],
+    "generate.autoguidance": 1.0,
+    "generate.steps": 24,
+    "generate.variance": 0.4,
+}
 RECIPES: dict[str, tuple[str | None, dict[str, Any]]] = {
     "default": (None, {}),
-    "unconditional": ("unconditional", {}),
+    "unconditional": ("unconditional", UNCONDITIONAL),
     "textbook recipe on the default's network": (None, TEXTBOOK),
     "predecessor's recipe, base 32": ("baseline", {"model.base_channels": 32, "generate.steps": 30}),
 }
