@@ -30,8 +30,8 @@ class Generator:
     """The images of one model, by number.
 
     denoiser: of the network, not yet conditioned or guided. conditioning: the labels that it knows. null_label: whether
-    it knows that one too. Image number i (from 1) is decided by ``seed``, ``config.replicate`` and i alone, whatever is
-    sampled beside it, up to the rounding of the network's matrix products.
+    it was trained with the null label, too. Image number i (from 1) is decided by ``seed``, ``config.replicate`` and i
+    alone, whatever is sampled beside it, up to the rounding of the network's matrix products.
     """
 
     denoiser: Denoiser
