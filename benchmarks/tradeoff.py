@@ -14,9 +14,9 @@ from ddpm.utils.files import atomic_path, read_json
 
 MODELS = {
     "default, 5.5 epochs": "high_noise_again",
-    "long, 45 epochs": "long_high_noise",
+    "long as it was, 45 epochs": "long_high_noise",
     "48 channels, 32 epochs": "long_wider",
-    "the default's recipe, 45 epochs": "long_default_recipe",
+    "long: the default's recipe, 45 epochs": "long_default_recipe",
     "the default's recipe, 32 epochs": "frontier_half_hour",
 }
 
