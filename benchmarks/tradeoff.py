@@ -1,4 +1,4 @@
-"""Label accuracy and distance of all samplings that were tried: `python -m benchmarks.tradeoff`.
+"""Label accuracy and distance of samplings of a few models: `python -m benchmarks.tradeoff`.
 
 It draws the rows that `benchmarks.samplings` left in files of benchmarks/results/, all of one noise.
 """
