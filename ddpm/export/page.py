@@ -68,7 +68,7 @@ def model_facts(checkpoint: Checkpoint, settings: GenerateConfig, seed: int) -> 
     """
     schedule, conditioning = build_schedule(checkpoint.diffusion), checkpoint.conditioning
     counts = sorted({settings.steps, *(count for count in _STEP_COUNTS if count <= len(schedule))})
-    return {
+    facts = {
         "image": asdict(checkpoint.spec),
         "classes": conditioning.classes,
         "frequencies": conditioning.frequencies.tolist() if conditioning.count else None,
@@ -83,6 +83,7 @@ def model_facts(checkpoint: Checkpoint, settings: GenerateConfig, seed: int) -> 
         "streams": {"generate": stream_number("generate", settings.replicate)},
         "steps": {count: step_weights(schedule, settings, count) for count in counts},
     }
+    return facts if checkpoint.null_label else facts | {"null_label": False}
 
 
 def step_weights(schedule: Schedule, settings: GenerateConfig, count: int) -> dict[str, Any]:

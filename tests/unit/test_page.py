@@ -353,6 +353,21 @@ def test_colour_images_of_another_size_without_classes_have_a_page_too(
         assert visited.submit("blend").startswith("10 pictures in ")
 
 
+def test_without_a_trained_null_label_there_is_neither_guidance_nor_completing_without_a_class(
+    browser: Browser, model: Model, tmp_path: Path
+):
+    checkpoint = replace(model.checkpoint, metadata={"null_label": False})
+    unguided = model.generator.config.model_copy(update={"guidance": 1.0})
+    write_page(tmp_path, checkpoint, "it", unguided, SEED, page_runtime())
+    with visit(browser, tmp_path) as visited:
+        visited.status()
+        assert not visited.page.locator("#sample-guidance").is_visible()
+        assert visited.page.inner_text("#form-sample .classes").split()[1:] == ["Any", *"0123456789"]
+        visited.page.click("#tab-complete")
+        assert visited.page.inner_text("#form-complete .classes").split()[1:] == [*"0123456789"]
+        assert visited.page.is_checked("#form-complete-class-0")
+
+
 def test_beside_the_onnx_files_the_page_takes_those(
     model: Model, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -54,15 +54,18 @@ const newSeed = () => `${crypto.getRandomValues(new Uint32Array(1))[0] % 1_000_0
 /** Fill the forms with what this model knows. */
 function prepare(model) {
   const { settings, image } = model, names = image.class_names ?? Array.from({ length: image.classes }, (_, label) => `${label}`);
+  const untrained = model.null_label === false;
   for (const fieldset of $$(".classes")) {
     fieldset.hidden = !model.classes;
     fieldset.classList.toggle("long", names.some((name) => name.length > 3));
     const row = document.createElement("div"), form = fieldset.closest("form").id;
-    ["Any", ...names].forEach((name, number) => {
+    // A drawing of any class is completed by the null label.
+    const choices = [...(form === "form-complete" && untrained ? [] : [[-1, "Any"]]), ...names.entries()];
+    choices.forEach(([value, name], place) => {
       const label = document.createElement("label"), text = Object.assign(document.createElement("span"), { textContent: name });
-      const input = Object.assign(document.createElement("input"), { type: "radio", name: fieldset.dataset.name, value: number - 1 });
-      input.id = `${form}-${fieldset.dataset.name}-${number - 1}`;
-      input.checked = number === 0;
+      const input = Object.assign(document.createElement("input"), { type: "radio", name: fieldset.dataset.name, value });
+      input.id = `${form}-${fieldset.dataset.name}-${value}`;
+      input.checked = place === 0;
       label.append(input, text);
       row.append(label);
     });
@@ -72,7 +75,7 @@ function prepare(model) {
     $('#form-blend [name="from"][value="0"]').checked = true;
     $(`#form-blend [name="to"][value="1"]`).checked = true;
   }
-  for (const field of $$(".guidance")) field.hidden = !model.frequencies;
+  for (const field of $$(".guidance")) field.hidden = !model.frequencies || untrained;
   const counts = Object.keys(model.steps).map(Number).sort((a, b) => a - b);
   const steps = $("#sample-steps");
   Object.assign(steps, { min: 0, max: counts.length - 1, step: 1 });
