@@ -141,7 +141,10 @@ class Monitor:
         self.progress.set_postfix(loss=f"{loss:.4f}", refresh=False)
 
     def validate(self) -> None:
-        """A row of validation.csv by the averaged weights; best.safetensors is theirs where the loss is lowest."""
+        """A row of validation.csv by the averaged weights; best.safetensors is theirs where the loss is lowest.
+
+        Of those that have the guide, where the settings ask for one.
+        """
         step, history = self.state.step, self.state.history
         size = self.config.batch_size // self.config.shards
         batches = self.grid.batches(size)
@@ -156,7 +159,9 @@ class Monitor:
         self.refuse_non_finite(row["val_loss"])
         history["val"].append({"step": step, "epoch": step / self.per_epoch, **row})
         self.folder.write_csv("validation.csv", history["val"])
-        if row["val_loss"] < history["best_val_loss"]:
+        # One without the guide that sampling is to move away from could not be sampled as the settings say.
+        awaits_guide = self.config.guide_fraction and not self.state.guide
+        if row["val_loss"] < history["best_val_loss"] and not awaits_guide:
             history |= {"best_val_loss": row["val_loss"], "best_step": step}
             self.save("best", {"val_loss": row["val_loss"]})
 

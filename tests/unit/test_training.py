@@ -582,6 +582,16 @@ def test_the_guide_is_the_average_after_its_fraction_of_the_steps(run: Run, tmp_
     assert not equal(last["guide"], last["ema"])
 
 
+def test_the_best_is_of_those_with_the_guide(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    losses = iter(range(1, 100))  # worse from the beginning, as of few images and many epochs
+    monkeypatch.setattr(FixedGrid, "summarize", lambda *_: {"val_loss": float(next(losses)), "val_mse": 1.0})
+    results = run(tmp_path, {"train.epochs": 2.0, "train.validate_every": 1, "train.guide_fraction": 0.5})
+    validation = rows(tmp_path / "out" / "validation.csv")
+    best = load_checkpoint(tmp_path / "out" / "best.safetensors")
+    assert best.tensors["guide"]
+    assert results["best_step"] == best.metadata["step"] == validation[-1]["step"] / 2 > validation[0]["step"]
+
+
 def test_without_a_fraction_there_is_no_guide(run: Run, tmp_path: Path):
     run(tmp_path, {"train.epochs": 0.5, "train.guide_fraction": 0.0, "generate.autoguidance": 1.0})
     assert not load_checkpoint(tmp_path / "out" / "last.safetensors").tensors.get("guide")
