@@ -32,14 +32,19 @@ def mixed(one: Denoise, other: Denoise, fraction: Tensor) -> Denoise:
     return denoise
 
 
+def usual_jump(steps: int) -> int:
+    """The steps that RePaint undoes at a time unless told: 10, as in the paper, or half of 10 or fewer."""
+    return 10 if steps > 10 else max(1, steps // 2)
+
+
 def repaint_moves(steps: int, jump_length: int, resamplings: int) -> list[int]:
     """The walk of RePaint through ``steps`` times: −1 for a step of the reverse process, +1 for one of the forward one.
 
-    Each time that ``jump_length`` more steps have been taken back, and at least as many are left, these are undone and
-    taken again until they have been taken ``resamplings`` times in all (Lugmayr et al. 2022, §4.2; j and r there).
-    Returns steps more −1 than +1. Requires jump_length ≥ 1 and resamplings ≥ 1.
+    Before the last step, and wherever a multiple of ``jump_length`` is left beside it, the last ``jump_length`` steps
+    are undone and taken again until they have been taken ``resamplings`` times in all (Lugmayr et al. 2022, §4.2; j and
+    r there), if as many have been taken. Returns steps more −1 than +1. Requires jump_length ≥ 1 and resamplings ≥ 1.
     """
-    left = dict.fromkeys(range(0, steps - jump_length, jump_length), resamplings - 1)
+    left = dict.fromkeys(range(1, steps - jump_length + 1, jump_length), resamplings - 1)
     moves, place = [], steps
     while place:
         place -= 1

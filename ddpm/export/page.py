@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ddpm.config import GenerateConfig
-from ddpm.diffusion.editing import repaint_moves
+from ddpm.diffusion.editing import repaint_moves, usual_jump
 from ddpm.diffusion.guidance import Guidance
 from ddpm.diffusion.noise import normal_table
 from ddpm.diffusion.process import eps_from_x_0, q_posterior_mean, q_sample
@@ -22,7 +22,7 @@ from ddpm.utils.seeds import stream_number
 
 SOURCES = Path(__file__).with_name("page")
 _STEP_COUNTS = (5, 10, 15, 20, 30, 40, 50, 75, 100)  # to choose from, beside the settings' own
-JUMP_LENGTH, RESAMPLINGS = 10, 5  # of completing a drawing: somebody waits for it
+RESAMPLINGS = 5  # of completing a drawing: somebody waits for it
 
 
 def write_page(
@@ -117,5 +117,5 @@ def step_weights(schedule: Schedule, settings: GenerateConfig, count: int) -> di
     intervals = {"guided": settings.guidance_interval, "autoguided": settings.autoguidance_interval}
     active = {key: Guidance(2.0, ends).is_active(schedule.alpha_bar[steps.times]) for key, ends in intervals.items()}
     listed = {key: {part: values.tolist() for part, values in parts.items()} for key, parts in weights.items()}
-    taken = {"t": steps.times.tolist(), "moves": repaint_moves(count, JUMP_LENGTH, RESAMPLINGS)}
+    taken = {"t": steps.times.tolist(), "moves": repaint_moves(count, usual_jump(count), RESAMPLINGS)}
     return taken | {key: values.tolist() for key, values in active.items()} | listed

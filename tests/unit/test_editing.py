@@ -62,16 +62,24 @@ def test_the_walk_of_repaint(count: int, jump: int, times: int):
     places = count + torch.tensor(moves).cumsum(0)
     assert places[-1] == 0
     assert places.min() >= 0
-    assert places.max() <= max(count - 1, 0)
+    assert (places == 0).sum() == 1  # the finished image is not noised again
+    assert places.max() <= count
     jumps = len(range(0, count - jump, jump))
     assert moves.count(1) == jumps * jump * (times - 1)
     assert repaint_moves(count, jump, 1) == [-1] * count
 
 
 def test_the_walk_of_repaint_is_that_of_the_paper():
-    # 6 steps, jumps of 2, each taken twice: the times are visited as in the authors' get_schedule_jump(6, 2, 2).
-    places = (6 + torch.tensor(repaint_moves(6, 2, 2)).cumsum(0)).tolist()
-    assert places == [5, 4, 3, 2, 3, 4, 3, 2, 1, 0, 1, 2, 1, 0]
+    # 6 steps, jumps of 2, each taken twice. The authors' schedule names a state by the time of the step that leaves it,
+    # one less than the steps that are left: 5, …, 0, and −1 for the finished image, which no jump begins with.
+    times = (5 + torch.tensor(repaint_moves(6, 2, 2)).cumsum(0)).tolist()
+    assert times == [4, 3, 2, 3, 4, 3, 2, 1, 0, 1, 2, 1, 0, -1]
+
+
+def test_with_jumps_of_one_step_the_walk_is_algorithm_1_of_repaint():
+    # Every step but the last, t = 1, is taken `resamplings` times: its lines 3 and 8.
+    moves = repaint_moves(4, 1, 3)
+    assert moves == [-1, *[+1, -1] * 2, -1, *[+1, -1] * 2, -1, *[+1, -1] * 2, -1]
 
 
 def test_resampling_brings_the_painted_pixel_into_harmony_with_the_known_one(

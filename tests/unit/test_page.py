@@ -23,7 +23,7 @@ from ddpm.diffusion.editing import mixed, slerp
 from ddpm.diffusion.noise import ImageNoise
 from ddpm.diffusion.samplers import ddim
 from ddpm.export.denoise import Exported, export
-from ddpm.export.page import JUMP_LENGTH, RESAMPLINGS, write_page
+from ddpm.export.page import RESAMPLINGS, write_page
 from ddpm.export.serve import page_server
 from ddpm.export.write import write_export
 from ddpm.models.build import build_network
@@ -144,9 +144,9 @@ def drawn(page: Visit) -> np.ndarray:
     return np.array(pixels).reshape(28, 28) == 255
 
 
-@pytest.mark.parametrize("label", [-1, 4])
-def test_a_drawing_is_completed_as_by_python_and_kept(page: Visit, model: Model, label: int):
-    page.choose("sample", steps=2)  # which is that of the other forms, too: 15
+@pytest.mark.parametrize(("label", "place", "steps"), [(-1, 2, 15), (4, 0, 5)])
+def test_a_drawing_is_completed_as_by_python_and_kept(page: Visit, model: Model, label: int, place: int, steps: int):
+    page.choose("sample", steps=place)  # which is that of the other forms, too
     stroke(page)
     known = drawn(page)
     assert 20 < known.sum() < 60
@@ -157,8 +157,8 @@ def test_a_drawing_is_completed_as_by_python_and_kept(page: Visit, model: Model,
     found = page.images("complete")
     assert (found[:, known] == 255).all()
     image = (255 * known).astype(np.uint8)
-    walk = {"jump_length": JUMP_LENGTH, "resamplings": RESAMPLINGS}
-    expected = model.inpaint(image, ~known, labels=None if label < 0 else label, count=4, seed=8, steps=15, **walk)
+    given = {"labels": None if label < 0 else label, "count": 4, "seed": 8, "steps": steps}
+    expected = model.inpaint(image, ~known, resamplings=RESAMPLINGS, **given)
     assert isinstance(expected, np.ndarray)
     assert largest_difference(found, expected) <= 1
 
@@ -169,10 +169,10 @@ def test_where_nothing_is_drawn_the_labels_are_those_of_samples_as_by_python(pag
     page.page.click("#tab-complete")
     page.choose("complete", count=4, seed=8, **{"class": label})
     page.submit("complete")
-    walk = {"jump_length": JUMP_LENGTH, "resamplings": RESAMPLINGS}
     nothing, everywhere = np.zeros((28, 28), np.uint8), np.ones((28, 28), bool)
     given = None if label < 0 else label
-    expected = model.inpaint(nothing, everywhere, labels=given, count=4, seed=8, steps=15, **walk)
+    walk = {"steps": 15, "resamplings": RESAMPLINGS}
+    expected = model.inpaint(nothing, everywhere, labels=given, count=4, seed=8, **walk)
     assert isinstance(expected, np.ndarray)
     assert largest_difference(page.images("complete"), expected) <= 1
 

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from ddpm.config import Config
 from ddpm.data.image_set import denormalize, normalize
-from ddpm.diffusion.editing import repaint, repaint_moves, slerp
+from ddpm.diffusion.editing import repaint, repaint_moves, slerp, usual_jump
 from ddpm.diffusion.noise import ImageNoise, normal_noise, normal_table
 from ddpm.diffusion.samplers import SAMPLERS
 from ddpm.diffusion.schedule import build_schedule, respace, trailing_times
-from ddpm.export.page import JUMP_LENGTH, RESAMPLINGS, SOURCES, step_weights
+from ddpm.export.page import RESAMPLINGS, SOURCES, step_weights
 from ddpm.models.conditioning import Conditioning
 from ddpm.sampling.conditions import nearest_labels
 from ddpm.sampling.labels import balanced_labels
@@ -188,10 +188,10 @@ def test_completing_has_the_same_result(node: Callable[..., Any], sampling: Samp
         known=known.int().flatten().tolist(),
     )
     x_0, moves = normalize(image), sampling.weights["moves"]
-    assert moves == repaint_moves(STEPS, JUMP_LENGTH, RESAMPLINGS) != [-1] * STEPS
+    assert moves == repaint_moves(STEPS, usual_jump(STEPS), RESAMPLINGS) != [-1] * STEPS
     variance = sampling.settings.variance
     expected = repaint(
-        sampling.denoise, x_0, ~known, sampling.steps, sampling.noise, JUMP_LENGTH, RESAMPLINGS, variance
+        sampling.denoise, x_0, ~known, sampling.steps, sampling.noise, usual_jump(STEPS), RESAMPLINGS, variance
     )
     result = torch.tensor(found).view_as(expected)
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-6)
