@@ -50,8 +50,9 @@ from ddpm.diffusion.editing import (
     sdedit,
     shortened,
     slerp,
+    usual_jump,
 )
-from ddpm.diffusion.likelihood import log_likelihood_bound
+from ddpm.diffusion.likelihood import label_nats, log_likelihood_bound
 from ddpm.diffusion.noise import ImageNoise
 from ddpm.diffusion.objective import Predict
 from ddpm.diffusion.samplers import OnStep, ddim
@@ -59,7 +60,7 @@ from ddpm.diffusion.schedule import Schedule, spaced
 from ddpm.models.checkpoint import Checkpoint, load_checkpoint
 from ddpm.sampling.conditions import known_error, labels_of_classes, nearest_labels
 from ddpm.sampling.generator import Generator, make_generator
-from ddpm.sampling.labels import class_number
+from ddpm.sampling.labels import class_number, known_classes
 from ddpm.sampling.trajectory import Trajectory
 from ddpm.utils.errors import DamagedFile, DdpmError
 from ddpm.utils.images import to_grey, to_pil, to_rgb
@@ -268,7 +269,7 @@ class Model:
         generator = self._changed(Settings(autoguidance=1.0) | settings)
         steps, resamplings = generator.steps, _whole(resamplings, "resamplings", least=1)
         if jump_length is None:
-            jump_length = _JUMP_LENGTH if len(steps) > _JUMP_LENGTH else max(1, len(steps) // 2)
+            jump_length = usual_jump(len(steps))
         elif (jump_length := _whole(jump_length, "jump_length", least=1)) >= len(steps) and resamplings > 1:
             raise DdpmError(
                 f"jump_length is {jump_length}, and the steps are {len(steps)}: nothing would be taken again; lower "
@@ -426,8 +427,8 @@ class Model:
         schedule, noise = plain.schedule, self._noise(range(1, len(originals) + 1), seed)
         with _progress(len(schedule)) as on_step:
             found = log_likelihood_bound(plain, self._to_device(originals), schedule, noise, on_step=on_step)
-        frequencies = self.generator.conditioning.frequencies.flatten().log()
-        bound = found.cpu() if known is None else found.cpu() + frequencies[known.cpu()]
+        nats = label_nats(self.generator.conditioning.frequencies.flatten())
+        bound = found.cpu() if known is None else found.cpu() - nats[known.cpu()]
         return bound.numpy()
 
     @_computing
@@ -456,8 +457,10 @@ class Model:
         if not 0 <= (t := _whole(t, "t", least=0)) <= last:
             raise DdpmError(f"t is {t}; the training times of this model are 0 to {last}.")
         classes = _classes(labels, count, self.class_names)
-        known = None
-        if classes is not None or not self.classes:
+        if classes is None and self.classes:
+            generator.needs_null_label("images without class labels", "give labels")
+            known = None
+        else:
             known = self._labels(range(1, count + 1), classes, generator)
         return self._denoiser(generator, known)(given, t)
 
@@ -560,6 +563,8 @@ class Model:
         single = array.ndim == 3 and (array.shape[0] == self.spec.channels or array.shape[2] in (1, 3))
         if array.ndim == 2 or single:
             array = array[None]
+        elif array.ndim in (3, 4) and array.shape[-1] in (2, 4):
+            raise DdpmError('the image has an alpha channel: give the Pillow image, or its convert("RGB").')
         try:
             images = as_images(array, "the image")
         except DamagedFile as error:
@@ -604,7 +609,6 @@ class Model:
 # Inversion is of the network alone: guidance bends the path, and what is clipped cannot be undone.
 _DETERMINISTIC = Settings(sampler="ddim", eta=0.0, guidance=1.0, autoguidance=1.0, clip=False)
 _INVERSION_STEPS = 50
-_JUMP_LENGTH = 10
 # The keys of `generate` that are of a run of the pipeline, and one that older settings lack.
 _OF_A_RUN: dict[str, Any] = {
     "guidance_rescale": 0.0,
@@ -691,8 +695,7 @@ def _class(label: object, names: tuple[str, ...]) -> int:
     number = class_number(label, names)
     if number is not None:
         return number
-    called = "" if names == tuple(map(str, range(len(names)))) else f", called {', '.join(names)}"
-    raise DdpmError(f"there is no class {label}: this model knows the class labels 0 to {len(names) - 1}{called}.")
+    raise DdpmError(f"there is no class {label}: this model knows {known_classes(names)}.")
 
 
 def _whole(value: object, name: str, least: int, most: int | None = None) -> int:

@@ -84,7 +84,7 @@ def read_picture(path: Path, size: int) -> np.ndarray:
     except FileNotFoundError as error:
         raise MissingFile(f"{path} is missing") from error
     except DamagedFile as error:
-        raise DamagedFile(f"{path} is no image that can be read; PNG, JPEG or WebP is wanted") from error
+        raise DamagedFile(f"{path} is no image that can be read: {error}") from error
     if own != (size, size):
         print(f"{path} is {own[0]} × {own[1]} pixels: resized to {size} × {size}")
     return pixels[None]

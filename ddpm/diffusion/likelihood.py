@@ -199,6 +199,16 @@ def log_likelihood_bound(
     return -total
 
 
+def label_nats(frequencies: Tensor) -> Tensor:
+    """What it takes to name each label, −log of its frequency in the training set, in nats.
+
+    A cluster that no training image is nearest to, in the end, counts as half as frequent as the rarest that has one.
+    """
+    if not len(frequencies):
+        return frequencies
+    return -torch.where(frequencies > 0, frequencies, frequencies[frequencies > 0].min() / 2).log()
+
+
 def bits_per_dimension(
     likelihood: Likelihood, frequencies: Sequence[float], pool: Pool | None = None
 ) -> dict[str, float]:
@@ -215,9 +225,7 @@ def bits_per_dimension(
         for number in tqdm(numbers, desc="likelihood", unit="batch")
         for group in (shared[number].result() if pool else likelihood.terms(number))
     ]
-    known, unit = torch.tensor(frequencies).double(), likelihood.images[0].numel() * math.log(2.0)
-    # A cluster that no training image is nearest to, in the end: half as frequent as the rarest that has one.
-    nats = -torch.where(known > 0, known, known[known > 0].min() / 2).log() if len(known) else known
+    nats, unit = label_nats(torch.tensor(frequencies).double()), likelihood.images[0].numel() * math.log(2.0)
     for group in found:
         group["label"] = nats[group["label"]] if "label" in group else torch.zeros_like(group["prior"])
     fixed = ("prior", "decoder", "label")

@@ -81,7 +81,7 @@ def restore_denoise(checkpoint: Checkpoint, name: str, group: str = "ema") -> De
 class Exported:
     """A file that was written, and what it is worth.
 
-    difference: the largest from PyTorch's x̂_0. milliseconds: of an evaluation, by batch size, in one thread.
+    difference: the largest from PyTorch's x̂_0. milliseconds: of an evaluation, by batch size, in torch's threads.
     """
 
     path: Path

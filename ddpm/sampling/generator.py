@@ -20,7 +20,7 @@ from ddpm.diffusion.samplers import SAMPLERS, OnStep, Sampler, evaluated_times
 from ddpm.diffusion.schedule import Schedule, build_schedule, spaced
 from ddpm.models.checkpoint import Checkpoint, load_checkpoint, restore_network
 from ddpm.models.conditioning import Conditioning
-from ddpm.sampling.labels import balanced_labels, class_number
+from ddpm.sampling.labels import balanced_labels, class_number, known_classes
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.runtime import Runtime
 
@@ -122,8 +122,7 @@ class Generator:
         labels = [class_number(label, names) for label in wanted]
         found = [label for label in labels if label is not None]
         if len(found) < len(labels):
-            known = "" if names == tuple(map(str, range(count))) else f", called {', '.join(names)}"
-            raise DdpmError(f"{given}: the network knows the class labels 0 to {count - 1}{known}.")
+            raise DdpmError(f"{given}: the network knows {known_classes(names)}.")
         return found
 
     def class_labels(self, numbers: Sequence[int]) -> np.ndarray | None:

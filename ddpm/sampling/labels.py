@@ -23,6 +23,15 @@ def class_number(label: object, names: Sequence[str]) -> int | None:
     return values.index(int(wanted)) if int(wanted) in values else None
 
 
+def known_classes(names: Sequence[str]) -> str:
+    """The classes that `class_number` finds, for messages: "the class labels 0 to 1, called shirt, bag"."""
+    numbers = tuple(map(str, range(len(names))))
+    if tuple(names) != numbers and any(name.isdecimal() for name in names):
+        return f"the classes {', '.join(names)}"
+    called = "" if tuple(names) == numbers else f", called {', '.join(names)}"
+    return f"the class labels 0 to {len(names) - 1}{called}"
+
+
 def balanced_labels(numbers: Sequence[int], frequencies: Sequence[float] | np.ndarray) -> np.ndarray:
     """The label of each image number: int64 [n], each label as often as its frequency, in any run of numbers.
 

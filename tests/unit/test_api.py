@@ -226,7 +226,7 @@ def test_a_number_is_the_name_of_a_class_first(
     painted = [each.inpaint(some.images[3:5], right, resamplings=1, **FAST) for each in (numbered, model)]
     assert np.array_equal(*painted)
     for unknown in (0, 11, "11", np.array([10])):
-        with pytest.raises(DdpmError, match=r"no class (0|1[01]): .*labels 0 to 9, called 1, 2, .*, 10\.$"):
+        with pytest.raises(DdpmError, match=r"no class (0|1[01]): this model knows the classes 1, 2, .*, 10\.$"):
             numbered.sample(1, labels=unknown)
 
 
@@ -278,6 +278,10 @@ def test_a_network_without_the_null_label_is_not_asked_by_it(own: Path, some: Im
     with pytest.raises(DdpmError, match=r"without class labels: .* not trained with the null label: give labels, or"):
         model.log_likelihood(images)
     assert len(model.log_likelihood(images, labels=some.labels[:2])) == 2
+    x_t = torch.zeros(2, 1, 28, 28)
+    with pytest.raises(DdpmError, match=r"without class labels: .* not trained with the null label: give labels, or"):
+        model.denoise(x_t, 5)
+    assert model.denoise(x_t, 5, labels=some.labels[:2]).shape == x_t.shape
 
 
 def test_the_log_likelihood_is_the_bound_of_the_pipeline(own: Path, some: ImageSet):
@@ -293,6 +297,19 @@ def test_the_log_likelihood_is_the_bound_of_the_pipeline(own: Path, some: ImageS
     without = model.log_likelihood(some.images)
     assert bits["bpd_label"] * 784 * np.log(2) == pytest.approx(np.log(10))
     assert without.shape == (10,)
+
+
+def test_a_label_that_no_training_image_has_in_the_end_costs_a_finite_number_of_nats(own: Path, some: ImageSet):
+    known = load_checkpoint(own)
+    frequencies = torch.tensor([0.0, *[1 / 9] * 9]).double()
+    save_checkpoint(own, replace(known, conditioning=Conditioning.by_class(frequencies.tolist())))
+    image = some.images[:1]
+    found = [ddpm.load(own).log_likelihood(image, labels=label) for label in (0, 1)]
+    assert np.isfinite(found).all()
+    save_checkpoint(own, replace(known, conditioning=Conditioning.by_class([1 / 18, *[1 / 9] * 9])))
+    assert ddpm.load(own).log_likelihood(image, labels=0) == pytest.approx(
+        found[0], rel=1e-9
+    )  # half as frequent as the rarest
 
 
 def test_in_painting_keeps_the_other_pixels_to_the_bit(model: ddpm.Model, some: ImageSet, right: np.ndarray):
@@ -586,6 +603,8 @@ def truncated() -> Image.Image:
         (lambda m: m.vary(ZERO, "much"), "strength is much"),
         (lambda m: m.vary(np.full((28, 28), np.nan)), "holds NaN"),
         (lambda m: m.vary(np.zeros((3, 28, 28), np.uint8), count=2), "3 are given"),
+        (lambda m: m.vary(np.zeros((28, 28, 4), np.uint8)), "has an alpha channel: give the Pillow image"),
+        (lambda m: m.vary(np.zeros((5, 28, 28, 2), np.uint8)), "has an alpha channel: give the Pillow image"),
         (lambda m: m.vary(np.zeros((28, 28), np.int64)), "int64; uint8 or floating point"),
         (lambda m: m.sample(1, variance="foo"), r"^variance = 'foo': [^;]*$"),
         (lambda m: m.interpolate(ZERO, np.zeros((2, 1, 28, 28))), "two single images"),
