@@ -39,6 +39,8 @@ def run(stage: Callable[[Config], None]) -> None:
 
 def fitting(config: Config, images: ImageSet) -> ImageSet:
     """The training images, unless a later stage cannot do with them what the settings ask for. Raises DdpmError."""
+    device = wanted_device(config.runtime.device)
+    refuse_too_few(config.generate.num_images, config.data.name, config.fid, device, train=images)
     if not images.classes and "classifier" in config.fid.extractors:
         raise DdpmError("fid.extractors names classifier, but the images have no labels for it: set it to auto.")
     wanted, names = config.generate.classes, images.class_names

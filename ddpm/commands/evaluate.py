@@ -3,7 +3,9 @@
 A data set with labels for which no classifier is shipped is measured by one that is trained on it, which takes minutes;
 --classifier data/classifier/classifier.safetensors reads that of the pipeline. IMAGES is a folder of PNG files, an npz
 file ([n, h, w], [n, h, w, c] or [n, c, h, w]; uint8, or floating point in [0, 1] or [-1, 1]) or an IDX file. The
-conditioning labels are the columns of --labels, or the arrays `labels` and `clusters` of the npz file.
+conditioning labels are the columns of --labels, or the arrays `labels` and `clusters` of the npz file. A row of
+--labels is of the image that its column `file` or `image` names; without one, rows are in the order of the files'
+names, in which 10.png comes before 2.png.
 """
 
 import argparse
@@ -26,6 +28,7 @@ from ddpm.evaluation.reference import find_nearest_pixels
 from ddpm.evaluation.train_classifier import EPOCHS, train_classifier, trained_on
 from ddpm.utils.errors import DamagedFile, DdpmError
 from ddpm.utils.files import load_arrays, significant, write_json
+from ddpm.utils.images import png_paths
 from ddpm.utils.runtime import Runtime, choose_device, fast_precision, worker_count
 
 
@@ -60,23 +63,26 @@ def run(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace, features: Path) -> None:
     """Measure, print, and write what is asked for; ``features`` is a folder. Raises DdpmError, OSError."""
+    if arguments.extractors == () and arguments.swd == "off":
+        raise DdpmError("--extractors names no network, and --swd is off: nothing would be measured.")
     images = load_images(arguments.images, processors := worker_count("auto"))
     refuse_constant(images, lambda i: f"number {i + 1}")
     labels = _labels(arguments, len(images))
     device = choose_device(arguments.device, f"--device {arguments.device}")
-    # Before the features of all real images.
-    names = "the number of images, {},", "--extractors"
-    refuse_too_few(len(images), arguments.data, arguments, device, *names)
     Runtime(device, torch.float32, compiled=False).set_up()
     train, test = (SOURCES[arguments.data].load(arguments.reference, part) for part in ("train", "test"))
+    # Before a classifier is trained, and the features of all real images.
+    names = "the number of images, {},", "--extractors"
+    refuse_too_few(len(images), arguments.data, arguments, device, *names, train=train)
     labels = known_labels(labels, train.spec)
     if "classifier" in arguments.extractors and not train.classes:
         raise DdpmError("--extractors names classifier, but the data set has no labels for it: leave it out.")
     classifier = arguments.classifier or features / "classifier.safetensors"
     if "classifier" in extractor_names(arguments.extractors, train.spec):
-        known = classifier.exists() and (arguments.classifier or trained_on(classifier, train))
+        recipe = arguments.classifier_epochs, fast_precision(device)
+        known = classifier.exists() and (arguments.classifier or trained_on(classifier, train, *recipe))
         if not known:
-            train_classifier(classifier, train, test, arguments.classifier_epochs, device, fast_precision(device))
+            train_classifier(classifier, train, test, recipe[0], device, recipe[1])
     evaluator = open_evaluator(arguments, train, test, arguments.seed, device, features, classifier, processors)
     for network, reference in evaluator.networks:
         reference.save(features / f"{network.name}.npz")
@@ -93,7 +99,8 @@ def evaluate(arguments: argparse.Namespace, features: Path) -> None:
 def _labels(arguments: argparse.Namespace, count: int) -> GivenLabels:
     """The class label and the cluster that each image was given: of the table, or of the npz file."""
     if arguments.labels:
-        return read_labels(arguments.labels, count)
+        files = [path.name for path in png_paths(arguments.images)] if arguments.images.is_dir() else []
+        return read_labels(arguments.labels, count, files if len(files) == count else [])
     arrays = load_arrays(arguments.images) if arguments.images.suffix == ".npz" else {}
     given = {name: arrays[name] for name in ("labels", "clusters") if name in arrays}
     for name, part in given.items():

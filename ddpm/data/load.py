@@ -1,5 +1,6 @@
 """Images from anywhere, a folder, an npz or an IDX file, and their labels."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ddpm.utils.files import load_arrays
 from ddpm.utils.image_files import read_images
 
 _ROUNDING = 1e-6  # by which values may miss their range
+_OF_IMAGES = ("file", "image")  # columns that say which image a row is of
 
 
 def load_images(path: Path, workers: int) -> np.ndarray:
@@ -76,20 +78,22 @@ class GivenLabels:
         return " and ".join(name for name, part in names.items() if part is not None) or "none"
 
 
-def read_labels(path: Path, count: int) -> GivenLabels:
+def read_labels(path: Path, count: int, files: Sequence[str] = ()) -> GivenLabels:
     """The columns ``label`` and ``cluster`` of a table with one row for each of ``count`` images.
 
-    None for a column that is not there, or has no rows. Raises MissingFile, or DamagedFile for another kind of file.
+    files: the images' names, where they have some. A column ``file`` or ``image`` says which image a row is of, by its
+    name or its number; without one, rows are in the order of the images. None for a column that is not there, or has no
+    rows. Raises MissingFile, or DamagedFile for another kind of file, or for rows of other images.
     """
     # Imported here: to read images needs no tables.
     import pandas as pd
 
     try:
         # Without an index, a comma at the end of every row moves no column. As text, `true` is no number.
-        table = pd.read_csv(path, index_col=False, dtype=str, usecols=lambda column: column in ("label", "cluster"))
-        table = table.astype(np.int64)
+        wanted = ("label", "cluster", *_OF_IMAGES)
+        table = pd.read_csv(path, index_col=False, dtype=str, usecols=lambda column: column in wanted)
         known = [name for name in ("label", "cluster") if name in table] or ["label"]
-        found = {name: table[name].to_numpy() for name in known}
+        found = {name: table[name].astype(np.int64).to_numpy() for name in known}
     except FileNotFoundError as error:
         raise MissingFile(f"{path} is missing") from error
     except (KeyError, ValueError) as error:
@@ -97,4 +101,27 @@ def read_labels(path: Path, count: int) -> GivenLabels:
         raise DamagedFile(f"{path} has no whole numbers in a column `label` or `cluster` ({reason})") from error
     if len(table) not in (0, count):
         raise DamagedFile(f"{path} has {len(table)} rows for {count} images")
+    for column in [name for name in _OF_IMAGES if name in table][:1]:
+        order = _rows(table[column].astype(str).tolist(), files)
+        if order is None:
+            raise DamagedFile(
+                f"{path}: its column `{column}` does not name each of the {count} images once, by its file's name or "
+                "its number: correct it, or leave it out where the rows have the order of the images"
+            )
+        found = {name: values[order] for name, values in found.items()}
     return GivenLabels(found.get("label"), found.get("cluster")) if len(table) else GivenLabels()
+
+
+def _rows(named: Sequence[str], files: Sequence[str]) -> np.ndarray | None:
+    """The row of each image, int64 [n], in a table whose rows name one each; None where they do not."""
+    keys: list[Callable[[str], object]] = [lambda name: Path(name).name, lambda name: int(Path(name).stem)]
+    for key in keys:
+        try:
+            found = {key(name): row for row, name in enumerate(named)}
+            wanted = [key(name) for name in files] if files else sorted(found)  # type: ignore[type-var]
+        except ValueError:  # a name that is no number
+            continue
+        numbered = files or wanted in ([*range(len(named))], [*range(1, len(named) + 1)])
+        if numbered and len(found) == len(named) and set(found) == set(wanted):
+            return np.array([found[one] for one in wanted], np.int64)
+    return None

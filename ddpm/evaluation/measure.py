@@ -116,7 +116,8 @@ def measure_features(
             classes = known[even_order(known, len(known), stream("floor"))[: len(features)]]
         if not np.isnan(floor := reference.frechet_floor(len(features), classes)):
             numbers[f"{frechet_key}_floor"] = floor
-            numbers[f"{frechet_key}_over_floor"] = numbers[frechet_key] / floor
+            if floor:
+                numbers[f"{frechet_key}_over_floor"] = numbers[frechet_key] / floor
         numbers[f"{kernel_key}_subset_std"] = float(kernel.std(ddof=1))
         if bootstrap:
             ends = {kernel_key: kernel_interval(kernel, len(values), len(sample))}
@@ -234,7 +235,8 @@ def measure_patches(
         further = train.images[stream("floor", repeat).permutation(others)[:count]]
         floors.append(compare_patches(further, real, stream, repeat=repeat, label="floor")[0])
     numbers |= named(np.mean(floors, 0).tolist(), "_floor")
-    return in_order(numbers | {f"{key}_over_floor": numbers[key] / numbers[f"{key}_floor"] for key in keys})
+    over = {f"{key}_over_floor": numbers[key] / floor for key in keys if (floor := numbers[f"{key}_floor"])}
+    return in_order(numbers | over)
 
 
 def alike(images: np.ndarray, spec: ImageSpec) -> np.ndarray:

@@ -17,6 +17,7 @@ PATCHES = 128  # of each image, at each level
 DIRECTIONS = 512
 REPEATS = 4  # parts that the directions are taken in
 IMAGES = 4096  # of either set, at most: a quarter of the paper's, as sorting is all of the work
+_BLURRED = 64  # images at a time
 _BLOCK = 16  # directions at a time, for the sake of memory
 _BINOMIAL = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
 
@@ -155,5 +156,10 @@ def _by_blocks(along: Callable[[Tensor], np.ndarray], directions: Tensor, label:
 
 def _blur(images: Tensor) -> Tensor:
     """Images [n, c, h, w] smoothed by the binomial filter, mirrored at their edges."""
-    planes = F.pad(images.flatten(0, 1)[:, None], (2, 2, 2, 2), mode="reflect")
-    return F.conv2d(F.conv2d(planes, _BINOMIAL[None, None, None]), _BINOMIAL[None, None, :, None]).view_as(images)
+    blurred = torch.empty_like(images)
+    # A convolution of one channel needs many times the memory of its images: a few at a time.
+    for part, result in zip(images.split(_BLURRED), blurred.split(_BLURRED), strict=True):
+        planes = F.pad(part.flatten(0, 1)[:, None], (2, 2, 2, 2), mode="reflect")
+        rows = F.conv2d(planes, _BINOMIAL[None, None, None])
+        result.copy_(F.conv2d(rows, _BINOMIAL[None, None, :, None]).view_as(part))
+    return blurred

@@ -22,6 +22,7 @@ from ddpm.data.image_set import ImageSet
 from ddpm.data.sources import SOURCES
 from ddpm.evaluation.features.classifier import Classifier, as_input, classifier_of, load_trained, save_trained
 from ddpm.utils.files import arrays_sha256, atomic_path, sha256
+from ddpm.utils.runtime import one_thread
 from ddpm.utils.seeds import torch_generator
 
 SEED = 3407
@@ -97,21 +98,22 @@ def train_classifier(
     """
     spec = train_set.spec
     images, held_out = (as_input(part.images, spec) for part in (train_set, test_set))
-    network = train(lambda: classifier_of(spec), images, train_set.labels, SEED, epochs, device, precision)
-    found = accuracy(network, held_out, test_set.labels, device)
-    recipe = f"{epochs} epochs of {len(train_set)} images, seed {SEED}, {str(precision).removeprefix('torch.')}"
-    remarks = {"test_accuracy": found, "recipe": recipe, "images_sha256": _sha256(train_set)}
+    with one_thread(device):  # else another number of cores would give other features
+        network = train(lambda: classifier_of(spec), images, train_set.labels, SEED, epochs, device, precision)
+        found = accuracy(network, held_out, test_set.labels, device)
+    remarks = {"test_accuracy": found} | _recipe(train_set, epochs, precision)
     save_trained(path, network, spec, remarks)
     return found
 
 
-def trained_on(path: Path, train_set: ImageSet) -> bool:
-    """Whether `train_classifier` wrote ``path`` for just these images and labels. Raises MissingFile, DamagedFile."""
-    return load_trained(path, torch.device("cpu"))[2].get("images_sha256") == _sha256(train_set)
+def trained_on(path: Path, train_set: ImageSet, epochs: int, precision: torch.dtype) -> bool:
+    """Whether `train_classifier` wrote ``path`` for just this. Raises MissingFile, DamagedFile."""
+    return _recipe(train_set, epochs, precision).items() <= load_trained(path, torch.device("cpu"))[2].items()
 
 
-def _sha256(images: ImageSet) -> str:
-    return arrays_sha256(images.images, images.labels)
+def _recipe(train_set: ImageSet, epochs: int, precision: torch.dtype) -> dict[str, str]:
+    words = f"{epochs} epochs of {len(train_set)} images, seed {SEED}, {str(precision).removeprefix('torch.')}"
+    return {"recipe": words, "images_sha256": arrays_sha256(train_set.images, train_set.labels)}
 
 
 def main(build: Callable[[], nn.Module] = Classifier, seed: int = SEED, epochs: int = EPOCHS) -> None:

@@ -75,6 +75,11 @@ def write_rgb_pngs(folder: Path, images: np.ndarray, first: int, count: int, siz
         to_pil(image).convert("RGB").save(folder / png_name(number, count), format="PNG", compress_level=1)
 
 
+def png_paths(folder: Path) -> list[Path]:
+    """The PNG files of ``folder``, in the order of their names."""
+    return sorted(path for path in folder.glob("*") if path.suffix.lower() == ".png")
+
+
 def read_pngs(folder: Path, workers: int) -> np.ndarray:
     """Read every PNG of ``folder`` in the order of the names: uint8 [n, c, h, w], c = 1 where all of them are grey.
 
@@ -82,7 +87,7 @@ def read_pngs(folder: Path, workers: int) -> np.ndarray:
     transparent pixel nobody knows. Raises MissingFile when there are no PNGs, DamagedFile when one is broken, another
     format by its content, transparent, an animation or of another size than the first.
     """
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() == ".png")
+    paths = png_paths(folder)
     if not paths:
         raise MissingFile(f"{folder} holds no PNG files")
     with ThreadPoolExecutor(workers) as pool:

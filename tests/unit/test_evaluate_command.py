@@ -19,6 +19,7 @@ from ddpm.evaluation.train_classifier import train_classifier
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.files import sha256
 from ddpm.utils.images import write_rgb_pngs
+from ddpm.utils.runtime import fast_precision
 
 
 def nothing(path: Path) -> None:
@@ -95,14 +96,19 @@ def test_a_classifier_kept_of_other_images_is_trained_again(
     (features := tmp_path / "real").mkdir()
     kept = features / "classifier.safetensors"
     changed = train_set.take(np.arange(len(train_set))[::-1])
-    train_classifier(kept, changed, test_set, 1, torch.device("cpu"), torch.float32)
+    cpu = torch.device("cpu")
+    recipe = 1, cpu, fast_precision(cpu)
+    train_classifier(kept, changed, test_set, *recipe)
     monkeypatch.setattr(command_module, "train_classifier", train)
     command = (pictures, "--reference", tmp_path, "--data", coloured_source, "--bootstrap", 0, "--features", features)
+    command += ("--classifier-epochs", 1)
     with pytest.raises(Trained):
         run(monkeypatch, *command)
     run(monkeypatch, *command, "--classifier", kept)  # who names a file wants that one
-    train_classifier(kept, train_set, test_set, 1, torch.device("cpu"), torch.float32)
+    train_classifier(kept, train_set, test_set, *recipe)
     run(monkeypatch, *command)
+    with pytest.raises(Trained):
+        run(monkeypatch, *command[:-1], 2)
 
 
 def test_a_classifier_of_images_without_labels_is_refused(

@@ -268,6 +268,41 @@ def test_labels_are_read_as_they_were_written(tmp_path: Path, content: str, colu
 
 
 @pytest.mark.parametrize(
+    ("content", "files"),
+    [
+        ("file,label\n2.png,2\n10.png,10\n1.png,1\n", ["1.png", "10.png", "2.png"]),
+        ("file,label\nsome/2.png,2\nsome/10.png,10\nsome/1.png,1\n", ["1.png", "10.png", "2.png"]),
+        ("image,label\n1,1\n2,2\n10,10\n", ["1.png", "10.png", "2.png"]),
+        ("image,label\n0010,10\n0001,1\n0002,2\n", ["1.png", "10.png", "2.png"]),
+        ("label\n1\n10\n2\n", ["1.png", "10.png", "2.png"]),
+        ("image,label\n2,10\n3,2\n1,1\n", []),
+        ("image,label\n1,10\n2,2\n0,1\n", []),
+    ],
+)
+def test_a_row_of_labels_is_of_the_image_that_it_names(tmp_path: Path, content: str, files: list[str]):
+    (path := tmp_path / "labels.csv").write_text(content)
+    labels = read_labels(path, 3, files).classes
+    assert labels is not None
+    assert labels.tolist() == [1, 10, 2]
+
+
+@pytest.mark.parametrize(
+    ("content", "files"),
+    [
+        ("file,label\n1.png,1\n3.png,3\n", ["1.png", "2.png"]),
+        ("file,label\n1.png,1\n1.png,3\n", ["1.png", "2.png"]),
+        ("image,label\n1,1\n1,3\n", []),
+        ("image,label\n1,1\n3,3\n", []),
+        ("image,label\nx,1\ny,3\n", []),
+    ],
+)
+def test_labels_of_other_images_are_refused(tmp_path: Path, content: str, files: list[str]):
+    (path := tmp_path / "labels.csv").write_text(content)
+    with pytest.raises(DamagedFile, match="does not name each of the 2 images once"):
+        read_labels(path, 2, files)
+
+
+@pytest.mark.parametrize(
     "content", ["", "image,label\n1,7\n", "image,label\n1,7\n2,x\n", "image\n1\n2\n", "cluster\n1\nx\n"]
 )
 def test_a_damaged_table_of_labels_is_named(tmp_path: Path, content: str):

@@ -26,7 +26,7 @@ from ddpm.evaluation.features.classifier import (
     classifier_of,
     load_trained,
 )
-from ddpm.evaluation.train_classifier import accuracy, augment, train, train_classifier
+from ddpm.evaluation.train_classifier import accuracy, augment, train, train_classifier, trained_on
 from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
 from ddpm.utils.files import sha256
 
@@ -257,3 +257,42 @@ def test_too_few_images_are_refused_before_a_classifier_of_labelled_data_is_trai
         with pytest.raises(DdpmError, match="128 is too few to be measured by the 128 features of classifier"):
             refuse_too_few(FEATURES, name, settings, CPU)
     refuse_too_few(FEATURES, "folder", settings, CPU)  # which may be without labels
+
+
+def test_whether_images_are_too_few_may_show_by_the_training_images(configure: Callable[..., Config], coloured: Sets):
+    settings = configure({"fid.extractors": "auto", "fid.inception": "auto"}).fid
+    train, cuda = coloured[0], torch.device("cuda")
+    with pytest.raises(DdpmError, match="128 is too few to be measured by the 128 features of classifier"):
+        refuse_too_few(FEATURES, "folder", settings, CPU, train=train)
+    refuse_too_few(FEATURES, "folder", settings, CPU, train=replace(train, classes=0, class_names=()))
+    refuse_too_few(FEATURES, "folder", settings, CPU, train=train.take(np.arange(2 * FEATURES)))  # none is trained
+    # Inception, under auto, only where there are training images enough for it.
+    assert len(train) // 2 <= 2048
+    refuse_too_few(1000, "folder", settings, cuda)
+    refuse_too_few(1000, "folder", settings, cuda, train=train)
+    many = train.take(np.arange(4098) % len(train))
+    with pytest.raises(DdpmError, match="1000 is too few to be measured by the 2048 features of inception"):
+        refuse_too_few(1000, "folder", settings, cuda, train=many)
+
+
+def test_the_number_of_cores_decides_no_bit_of_a_classifier(coloured: Sets, tmp_path: Path):
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            path = tmp_path / f"{threads}.safetensors"
+            train_classifier(path, coloured[0].take(np.arange(300)), coloured[1], 2, CPU, torch.float32)
+            found.append(path.read_bytes())
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_classifier_of_another_recipe_is_not_taken_for_the_wanted_one(coloured: Sets, tmp_path: Path):
+    train, test = (part.take(np.arange(100)) for part in coloured)
+    train_classifier(path := tmp_path / "classifier.safetensors", train, test, 1, CPU, torch.float32)
+    assert trained_on(path, train, 1, torch.float32)
+    assert not trained_on(path, train, 3, torch.float32)
+    assert not trained_on(path, train, 1, torch.bfloat16)
+    assert not trained_on(path, test, 1, torch.float32)

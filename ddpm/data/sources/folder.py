@@ -147,7 +147,8 @@ def _walk(root: Path) -> tuple[list[Path], list[Path]]:
     """The files below ``root``, and the folders there that are links, relative to it; but for what is hidden.
 
     What lies in a linked folder is not among the files: DVC's hash of ``root`` leaves it out, too. Raises OSError for a
-    folder that cannot be read: else a class would be missing without a word.
+    folder that cannot be read: else a class would be missing without a word; and DdpmError for a name that no table can
+    hold, as old archives bring them.
     """
     files: list[Path] = []
     links: list[Path] = []
@@ -156,6 +157,9 @@ def _walk(root: Path) -> tuple[list[Path], list[Path]]:
         within = Path(place).relative_to(root)
         files += [within / name for name in names if not name.startswith(".")]
         links += [within / name for name in folders if Path(place, name).is_symlink()]
+    for name in map(os.fsencode, [*files, *links]):
+        if (shown := name.decode(errors="replace")).encode() != name:
+            raise DdpmError(f"data.path={root} holds {shown}, a name that is not in UTF-8: rename it, as convmv does.")
     return sorted(files), sorted(links)
 
 

@@ -70,21 +70,24 @@ def refuse_too_few(
     device: torch.device,
     given: str = "generate.num_images={}",
     option: str = "fid.extractors",
+    train: ImageSet | None = None,
 ) -> None:
     """Raise DdpmError where so many images are too few for a network that would measure them, before they are sampled.
 
     Their covariance would be singular: see `ddpm.evaluation.frechet.fit_gaussian`. How many features an image has is
-    the entry's attribute ``dimensions`` or the setting NAME_features; an entry with neither is not judged here, nor is
-    one whose setting NAME is auto where the ``device`` is no CUDA device, as it is left out there. Whether a data set
-    has labels for a classifier may show only when it is there: without the attribute ``labelled`` of its source none is
-    judged. given, option: what the message calls the number of images and the choice of networks.
+    the entry's attribute ``dimensions`` or the setting NAME_features; an entry with neither is not judged here. One
+    whose setting NAME is auto is left out where the ``device`` is no CUDA device or the training images are too few;
+    whether these are, and have labels for a classifier, may show only when they are there, as ``train``: without, no
+    such entry is judged, nor a classifier unless the source has the attribute ``labelled``. given, option: what the
+    message calls the number of images and the choice of networks.
     """
     trained = ("classifier",) if getattr(SOURCES[data_name], "labelled", False) else ()
     own = (data_name,) if data_name in EXTRACTORS else trained
-    for name in settings.extractors if isinstance(settings.extractors, tuple) else (*own, "inception"):
+    names = extractor_names(settings.extractors, train.spec) if train else (*own, "inception")
+    for name in settings.extractors if isinstance(settings.extractors, tuple) else names:
         dimensions = int(getattr(EXTRACTORS[name], "dimensions", getattr(settings, f"{name}_features", 0)))
-        used = getattr(settings, name, "required") != "auto" or device.type == "cuda"
-        if used and num_images <= dimensions:
+        used = getattr(settings, name, "required") != "auto" or bool(train and device.type == "cuda")
+        if used and num_images <= dimensions and not (train and few(len(train), dimensions)):
             raise DdpmError(
                 f"{given.format(num_images)} is too few to be measured by the {dimensions} features of {name}: "
                 f"raise it above {dimensions}, or leave {name} out of {option}."
@@ -119,7 +122,12 @@ def open_extractors(
     return networks, skipped
 
 
+def few(images: int, dimensions: int) -> bool:
+    """Whether half of so many training images are too few for a covariance of the features."""
+    return images // 2 <= dimensions
+
+
 def refuse_few(images: int, dimensions: int) -> None:
-    """Raise UnavailableExtractor where half of the training images are too few for a covariance of the features."""
-    if images // 2 <= dimensions:
+    """Raise UnavailableExtractor where so many training images are `few`."""
+    if few(images, dimensions):
         raise UnavailableExtractor(f"{images} training images are too few for {dimensions} features")
