@@ -37,7 +37,7 @@ stress: $(READY)
 	$(ACTIVATE) && pytest tests/stress
 
 release-check: $(READY)
-	$(ACTIVATE) && folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT \
+	$(ACTIVATE) && folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && trap 'exit 1' HUP INT TERM \
 		&& git clone --quiet . "$$folder" && cd "$$folder" && pytest --numprocesses=0 tests/release
 
 doctor: $(READY)
@@ -60,7 +60,7 @@ pictures:
 
 # After a change of requirements.in: versions that still fit stay. Then the licences of what is now installed.
 lock:
-	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(PYTHON) -m venv "$$folder" \
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && trap 'exit 1' HUP INT TERM && $(PYTHON) -m venv "$$folder" \
 		&& "$$folder/bin/python" -m pip install --quiet --disable-pip-version-check uv==0.13.9 \
 		&& "$$folder/bin/uv" pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 			--no-emit-index-url --custom-compile-command "make lock" --output-file requirements.txt requirements.in

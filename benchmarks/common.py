@@ -44,6 +44,7 @@ from ddpm.utils.runtime import Runtime, choose_device, environment, process_coun
 from ddpm.utils.seeds import numpy_generator
 from presets.__main__ import PARAMS, merge, read_preset
 from stages.paths import RAW, REFERENCE, SPLIT
+from stages.resume import what_decides
 
 REAL, LAST = "real test digits", "last.safetensors"
 SPEC = ImageSpec(size=28, channels=1, classes=10)  # of untrained networks, which need no data
@@ -79,15 +80,18 @@ def split() -> tuple[ImageSet, ImageSet]:
 def fit(config: Config, runtime: Runtime, folder: Path) -> tuple[Checkpoint, dict[str, Any], dict[str, Any]]:
     """Train on the pipeline's split in ``folder``, which holds the checkpoints after it: a killed run resumes there.
 
-    Beside it stands of which settings it is. Raises DdpmError for a folder of others.
+    Beside it stands of which settings, code and data it is. Raises DdpmError for a folder of others.
     Returns the checkpoint after the last step, which is the file `LAST` there, the results and the cost, see `train`.
     """
     torch.compiler.reset()  # else a limit on compiled versions of one function leaves later runs eager, silently
     recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
     note, values = folder.with_name(f"{folder.name}.json"), written_out(config)
     wanted = {key: values[key] for key in ("seed", "model", "diffusion", "train")}
+    wanted["code_and_data"] = what_decides("train", config)
     if folder.exists() and any(folder.iterdir()) and (not note.exists() or read_json(note) != wanted):
-        raise DdpmError(f"{folder} holds a training by other settings: delete it, or name another --work.")
+        raise DdpmError(
+            f"{folder} holds a training by other settings, code or data: delete it, or name another --work."
+        )
     write_json(note, wanted)
     with RunFolder(folder, folder / "kept") as place:
         if not place.finished:

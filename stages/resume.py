@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import shutil
+from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from ruamel.yaml import YAML
 
 from ddpm.config import Config
 from ddpm.utils.files import sha256
-from ddpm.utils.resume import FINISHED, KeptRun
+from ddpm.utils.resume import FINISHED, Busy, KeptRun
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,6 +23,12 @@ def resume_folder(stage: str, config: Config, *computed_by: object) -> Path:
 
     The first three are what dvc.yaml lists; the last is how results are computed (``computed_by``: device, precision).
     """
+    digest = hashlib.sha256(f"{what_decides(stage, config)}{computed_by!r}".encode())
+    return resume_root() / f"{stage}-{digest.hexdigest()[:16]}"
+
+
+def what_decides(stage: str, config: Config) -> str:
+    """A digest of the parameters, the code and the data that dvc.yaml lists for ``stage``."""
     listed = dvc_stages(config)[stage]
     digest = hashlib.sha256()
     for key in listed["params"]:
@@ -30,8 +37,7 @@ def resume_folder(stage: str, config: Config, *computed_by: object) -> Path:
         # The code is that which runs, the data that of the working folder; under DVC both are in one.
         path = Path(dependency) if dependency.startswith("data/") else ROOT / dependency
         digest.update(f"{dependency}:{sha256(path)}".encode())
-    digest.update(repr(computed_by).encode())
-    return resume_root() / f"{stage}-{digest.hexdigest()[:16]}"
+    return digest.hexdigest()
 
 
 def resume_root() -> Path:
@@ -39,9 +45,9 @@ def resume_root() -> Path:
     return Path(os.environ.get("DDPM_CKPT_DIR") or ".ckpt")
 
 
-def finished_run(stage: str, **metadata: Any) -> dict[str, Any]:  # noqa: ANN401
+def finished_run(stage: str, /, **metadata: Any) -> dict[str, Any]:  # noqa: ANN401
     """What a stage notes of its finished run (`ddpm.utils.resume.KeptRun.finish`), for `forget_recorded`."""
-    return {"stage": stage, "workspace": str(Path.cwd()), **metadata}
+    return {**metadata, "stage": stage, "workspace": str(Path.cwd())}
 
 
 def forget_recorded(stage: str, config: Config) -> None:
@@ -56,9 +62,11 @@ def forget_recorded(stage: str, config: Config) -> None:
         run = KeptRun(note.parent).finished or {}
         outs = listed.get(str(run.get("stage")), {}).get("outs", ())
         if run.get("workspace") == str(Path.cwd()) and not read.isdisjoint(map(str, outs)):
+            # Another clone may be at this very run: then it is that one's to forget.
             # The note goes first: what a deletion cut short leaves is an unfinished run, which resumes to the same end.
-            note.unlink()
-            shutil.rmtree(note.parent)
+            with suppress(Busy), KeptRun(note.parent):
+                note.unlink(missing_ok=True)
+                shutil.rmtree(note.parent, ignore_errors=True)
 
 
 def dvc_stages(config: Config) -> dict[str, Any]:

@@ -5,8 +5,7 @@ from functools import partial
 from ddpm.config import Config
 from ddpm.data.image_set import read_image_set
 from ddpm.evaluation.early import EarlyDistance
-from ddpm.training.launch import train_on_files, train_together
-from ddpm.training.ranks import LAUNCHED
+from ddpm.training.launch import LAUNCHED, train_on_files, train_together
 from ddpm.training.run_folder import RunFolder
 from ddpm.training.state import Recipe
 from ddpm.utils.files import write_json
@@ -29,8 +28,9 @@ def train_stage(config: Config) -> None:
             often = config.runtime.checkpoint_every_seconds
             results, cost = train_together(processes, partial(work, save_every_seconds=often), runtime, folder)
             cost |= one_thread(runtime.device)(runtime.describe)() | environment()
-            cost = {"train_peak_memory_mib": peak_memory_bytes(runtime, processes) / 2**20} | cost
-            folder.finish(found := finished_run("train", results=results, cost=cost))
+            peak = peak_memory_bytes(runtime, processes) / 2**20
+            found = {"results": results, "cost": {"train_peak_memory_mib": peak} | cost}
+        folder.finish(finished_run("train", **found))  # of this workspace, where it was of another one, too
         if folder.writes:
             write_json(MODEL / "results.json", found["results"])
             write_json(COST / "train.json", found["cost"])

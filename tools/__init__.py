@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from ddpm.utils.errors import DdpmError
 
 _FOREIGN = ("DDPM_CKPT_DIR", "DVC_ROOT", "DVC_STAGE", "GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE")
@@ -56,14 +58,21 @@ def prepared_clone(commit: str, folder: Path, cache: Path) -> Iterator[Path]:
     """A `clone` at a name beside ``folder``, which it takes once the block has made it ready.
 
     So the folder is whole or not there, whatever ends the process: what a killed call left is deleted by the next.
-    Raises DdpmError, and what the block raises.
+    Raises DdpmError, also where another process is at it, and what the block raises.
     """
     part = Path(f"{folder}.part")
-    shutil.rmtree(part, ignore_errors=True)
     part.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{folder}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise DdpmError(f"another process makes {folder}: wait for it.") from error
+    shutil.rmtree(part, ignore_errors=True)
     try:
         clone(commit, part, cache)
         yield part
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """The exceptions whose text is meant for the person at the keyboard, and the one way a command ends with them."""
 
 import errno
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -60,6 +61,8 @@ def one_sentence(restore: str = "", need_less: str = "close other programs") -> 
             sys.exit(f"error: {path} cannot be used ({reason}): give this user the right to read and write it.")
         sys.exit(f"error: {path}: {reason}.")
     except (MemoryError, RuntimeError) as error:
+        if (full := os.strerror(errno.ENOSPC)) in str(error):  # as of torch's compiler, whose cache is in files
+            sys.exit(f"error: the disk is full ({full}): free some space and run the command again.")
         if not lacks_memory(error):
             raise
         sys.exit(f"error: out of memory: {need_less}.")

@@ -7,6 +7,7 @@ layer, and far faster beside a busy neighbour.
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any, TypeVar
 
@@ -28,6 +30,27 @@ _READ_EVERY, _READINGS, _AT_REST = 10.0, 180, 1.0
 _object: object = None
 
 
+class _Process(SpawnProcess):
+    """One that leaves Ctrl-C to its parent from its very start: `_begin` runs seconds after that."""
+
+    def start(self) -> None:
+        _mask_interrupts(block=True)
+        try:
+            super().start()
+        finally:
+            _mask_interrupts(block=False)
+
+
+class _Context(SpawnContext):
+    Process = _Process
+
+
+def _mask_interrupts(*, block: bool) -> None:
+    """Hold SIGINT back in this thread and in processes that it starts, or no longer; Windows has no such masks."""
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_BLOCK if block else signal.SIG_UNBLOCK, [signal.SIGINT])
+
+
 @contextmanager
 def worker_processes(
     count: int, work: str, begin: Callable[..., None], *arguments: object
@@ -38,7 +61,7 @@ def worker_processes(
     Leaving it by an exception ends them at once; they end by themselves when this process is gone. Raises DdpmError,
     which says what their ``work`` was, where one was killed.
     """
-    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
+    context, others = _Context(), set(multiprocessing.active_children())
     executor = ProcessPoolExecutor(count, context, _begin, (os.getpid(), context.Value("i"), begin, arguments))
     try:
         yield executor
@@ -137,6 +160,7 @@ def _call(task: Callable[..., T], arguments: tuple[object, ...]) -> T:
 def _begin(parent: int, begun: "Synchronized[int]", begin: Callable[..., None], arguments: tuple[object, ...]) -> None:
     """Make a process ready; it ends when its parent ends it or is gone, and leaves Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _mask_interrupts(block=False)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def watch() -> None:

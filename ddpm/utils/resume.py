@@ -7,24 +7,28 @@ named after all that decides the run, from which the next run of the same resume
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from ddpm.utils.errors import DamagedFile, DdpmError
+from ddpm.utils.errors import DamagedFile, DdpmError, MissingFile
 from ddpm.utils.files import read_json, write_json
 
 FINISHED = "finished.json"
 _asked: list[list[int]] = []
 
 
+class Busy(DdpmError):
+    """Another process is at a run."""
+
+
 class KeptRun:
     """The folder of one run. As a context manager it is locked against a second process at the same run.
 
-    Entering raises DdpmError where another process has it, OSError where it cannot be written.
+    Entering raises Busy where another process has it, OSError where it cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,7 +40,7 @@ class KeptRun:
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
-            raise DdpmError(f"another process is at this very run (its folder is {self.folder}).") from error
+            raise Busy(f"another process is at this very run (its folder is {self.folder}).") from error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -50,8 +54,9 @@ class KeptRun:
     def finished(self) -> dict[str, Any] | None:
         """What `finish` noted, None for a run that is not complete. Raises DdpmError for a damaged note."""
         path = self.folder / FINISHED
-        with restarting(self.folder):
-            return read_json(path) if path.exists() else None
+        with restarting(self.folder), suppress(MissingFile):
+            return read_json(path)
+        return None
 
 
 @contextmanager

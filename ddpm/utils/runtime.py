@@ -35,8 +35,7 @@ _PROCESSES_PAY_FLOPS = 3e12  # half a minute of a core: below, starting processe
 _NVIDIA_DRIVERS = Path("/proc/driver/nvidia/version"), Path("/usr/lib/wsl/lib/libcuda.so.1")
 _NVIDIA_DEVICES = Path("/dev/nvidiactl"), Path("/dev/dxg")
 _PCI_DEVICES, _NVIDIA, _GRAPHICS = Path("/sys/bus/pci/devices"), "0x10de", "0x03"  # vendor; first digits of the class
-_PROCESSOR_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of processor time, or "max", in so many microseconds
-_MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")  # bytes, or "max"
+_CONTROL_GROUPS, _OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _PROCESS_BYTES = 3 * 2**29  # of memory for each process that trains or samples on a CPU, which takes two thirds of it
 _LINUX = platform.system() == "Linux"
 
@@ -168,13 +167,18 @@ def environment() -> dict[str, str]:
 def choose_runtime(config: RuntimeConfig, flops: float, *, trains: bool = False) -> Runtime:
     """Turn the settings, `auto` included, into a choice for work of about ``flops`` floating-point operations.
 
-    trains: whether that work is training. Raises what `choose_device` does.
+    trains: whether that work is training. Raises what `choose_device` does, and DdpmError where it is to be compiled
+    and that fails.
     """
     device = choose_device(config.device, f"runtime.device={config.device}")
     precision = fast_precision(device) if config.precision == "auto" else getattr(torch, config.precision)
     pays = _COMPILE_PAYS_FLOPS.get(device.type, (math.inf, math.inf))[trains]
-    compiled = config.compile == "on" or (config.compile == "auto" and flops > pays and _compiles(device))
-
+    compiled = config.compile == "on" or (config.compile == "auto" and flops > pays)
+    if compiled and (failure := _compile_failure(device)):
+        if config.compile == "on":
+            raise DdpmError(f"runtime.compile=on: torch.compile fails here, set it to auto or off: {failure}")
+        warnings.warn(f"running uncompiled, as torch.compile fails here: {failure}", stacklevel=2)
+        compiled = False
     runtime = Runtime(device, precision, compiled, config.deterministic)
     runtime.set_up()
     return runtime
@@ -297,10 +301,20 @@ def process_count(config: RuntimeConfig, runtime: Runtime, most: int, flops: flo
 
 
 def _memory_bytes() -> int:
-    """The main memory of this machine, or of a container that is limited to less (`docker run --memory`)."""
-    limit = _MEMORY_LIMIT.read_text().strip() if _MEMORY_LIMIT.exists() else "max"
-    total = int(psutil.virtual_memory().total)
-    return total if limit == "max" else min(total, int(limit))
+    """The main memory of this machine, or less where this process is limited to that, see `_limits`."""
+    limits = [int(limit) for limit in _limits("memory.max") if limit != "max"]
+    return min([int(psutil.virtual_memory().total), *limits])
+
+
+def _limits(name: str) -> list[str]:
+    """What a file of Linux's control groups, version 2, says of this process's group and of those that it is within.
+
+    Containers (`docker run --memory`), Slurm and systemd limit by them. Within a container its group is the uppermost.
+    """
+    lines = _OWN_GROUP.read_text().splitlines() if _OWN_GROUP.exists() else []
+    group = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
+    files = (place / name for place in (Path(group), *Path(group).parents))
+    return [path.read_text().strip() for file in files if (path := _CONTROL_GROUPS / file).is_file()]
 
 
 @contextmanager
@@ -318,17 +332,16 @@ def one_thread(device: torch.device) -> Iterator[None]:
 def worker_count(workers: int | str) -> int:
     """How many threads to use beside the main one: the setting, or the number of usable processors.
 
-    A container that is limited to the time of fewer processors (`docker run --cpus`) has that many.
+    Where a control group (`docker run --cpus`) limits to the time of fewer processors, there are that many.
     """
     if isinstance(workers, int):
         return workers
     if not _LINUX:
         return os.cpu_count() or 1
-    quota, period = "max", "1"
-    if _PROCESSOR_QUOTA.exists():
-        quota, period = _PROCESSOR_QUOTA.read_text().split()
-    usable = len(os.sched_getaffinity(0))
-    return usable if quota == "max" else max(1, min(usable, math.ceil(int(quota) / int(period))))
+    # Microseconds of processor time, or "max", in so many microseconds.
+    quotas = [each.split() for each in _limits("cpu.max")]
+    given = [math.ceil(int(quota) / int(period)) for quota, period in quotas if quota != "max"]
+    return max(1, min([len(os.sched_getaffinity(0)), *given]))
 
 
 @contextmanager
@@ -384,17 +397,16 @@ def _device_of_rank(rank: int) -> torch.device:
     return torch.device("cuda", rank % cuda_devices())
 
 
-def _compiles(device: torch.device) -> bool:
-    """Whether torch.compile works here: it needs a C++ compiler on a CPU, Triton and a C compiler on CUDA."""
+def _compile_failure(device: torch.device) -> str:
+    """Why torch.compile fails here, "" if it works: a CPU needs a C++ compiler, CUDA needs Triton and a C compiler."""
     # What torchrun has started takes a device of its own only later; to try on the first would put memory of all there.
     own = _device_of_rank(int(os.environ.get("LOCAL_RANK") or 0)) if device == torch.device("cuda") else device
     try:
         with torch.cuda.device(own) if own.type == "cuda" else nullcontext():
             torch.compile(lambda x: x.sin() + 1, dynamic=False)(torch.ones(64, device=own))
     except Exception as error:  # the compiler's failures have no common type; whatever it was, running uncompiled works
-        warnings.warn(f"running uncompiled, as torch.compile fails here: {error}", stacklevel=2)
-        return False
-    return True
+        return str(error).strip() or type(error).__name__
+    return ""
 
 
 def _cpu_name() -> str:

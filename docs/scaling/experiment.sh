@@ -6,6 +6,7 @@ repository=$1 name=$2
 shift 2
 clone=$(mktemp -d)
 trap 'rm -rf "$clone"' EXIT
+trap 'exit 1' HUP INT TERM  # a signal alone would end some shells without the line above
 git clone --quiet "$repository" "$clone"
 cd "$clone"
 dvc exp run --pull --allow-missing --name "$name" "$@"

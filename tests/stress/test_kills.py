@@ -3,6 +3,7 @@
 DDPM_KILLS sets the number of kills in each test, DDPM_KILLS_SEED when.
 """
 
+import json
 import os
 import random
 import shutil
@@ -221,7 +222,10 @@ def test_dvc_killed_resumes_when_it_is_called_again(
 def test_a_finished_training_that_dvc_could_not_record_is_not_done_again(clone: Path, clean: dict[str, str]):
     # As when the disk fills up while DVC copies the outputs into its cache: they are there, and nowhere recorded.
     run_in(clone, sys.executable, "-m", "stages.train")
+    (note,) = clone.glob(".ckpt/train-*/finished.json")
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"workspace": "/a clone that is gone"}))
     again = run_in(clone, "dvc", "repro", "train")
+    assert json.loads(note.read_text())["workspace"] == str(clone)
     assert "Running stage 'train'" in again
     assert "this very run was finished, but not recorded" in again
     assert {key: md5 for key, md5 in outputs(clone).items() if key.startswith("data/model")} == {

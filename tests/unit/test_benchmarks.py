@@ -195,9 +195,12 @@ def test_a_training_that_is_there_is_not_repeated(
     assert torch.equal(first.tensors["ema"]["conv_out.bias"], again[0].tensors["ema"]["conv_out.bias"])
     other = tiny({"train.epochs": 1.0, "train.lr": 0.02})
     with pytest.raises(
-        DdpmError, match=r"work holds a training by other settings: delete it, or name another --work\.$"
+        DdpmError, match=r"work holds a training by other settings, code or data: delete it, or name another --work\.$"
     ):
         fit(other, cpu, workspace / "work")
+    write_image_set(workspace / "data/split/train.npz", digits.take(np.arange(1, 129)))
+    with pytest.raises(DdpmError, match="work holds a training by other settings, code or data"):
+        fit(config, cpu, workspace / "work")
     (workspace / "work.json").unlink()
     with pytest.raises(DdpmError, match="work holds a training by other settings"):
         fit(config, cpu, workspace / "work")
@@ -474,7 +477,7 @@ def test_without_a_compiler_the_checks_of_cuda_train_uncompiled(
     monkeypatch.setattr("ddpm.utils.runtime.cuda_devices", lambda: 1)
     monkeypatch.setattr("torch.cuda.get_arch_list", list)
     monkeypatch.setattr("ddpm.utils.runtime.fast_precision", lambda _: torch.bfloat16)
-    monkeypatch.setattr("ddpm.utils.runtime._compiles", lambda _: compiles)
+    monkeypatch.setattr("ddpm.utils.runtime._compile_failure", lambda _: "" if compiles else "no compiler")
     monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "NVIDIA card")
     bench = cuda.Bench(raw, rehearse=False)
     assert bench.device.type == "cuda"

@@ -42,6 +42,37 @@ def sample_in_a_process_that_is_killed(restored: tuple[object, ...]) -> None:
         pool.submit(stop).result()
 
 
+INTERRUPTED_AT_ITS_START = """
+import os, signal
+from ddpm.utils.processes import worker_processes
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, lambda *_: None)
+    with worker_processes(2, "worked", int) as executor:
+        found = [executor.submit(os.getpid) for _ in range(2)]
+        print("started", flush=True)
+        print(len([one.result() for one in found]), flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no process groups to interrupt")
+def test_processes_leave_an_interrupt_to_their_parent_from_their_start(tmp_path: Path):
+    (script := tmp_path / "script.py").write_text(INTERRUPTED_AT_ITS_START)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(script)]
+    with subprocess.Popen(
+        command, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "started\n"
+        for _ in range(20):  # while the processes begin
+            os.killpg(process.pid, signal.SIGINT)
+            time.sleep(0.05)
+        printed, complaints = process.communicate(timeout=120)
+    assert printed == "2\n"
+    assert "Traceback" not in complaints
+
+
 def fail(_: Generator, reason: str) -> None:
     raise ValueError(reason)
 
@@ -301,7 +332,8 @@ def test_processes_are_as_many_as_asked_for_or_as_repay(
     monkeypatch.setattr("ddpm.utils.runtime.worker_count", lambda _: 6)
     memory = Mock(total=100 * 2**30, available=2**20)  # what other programs hold at the moment decides nothing
     monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
-    monkeypatch.setattr("ddpm.utils.runtime._MEMORY_LIMIT", limit := tmp_path / "memory.max")
+    monkeypatch.setattr("ddpm.utils.runtime._CONTROL_GROUPS", tmp_path)
+    limit = tmp_path / "memory.max"
     cpu, cuda, second = (
         Runtime(torch.device(*device), torch.float32, compiled=False) for device in (("cpu",), ("cuda",), ("cuda", 1))
     )

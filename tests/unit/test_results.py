@@ -39,6 +39,15 @@ def test_a_clone_is_whole_or_not_there(repository: Path):
     assert list(folder.parent.iterdir()) == [folder]
 
 
+def test_a_clone_that_another_process_makes_is_left_to_it(repository: Path):
+    folder = repository / "kept/clone"
+    with prepared_clone("HEAD", folder, Path("cache")) as part:
+        with pytest.raises(DdpmError, match=r"another process makes .*clone: wait"):
+            prepared_clone("HEAD", folder, Path("cache")).__enter__()
+        assert (part / "params.yaml").exists()
+    assert (folder / "params.yaml").exists()
+
+
 def test_a_preset_that_is_not_committed_is_refused(repository: Path):
     for name in ("mine", "new"):
         (repository / f"presets/{name}.yaml").write_text("seed: 1\n")

@@ -17,6 +17,7 @@ from ddpm.config import Config
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.runtime import (
     Runtime,
+    _memory_bytes,
     choose_device,
     choose_runtime,
     cuda_devices,
@@ -205,11 +206,22 @@ def test_little_work_is_not_compiled(configure: Callable[..., Config]):
 def test_training_is_compiled_for_more_work_than_sampling(
     configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("ddpm.utils.runtime._compiles", lambda _: True)
+    monkeypatch.setattr("ddpm.utils.runtime._compile_failure", lambda _: "")
     settings = {"runtime.device": "cpu", "runtime.precision": "float32", "runtime.compile": "auto"}
     runtime = configure(settings).runtime
     assert [choose_runtime(runtime, 2e14, trains=trains).compiled for trains in (False, True)] == [True, False]
     assert choose_runtime(runtime, 1e15, trains=True).compiled
+
+
+def test_where_compiling_fails_work_that_must_be_compiled_is_refused_and_other_runs_without(
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("ddpm.utils.runtime._compile_failure", lambda _: "there is no compiler")
+    on, auto = (configure({"runtime.device": "cpu", "runtime.compile": each}).runtime for each in ("on", "auto"))
+    with pytest.raises(DdpmError, match=r"^runtime\.compile=on: .* set it to auto or off: there is no compiler$"):
+        choose_runtime(on, 1.0)
+    with pytest.warns(UserWarning, match="running uncompiled, as torch.compile fails here: there is no compiler"):
+        assert not choose_runtime(auto, 1e30).compiled
 
 
 def test_nothing_imports_the_compiler_where_nothing_is_compiled():
@@ -230,7 +242,7 @@ def test_what_is_little_work_depends_on_the_device(
     monkeypatch.setattr("ddpm.utils.runtime.cuda_devices", lambda: 1)
     monkeypatch.setattr("torch.cuda.get_arch_list", list)
     monkeypatch.setattr("ddpm.utils.runtime.fast_precision", lambda _: torch.bfloat16)
-    monkeypatch.setattr("ddpm.utils.runtime._compiles", lambda _: True)
+    monkeypatch.setattr("ddpm.utils.runtime._compile_failure", lambda _: "")
     settings = {"runtime.device": "auto", "runtime.precision": "auto", "runtime.compile": "auto"}
     assert choose_runtime(configure(settings).runtime, flops) == Runtime(torch.device("cuda"), torch.bfloat16, compiled)
     assert choose_runtime(configure(settings | {"runtime.device": "cpu"}).runtime, flops).compiled
@@ -334,9 +346,30 @@ def test_a_container_has_the_processors_that_it_is_given(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str, found: int
 ):
     (tmp_path / "cpu.max").write_text(f"{quota}\n")
-    monkeypatch.setattr("ddpm.utils.runtime._PROCESSOR_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr("ddpm.utils.runtime._CONTROL_GROUPS", tmp_path)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
     assert worker_count("auto") == found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="control groups are of Linux")
+@pytest.mark.parametrize("group", ["slurm/job_7/step_0", "slurm/job_7"])
+def test_a_job_has_the_processors_and_the_memory_of_the_groups_that_it_is_within(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, group: str
+):
+    (job := tmp_path / "groups/slurm/job_7").mkdir(parents=True)
+    (job / "step_0").mkdir()
+    (job / "step_0/memory.max").write_text("max\n")
+    (job / "memory.max").write_text(f"{2**30}\n")
+    (job / "cpu.max").write_text("300000 100000\n")
+    (job.parent / "cpu.max").write_text("max 100000\n")
+    (own := tmp_path / "cgroup").write_text(f"12:devices:/of/version/1\n0::/{group}\n")
+    monkeypatch.setattr("ddpm.utils.runtime._CONTROL_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr("ddpm.utils.runtime._OWN_GROUP", own)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    assert worker_count("auto") == 3
+    assert _memory_bytes() == 2**30
+    own.write_text("0::/../elsewhere\n")  # as of a container that sees the names of its machine
+    assert worker_count("auto") == 8
 
 
 def test_memory_is_counted_in_bytes(cpu: Runtime):

@@ -516,6 +516,8 @@ def test_a_finished_run_is_kept_until_dvc_begins_a_stage_that_reads_it(place: Pl
 
     for stage in ("split", "reference", "train", "a stage of their own"):
         assert kept_after(stage) == ["elsewhere", "generate", "train"]
+    with KeptRun(place.folder / "kept/train"):  # by another clone, which takes its results from there
+        assert kept_after("generate") == ["elsewhere", "generate", "train"]
     assert kept_after("generate") == ["elsewhere", "generate"]
     assert kept_after("dvc.yaml:fid") == ["elsewhere"]
 
