@@ -13,11 +13,11 @@ from benchmarks.page import RESULTS
 from ddpm.utils.files import atomic_path, read_json
 
 MODELS = {
-    "default, 5.5 epochs": "high_noise_again",
-    "long as it was, 45 epochs": "long_high_noise",
-    "48 channels, 32 epochs": "long_wider",
-    "long: the default's recipe, 45 epochs": "long_default_recipe",
-    "the default's recipe, 32 epochs": "frontier_half_hour",
+    "default, 5.5 epochs": ("high_noise_again",),
+    "long as it was, 45 epochs": ("long_high_noise",),
+    "48 channels, 32 epochs": ("long_wider",),
+    "long: the default's recipe, 45 epochs": ("long_default_recipe", "long_guidance"),
+    "the default's recipe, 32 epochs": ("frontier_half_hour",),
 }
 
 
@@ -25,8 +25,8 @@ def plot(path: Path) -> None:
     """One point a sampling, one colour a model; dashed: as many real training images."""
     figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
     floors = []
-    for label, name in MODELS.items():
-        rows = read_json(RESULTS / f"{name}.json")["rows"]
+    for label, names in MODELS.items():
+        rows = [row for name in names for row in read_json(RESULTS / f"{name}.json")["rows"]]
         accuracies, distances = ([row[key] for row in rows] for key in ("label_accuracy", "fd_mnist"))
         axes.plot([100 * accuracy for accuracy in accuracies], distances, "o", label=label, alpha=0.8)
         floors += [row["fd_mnist"] / row["over_floor"] for row in rows]
