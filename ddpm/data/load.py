@@ -101,15 +101,17 @@ def read_labels(path: Path, count: int, files: Sequence[str] = ()) -> GivenLabel
         raise DamagedFile(f"{path} has no whole numbers in a column `label` or `cluster` ({reason})") from error
     if len(table) not in (0, count):
         raise DamagedFile(f"{path} has {len(table)} rows for {count} images")
+    if not len(table):
+        return GivenLabels()
     for column in [name for name in _OF_IMAGES if name in table][:1]:
-        order = _rows(table[column].astype(str).tolist(), files)
+        order = _rows(table[column].fillna("").str.strip().tolist(), files)
         if order is None:
             raise DamagedFile(
                 f"{path}: its column `{column}` does not name each of the {count} images once, by its file's name or "
                 "its number: correct it, or leave it out where the rows have the order of the images"
             )
         found = {name: values[order] for name, values in found.items()}
-    return GivenLabels(found.get("label"), found.get("cluster")) if len(table) else GivenLabels()
+    return GivenLabels(found.get("label"), found.get("cluster"))
 
 
 def _rows(named: Sequence[str], files: Sequence[str]) -> np.ndarray | None:

@@ -76,7 +76,7 @@ def model_facts(checkpoint: Checkpoint, settings: GenerateConfig, seed: int) -> 
             "seed": str(seed),  # JavaScript rounds large numbers
             "steps": settings.steps,
             "sampler": "ddim" if settings.sampler == "ddim" else "ddpm",  # what the page knows
-            "guidance": settings.guidance,
+            "guidance": settings.guidance if checkpoint.null_label else 1.0,
             "autoguidance": settings.autoguidance if "guide" in evaluated(checkpoint, settings) else 1.0,
             "clip": bool(settings.clip),
         },

@@ -122,7 +122,7 @@ class Generator:
         labels = [class_number(label, names) for label in wanted]
         found = [label for label in labels if label is not None]
         if len(found) < len(labels):
-            raise DdpmError(f"{given}: the network knows {known_classes(names)}.")
+            raise DdpmError(f"{given}: the network knows {known_classes(names or tuple(map(str, range(count))))}.")
         return found
 
     def class_labels(self, numbers: Sequence[int]) -> np.ndarray | None:

@@ -174,7 +174,7 @@ def choose_runtime(config: RuntimeConfig, flops: float, *, trains: bool = False)
     precision = fast_precision(device) if config.precision == "auto" else getattr(torch, config.precision)
     pays = _COMPILE_PAYS_FLOPS.get(device.type, (math.inf, math.inf))[trains]
     compiled = config.compile == "on" or (config.compile == "auto" and flops > pays)
-    if compiled and (failure := _compile_failure(device)):
+    if compiled and flops and (failure := _compile_failure(device)):
         if config.compile == "on":
             raise DdpmError(f"runtime.compile=on: torch.compile fails here, set it to auto or off: {failure}")
         warnings.warn(f"running uncompiled, as torch.compile fails here: {failure}", stacklevel=2)
@@ -405,7 +405,7 @@ def _compile_failure(device: torch.device) -> str:
         with torch.cuda.device(own) if own.type == "cuda" else nullcontext():
             torch.compile(lambda x: x.sin() + 1, dynamic=False)(torch.ones(64, device=own))
     except Exception as error:  # the compiler's failures have no common type; whatever it was, running uncompiled works
-        return str(error).strip() or type(error).__name__
+        return str(error).strip().partition("\n")[0] or type(error).__name__
     return ""
 
 

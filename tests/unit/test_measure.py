@@ -265,6 +265,7 @@ def test_labels_are_read_as_they_were_written(tmp_path: Path, content: str, colu
     found = labels.classes, labels.clusters
     assert tuple(None if column is None else column.tolist() for column in found) == columns
     assert str(labels) == protocol
+    assert str(read_labels(path, 2, ["00001.png", "00002.png"])) == protocol
 
 
 @pytest.mark.parametrize(
@@ -277,6 +278,7 @@ def test_labels_are_read_as_they_were_written(tmp_path: Path, content: str, colu
         ("label\n1\n10\n2\n", ["1.png", "10.png", "2.png"]),
         ("image,label\n2,10\n3,2\n1,1\n", []),
         ("image,label\n1,10\n2,2\n0,1\n", []),
+        ("file,label\n 2.png,2\n10.png ,10\n1.png,1\n", ["1.png", "10.png", "2.png"]),
     ],
 )
 def test_a_row_of_labels_is_of_the_image_that_it_names(tmp_path: Path, content: str, files: list[str]):
@@ -294,6 +296,7 @@ def test_a_row_of_labels_is_of_the_image_that_it_names(tmp_path: Path, content: 
         ("image,label\n1,1\n1,3\n", []),
         ("image,label\n1,1\n3,3\n", []),
         ("image,label\nx,1\ny,3\n", []),
+        ("file,label\n,1\nNA,3\n", ["1.png", "2.png"]),
     ],
 )
 def test_labels_of_other_images_are_refused(tmp_path: Path, content: str, files: list[str]):

@@ -31,6 +31,7 @@ from ddpm.models.checkpoint import Checkpoint
 from ddpm.models.conditioning import Conditioning
 from ddpm.sampling.generator import make_generator
 from ddpm.utils.errors import DdpmError, MissingFile
+from ddpm.utils.files import read_json
 from ddpm.utils.runtime import Runtime
 
 SPEC = ImageSpec(28, 1, 10)
@@ -357,8 +358,8 @@ def test_without_a_trained_null_label_there_is_neither_guidance_nor_completing_w
     browser: Browser, model: Model, tmp_path: Path
 ):
     checkpoint = replace(model.checkpoint, metadata={"null_label": False})
-    unguided = model.generator.config.model_copy(update={"guidance": 1.0})
-    write_page(tmp_path, checkpoint, "it", unguided, SEED, page_runtime())
+    write_page(tmp_path, checkpoint, "it", model.generator.config, SEED, page_runtime())
+    assert read_json(tmp_path / "model.json")["settings"]["guidance"] == 1.0 < model.generator.config.guidance
     with visit(browser, tmp_path) as visited:
         visited.status()
         assert not visited.page.locator("#sample-guidance").is_visible()
