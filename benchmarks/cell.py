@@ -28,7 +28,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
 def main() -> None:
     config = settings()
     path, count = MODEL / f"{config.generate.checkpoint}.safetensors", config.generate.num_images
-    runtime = choose_runtime(config.runtime, 0.0)
+    runtime = choose_runtime(config.runtime, 1.0)
     generator = make_generator(load_checkpoint(path), str(path), config.generate, config.seed, runtime)
     labels = generator.class_labels(range(1, count + 1))
     network, real = evaluator()

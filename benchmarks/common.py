@@ -85,6 +85,7 @@ def fit(config: Config, runtime: Runtime, folder: Path) -> tuple[Checkpoint, dic
     """
     torch.compiler.reset()  # else a limit on compiled versions of one function leaves later runs eager, silently
     recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
+    images = split()  # first, as it says how to make what is not there
     note, values = folder.with_name(f"{folder.name}.json"), written_out(config)
     wanted = {key: values[key] for key in ("seed", "model", "diffusion", "train")}
     wanted["code_and_data"] = what_decides("train", config)
@@ -95,9 +96,9 @@ def fit(config: Config, runtime: Runtime, folder: Path) -> tuple[Checkpoint, dic
     write_json(note, wanted)
     with RunFolder(folder, folder / "kept") as place:
         if not place.finished:
-            flops = recipe.flops(split()[0])
+            flops = recipe.flops(images[0])
             processes = process_count(config.runtime, runtime, config.train.shards, flops)
-            work = partial(train, recipe, *split(), save_every_seconds=60.0)
+            work = partial(train, recipe, *images, save_every_seconds=60.0)
             results, cost = train_together(processes, work, runtime, place)
             place.finish({"results": results, "cost": cost})
         found = place.finished

@@ -28,7 +28,7 @@ def open_likelihood(config: Config, runtime: Runtime, path: Path, number: int = 
 
 
 def likelihood(config: Config) -> None:
-    path, runtime = MODEL / f"{config.generate.checkpoint}.safetensors", choose_runtime(config.runtime, 0.0)
+    path, runtime = MODEL / f"{config.generate.checkpoint}.safetensors", choose_runtime(config.runtime, 1.0)
     found = open_likelihood(*(given := (config, runtime, path)))
     processes = process_count(config.runtime, runtime, found.groups, float("inf") if found.groups > 20 else 0.0)
     with process_pool(processes, open_likelihood, *given) as pool:

@@ -58,15 +58,20 @@ def forget_recorded(stage: str, config: Config) -> None:
     listed = dvc_stages(config)
     paths = map(Path, listed.get(stage, {}).get("deps", ()))
     read = {str(place) for path in paths for place in (path, *path.parents)}
+
+    def recorded(run: KeptRun) -> bool:
+        note = run.finished or {}
+        outs = listed.get(str(note.get("stage")), {}).get("outs", ())
+        return note.get("workspace") == str(Path.cwd()) and not read.isdisjoint(map(str, outs))
+
     for note in resume_root().glob(f"*/{FINISHED}"):
-        run = KeptRun(note.parent).finished or {}
-        outs = listed.get(str(run.get("stage")), {}).get("outs", ())
-        if run.get("workspace") == str(Path.cwd()) and not read.isdisjoint(map(str, outs)):
-            # Another clone may be at this very run: then it is that one's to forget.
+        if recorded(run := KeptRun(note.parent)):
+            # Another clone may be at this very run, or have taken it meanwhile: then it is that one's to forget.
             # The note goes first: what a deletion cut short leaves is an unfinished run, which resumes to the same end.
-            with suppress(Busy), KeptRun(note.parent):
-                note.unlink(missing_ok=True)
-                shutil.rmtree(note.parent, ignore_errors=True)
+            with suppress(Busy), run:
+                if recorded(run):
+                    note.unlink()
+                    shutil.rmtree(note.parent, ignore_errors=True)
 
 
 def dvc_stages(config: Config) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """How a stage begins and ends: settings checked first, one sentence for what the user can fix, stopped with its dvc.
 
-By DVC a stage runs as a part of the graph: what would stop the graph at its end is refused at its beginning.
+Settings that would stop the graph at its end are refused before a training; by DVC, which runs the graph, before any
+stage, as far as that shows without the images.
 """
 
 import os
@@ -37,12 +38,15 @@ def run(stage: Callable[[Config], None]) -> None:
         stage(config)
 
 
-def fitting(config: Config, images: ImageSet) -> ImageSet:
-    """The training images, unless a later stage cannot do with them what the settings ask for. Raises DdpmError."""
-    device = wanted_device(config.runtime.device)
-    refuse_too_few(config.generate.num_images, config.data.name, config.fid, device, train=images)
+def fitting(config: Config, images: ImageSet, share: float = 1.0) -> ImageSet:
+    """The training images, unless a later stage cannot do with them what the settings ask for. Raises DdpmError.
+
+    share: the part that they are of all images for training, by which the later stages measure.
+    """
     if not images.classes and "classifier" in config.fid.extractors:
         raise DdpmError("fid.extractors names classifier, but the images have no labels for it: set it to auto.")
+    device, all_images = wanted_device(config.runtime.device), round(len(images) / share)
+    refuse_too_few(config.generate.num_images, config.data.name, config.fid, device, train=(images.spec, all_images))
     wanted, names = config.generate.classes, images.class_names
     if unknown := [] if wanted == "all" else [str(label) for label in wanted if class_number(label, names) is None]:
         known = first_of(names, 20) or "none"

@@ -17,7 +17,8 @@ from stages.runner import fitting, run
 
 def train_stage(config: Config) -> None:
     recipe, path = Recipe(config.model, config.diffusion, config.train, config.seed), SPLIT / "train.npz"
-    runtime = choose_runtime(config.runtime, flops := recipe.flops(fitting(config, read_image_set(path))), trains=True)
+    flops = recipe.flops(fitting(config, read_image_set(path), config.split.train_fraction))
+    runtime = choose_runtime(config.runtime, flops, trains=True)
     processes = 1 if LAUNCHED.size > 1 else process_count(config.runtime, runtime, config.train.shards, flops)
     kept = resume_folder("train", config, *runtime.arithmetic())
     with RunFolder(MODEL, kept, PREVIEWS, writes=not LAUNCHED.rank) as folder:
@@ -27,9 +28,8 @@ def train_stage(config: Config) -> None:
             work = partial(train_on_files, recipe, path, SPLIT / "validation.npz", distance=EarlyDistance)
             often = config.runtime.checkpoint_every_seconds
             results, cost = train_together(processes, partial(work, save_every_seconds=often), runtime, folder)
-            cost |= one_thread(runtime.device)(runtime.describe)() | environment()
-            peak = peak_memory_bytes(runtime, processes) / 2**20
-            found = {"results": results, "cost": {"train_peak_memory_mib": peak} | cost}
+            cost = {"train_peak_memory_mib": peak_memory_bytes(runtime, processes) / 2**20} | cost
+            found = {"results": results, "cost": cost | one_thread(runtime.device)(runtime.describe)() | environment()}
         folder.finish(finished_run("train", **found))  # of this workspace, where it was of another one, too
         if folder.writes:
             write_json(MODEL / "results.json", found["results"])

@@ -67,12 +67,15 @@ def prepared_clone(commit: str, folder: Path, cache: Path) -> Iterator[Path]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise DdpmError(f"another process makes {folder}: wait for it.") from error
-    shutil.rmtree(part, ignore_errors=True)
     try:
+        if folder.exists():
+            raise DdpmError(f"another process has made {folder} meanwhile: run the command again.")
+        shutil.rmtree(part, ignore_errors=True)
         clone(commit, part, cache)
         yield part
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        with suppress(OSError):  # Windows deletes no open file
+            Path(lock.lock_file).unlink()
         lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)

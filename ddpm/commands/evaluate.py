@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classifier-epochs", type=int, default=EPOCHS, help=f"of that training (default {EPOCHS})")
     parser.add_argument("--swd", default="auto", choices=("auto", "on", "off"), help="patches (default auto)")
     parser.add_argument("--features", type=Path, metavar="FOLDER", help="the real images' features, read or made")
-    parser.add_argument("--labels", type=Path, metavar="CSV", help="columns `label`, `cluster`: what images were given")
+    parser.add_argument("--labels", type=Path, metavar="CSV", help="label, cluster of each file or image")
     parser.add_argument("--bootstrap", type=int, default=200, help="resamples for the intervals (default 200)")
     parser.add_argument("--inception-weights", metavar="PTH", help="else torch's cache or a download")
     parser.add_argument("--inception-features", type=int, default=2048, choices=(64, 192, 768, 2048))
@@ -72,11 +72,11 @@ def evaluate(arguments: argparse.Namespace, features: Path) -> None:
     Runtime(device, torch.float32, compiled=False).set_up()
     train, test = (SOURCES[arguments.data].load(arguments.reference, part) for part in ("train", "test"))
     # Before a classifier is trained, and the features of all real images.
-    names = "the number of images, {},", "--extractors"
-    refuse_too_few(len(images), arguments.data, arguments, device, *names, train=train)
     labels = known_labels(labels, train.spec)
     if "classifier" in arguments.extractors and not train.classes:
         raise DdpmError("--extractors names classifier, but the data set has no labels for it: leave it out.")
+    names = "the number of images, {},", "--extractors"
+    refuse_too_few(len(images), arguments.data, arguments, device, *names, train=(train.spec, len(train)))
     classifier = arguments.classifier or features / "classifier.safetensors"
     if "classifier" in extractor_names(arguments.extractors, train.spec):
         recipe = arguments.classifier_epochs, fast_precision(device)

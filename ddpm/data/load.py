@@ -81,9 +81,10 @@ class GivenLabels:
 def read_labels(path: Path, count: int, files: Sequence[str] = ()) -> GivenLabels:
     """The columns ``label`` and ``cluster`` of a table with one row for each of ``count`` images.
 
-    files: the images' names, where they have some. A column ``file`` or ``image`` says which image a row is of, by its
-    name or its number; without one, rows are in the order of the images. None for a column that is not there, or has no
-    rows. Raises MissingFile, or DamagedFile for another kind of file, or for rows of other images.
+    files: the names of the images' files, where they have some. A column ``file`` or ``image`` says which image a row
+    is of: by that name or the number in it, or where images have no files by a number from 0 or from 1; where there are
+    both, the first that does so for each. Without one, rows are in the order of the images. None for a column that is
+    not there, or has no rows. Raises MissingFile, or DamagedFile for another kind of file, or for rows of other images.
     """
     # Imported here: to read images needs no tables.
     import pandas as pd
@@ -103,14 +104,17 @@ def read_labels(path: Path, count: int, files: Sequence[str] = ()) -> GivenLabel
         raise DamagedFile(f"{path} has {len(table)} rows for {count} images")
     if not len(table):
         return GivenLabels()
-    for column in [name for name in _OF_IMAGES if name in table][:1]:
-        order = _rows(table[column].fillna("").str.strip().tolist(), files)
-        if order is None:
-            raise DamagedFile(
-                f"{path}: its column `{column}` does not name each of the {count} images once, by its file's name or "
-                "its number: correct it, or leave it out where the rows have the order of the images"
-            )
-        found = {name: values[order] for name, values in found.items()}
+    columns = [name for name in _OF_IMAGES if name in table]
+    orders = [_rows(table[name].fillna("").str.strip().tolist(), files) for name in columns]
+    fitting = [order for order in orders if order is not None]
+    if columns and not fitting:
+        how = "the name of its file or the number in that" if files else "a number from 0 or from 1"
+        raise DamagedFile(
+            f"{path}: its column {' or '.join(f'`{name}`' for name in columns)} does not name each of the {count} "
+            f"images once, by {how}: correct it, or leave it out where the rows have the order of the images"
+        )
+    if fitting:
+        found = {name: values[fitting[0]] for name, values in found.items()}
     return GivenLabels(found.get("label"), found.get("cluster"))
 
 

@@ -14,7 +14,7 @@ import torch
 
 from ddpm.data.image_set import ImageSet, read_image_set
 from ddpm.training.loop import train
-from ddpm.training.ranks import ALONE, LAUNCHED, LostRank, Ranks
+from ddpm.training.ranks import ALONE, LAUNCHED, LostRank, Ranks, Stopped
 from ddpm.training.run_folder import RunFolder
 from ddpm.training.state import Recipe
 from ddpm.utils.errors import DdpmError
@@ -104,6 +104,10 @@ def _join(run: Callable[..., T], runtime: Runtime, folder: RunFolder, ranks: Ran
     ranks.connect(place, own.device)
     # Each rank applies the same updates to a network of its own: rounding must not tell them apart.
     ranks.check_alike((*own.arithmetic(), torch.backends.cpu.get_cpu_capability()), own.device)
-    found = run(runtime=own, folder=folder, ranks=ranks)
+    try:
+        found = run(runtime=own, folder=folder, ranks=ranks)
+    except Stopped:
+        ranks.leave()
+        raise
     ranks.leave()
     return found

@@ -36,7 +36,7 @@ def train(
 
     Writes checkpoints, curves and previews as it goes, see `Monitor`. Returns (results, cost): plain values that do not
     and that do depend on clock and machine. Raises DdpmError when settings and images do not fit or the loss is not
-    finite, SystemExit after saving on SIGINT and SIGTERM. Each of ``ranks`` calls it: see `ddpm.training.launch`.
+    finite, `Stopped` after saving on SIGINT and SIGTERM. Each of ``ranks`` calls it: see `ddpm.training.launch`.
     """
     config, device = recipe.train, runtime.device
     total, guide_step = recipe.steps(len(training)), recipe.guide_step(len(training))

@@ -20,7 +20,7 @@ from ddpm.diffusion.samplers import ddpm
 from ddpm.diffusion.schedule import build_schedule, spaced
 from ddpm.models.build import flops_per_image
 from ddpm.models.checkpoint import save_checkpoint
-from ddpm.training.ranks import Ranks
+from ddpm.training.ranks import Ranks, Stopped
 from ddpm.training.run_folder import RunFolder
 from ddpm.training.state import TrainState, image_tensor
 from ddpm.training.validation import FixedGrid
@@ -78,7 +78,7 @@ class Monitor:
     def after_step(self, lr: float, save_every_seconds: float, *, stop: bool) -> None:
         """Do whatever is due after the step that was just taken, of learning rate ``lr``.
 
-        Raises DdpmError when the loss is no longer finite, SystemExit after saving where ``stop`` is true.
+        Raises DdpmError when the loss is no longer finite, `Stopped` after saving where ``stop`` is true.
         """
         step, last = self.state.step, self.state.step == self.total
         self.progress.update(self.config.batch_size)
@@ -117,7 +117,7 @@ class Monitor:
             self.folder.save_state(partial(self.write_checkpoint, self.state.history, resumable=True))
             self.saved_at = time.perf_counter()
             if stop:
-                raise SystemExit(f"stopped at step {step} of {self.total}; the next `dvc repro` resumes there.")
+                raise Stopped(f"stopped at step {step} of {self.total}; the next `dvc repro` resumes there.")
         self.overhead += time.perf_counter() - pause
 
     def refuse_non_finite(self, loss: float = 0.0) -> None:

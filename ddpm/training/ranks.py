@@ -25,6 +25,10 @@ class LostRank(DdpmError):
     """Another rank does not answer."""
 
 
+class Stopped(SystemExit):
+    """Training was asked to stop, and has saved its state; all ranks do so at one step."""
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process is number ``rank`` (from 0) of ``size``, and number ``local_rank`` of those on its machine.

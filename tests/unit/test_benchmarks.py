@@ -44,7 +44,7 @@ from ddpm.training.ema import Ema
 from ddpm.training.optimizers import Optimizer
 from ddpm.training.state import TrainState
 from ddpm.utils.devices import fitting_batch
-from ddpm.utils.errors import DdpmError
+from ddpm.utils.errors import DdpmError, MissingFile
 from ddpm.utils.files import read_json, write_json
 from ddpm.utils.runtime import Runtime, wanted_device
 from stages.paths import RAW
@@ -203,6 +203,9 @@ def test_a_training_that_is_there_is_not_repeated(
         fit(config, cpu, workspace / "work")
     (workspace / "work.json").unlink()
     with pytest.raises(DdpmError, match="work holds a training by other settings"):
+        fit(config, cpu, workspace / "work")
+    (workspace / "data/split/train.npz").unlink()
+    with pytest.raises(MissingFile, match=r"^data/split/train\.npz is missing$"):
         fit(config, cpu, workspace / "work")
 
 

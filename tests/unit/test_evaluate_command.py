@@ -116,7 +116,7 @@ def test_a_classifier_of_images_without_labels_is_refused(
 ):
     plain = replace(digits.take(np.arange(300)), classes=0, class_names=())
     monkeypatch.setattr(type(command_module.SOURCES["folder"]), "load", lambda *_: plain)
-    np.savez(path := tmp_path / "images.npz", images=plain.images[:200])
+    np.savez(path := tmp_path / "images.npz", images=plain.images[:100])  # which are too few, too
     with pytest.raises(SystemExit, match=r"^error: --extractors names classifier, but the data set has no labels"):
         run(monkeypatch, path, "--reference", tmp_path, "--data", "folder", "--extractors", "classifier")
 
@@ -181,6 +181,11 @@ def test_a_mistake_is_one_sentence(
     assert message.startswith("error: ")
     assert len(message.splitlines()) == 1
     assert reason in message
+
+
+def test_to_measure_by_nothing_is_refused_at_once(monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(SystemExit, match=r"names no network, and --swd is off: nothing would be measured\.$"):
+        run(monkeypatch, "none.npz", "--reference", "none", "--swd", "off", "--extractors")
 
 
 def test_a_device_that_is_not_there_is_named(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

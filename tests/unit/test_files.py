@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,31 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path):
     assert caught.value.errno == errno.ENOSPC
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_under_a_library_is_said_in_one_sentence():
+    reason = r"^error: the disk is full \(No space left on device\): free some space"
+    with pytest.raises(SystemExit, match=reason), one_sentence():
+        raise RuntimeError("the compiler could not write: [Errno 28] No space left on device: '/tmp/cache/x'")
+    with pytest.raises(RuntimeError, match="a bug"), one_sentence():
+        raise RuntimeError("a bug")
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.ENOTSUP])
+def test_a_folder_that_cannot_be_flushed_is_left_at_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int):
+    def flush(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode) or broken:
+            raise OSError(number, os.strerror(number))
+
+    broken = False
+    monkeypatch.setattr(os, "fsync", flush)
+    with atomic_path(tmp_path / "file") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "file").read_text() == "new"
+    broken = True
+    with pytest.raises(OSError, match=re.escape(str(tmp_path / "file"))), atomic_path(tmp_path / "file") as temporary:
+        temporary.write_text("newer")
+    assert (tmp_path / "file").read_text() == "new"
 
 
 def test_a_file_in_place_of_the_folder_is_an_os_error(tmp_path: Path):

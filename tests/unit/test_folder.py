@@ -614,6 +614,16 @@ def test_images_beyond_the_limit_are_mapped_and_the_same(photos: Path, fetch: Fe
     assert mapped.spec == plain.spec
 
 
+def test_a_name_that_no_table_can_hold_is_refused(photos: Path, fetch: Fetch):
+    photo = photos / "9/01.jpg"
+    try:
+        shutil.copy(os.fsencode(photo), os.fsencode(photos) + b"/9/caf\xe9.jpg")
+    except OSError:
+        pytest.skip("this file system has no such names")
+    with pytest.raises(DdpmError, match=r"photos holds 9/caf.\.jpg, a name that is not in UTF-8"):
+        fetch(photos)
+
+
 def test_what_decode_refuses_says_why(tmp_path: Path):
     (tmp_path / "page.png").write_text("<html>")
     with pytest.raises(DamagedFile, match="cannot identify image file"):

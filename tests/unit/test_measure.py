@@ -72,6 +72,15 @@ def test_real_images_score_what_real_images_score(by_classifier: Features, refer
     assert numbers["fd_mnist_over_floor"] == numbers["fd_mnist"] / numbers["fd_mnist_floor"]
 
 
+def test_nothing_is_so_many_times_a_floor_of_0(
+    by_classifier: Features, reference: Reference, test_digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Reference, "frechet_floor", lambda *_: 0.0)
+    found = measured(by_classifier, reference, REST, test_digits.labels[REST])
+    assert found["fd_mnist_floor"] == 0
+    assert "fd_mnist_over_floor" not in found
+
+
 def test_numbers_alone_are_those_beside_what_real_digits_score(
     by_classifier: Features, reference: Reference, test_digits: ImageSet
 ):
@@ -279,6 +288,8 @@ def test_labels_are_read_as_they_were_written(tmp_path: Path, content: str, colu
         ("image,label\n2,10\n3,2\n1,1\n", []),
         ("image,label\n1,10\n2,2\n0,1\n", []),
         ("file,label\n 2.png,2\n10.png ,10\n1.png,1\n", ["1.png", "10.png", "2.png"]),
+        ("file,image,label\nfirst,1,1\nsecond,2,2\nthird,10,10\n", ["1.png", "10.png", "2.png"]),
+        ("file,image,label\n1.png,2,1\n2.png,10,2\n10.png,1,10\n", ["1.png", "10.png", "2.png"]),
     ],
 )
 def test_a_row_of_labels_is_of_the_image_that_it_names(tmp_path: Path, content: str, files: list[str]):
@@ -297,6 +308,7 @@ def test_a_row_of_labels_is_of_the_image_that_it_names(tmp_path: Path, content: 
         ("image,label\n1,1\n3,3\n", []),
         ("image,label\nx,1\ny,3\n", []),
         ("file,label\n,1\nNA,3\n", ["1.png", "2.png"]),
+        ("file,image,label\nx,1,1\ny,3,3\n", ["1.png", "2.png"]),
     ],
 )
 def test_labels_of_other_images_are_refused(tmp_path: Path, content: str, files: list[str]):

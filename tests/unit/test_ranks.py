@@ -24,9 +24,9 @@ from ddpm.data.image_set import ImageSet
 from ddpm.evaluation.early import EarlyDistance
 from ddpm.models.build import build_network
 from ddpm.training.gradients import ShardGradients
-from ddpm.training.launch import train_together
+from ddpm.training.launch import _join, train_together
 from ddpm.training.loop import train
-from ddpm.training.ranks import ALONE, LostRank, Ranks, launched
+from ddpm.training.ranks import ALONE, LostRank, Ranks, Stopped, launched
 from ddpm.training.run_folder import RunFolder
 from ddpm.training.state import Recipe
 from ddpm.utils.errors import DdpmError
@@ -115,6 +115,24 @@ class Hung(RunFolder):
         if not self.writes and name == "log.csv" and rows[-1]["step"] == 12:
             os.kill(os.getpid(), signal.SIGSTOP)
         super().write_csv(name, rows)
+
+
+@pytest.mark.parametrize("ending", [Stopped("stopped at step 3"), SystemExit("stopped at once"), None])
+def test_a_rank_gives_back_its_connection_where_all_do_so(tmp_path: Path, cpu: Runtime, ending: SystemExit | None):
+    def work(**_: object) -> str:
+        assert torch.distributed.is_initialized()
+        if ending:
+            raise ending
+        return "done"
+
+    expected = pytest.raises(SystemExit, match="stopped") if ending else nullcontext()
+    with RunFolder(tmp_path / "run", tmp_path / "kept") as folder, expected:
+        assert _join(work, cpu, folder, ALONE, f"file://{tmp_path}/ranks") == "done"
+    # One that ends in the middle of a step must wait for no other.
+    alone = type(ending) is SystemExit
+    assert torch.distributed.is_initialized() == alone
+    if alone:
+        torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")

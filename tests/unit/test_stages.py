@@ -396,7 +396,7 @@ def test_data_without_labels_is_measured_without_a_network(
     ("settings", "refused"),
     [
         (
-            {"fid.extractors": ["classifier"]},
+            {"fid.extractors": ["classifier"], "generate.num_images": 100},  # which are too few for it, too
             "fid.extractors names classifier, but the images have no labels for it: set it to auto.",
         ),
         (
@@ -422,6 +422,23 @@ def test_what_images_without_labels_cannot_have_is_refused_before_anything_is_tr
         assert place.complaint(stage).strip() == f"error: {refused}"
     assert not (place.folder / "data/model").exists()
     assert not (place.folder / "data/classifier").exists()
+
+
+def test_images_are_too_few_by_all_training_images_not_by_their_part(place: Place, coloured_source: str):
+    place.set(TINY | {"data.name": coloured_source, "split.train_fraction": 0.1, "generate.num_images": 100})
+    place.run("split")
+    assert len(read_image_set(place.folder / "data/split/train.npz")) < 256  # no classifier is trained on so few
+    refused = "error: generate.num_images=100 is too few to be measured by the 128 features of classifier"
+    assert place.complaint("train").startswith(refused)
+    assert not (place.folder / "data/model").exists()
+
+
+def test_a_likelihood_that_must_be_compiled_is_refused_where_compiling_fails(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("ddpm.utils.runtime._compile_failure", lambda _: "there is no compiler")
+    place.set({"runtime.compile": "on"})
+    assert place.complaint("likelihood").startswith("error: runtime.compile=on: torch.compile fails here")
 
 
 def test_classes_that_the_images_do_not_have_are_refused_before_the_training(place: Place, coloured_source: str):

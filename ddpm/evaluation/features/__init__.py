@@ -70,24 +70,27 @@ def refuse_too_few(
     device: torch.device,
     given: str = "generate.num_images={}",
     option: str = "fid.extractors",
-    train: ImageSet | None = None,
+    train: tuple[ImageSpec, int] | None = None,
 ) -> None:
     """Raise DdpmError where so many images are too few for a network that would measure them, before they are sampled.
 
     Their covariance would be singular: see `ddpm.evaluation.frechet.fit_gaussian`. How many features an image has is
     the entry's attribute ``dimensions`` or the setting NAME_features; an entry with neither is not judged here. One
-    whose setting NAME is auto is left out where the ``device`` is no CUDA device or the training images are too few;
-    whether these are, and have labels for a classifier, may show only when they are there, as ``train``: without, no
-    such entry is judged, nor a classifier unless the source has the attribute ``labelled``. given, option: what the
-    message calls the number of images and the choice of networks.
+    whose setting NAME is auto is left out where the ``device`` is no CUDA device, and it as well as a classifier where
+    the training images are too few. Whether these are, and have labels, may show only when they are there: ``train`` is
+    what they share and how many they are. Without, no entry under auto is judged, nor a classifier unless the source
+    has the attribute ``labelled``. given, option: what the message calls the number of images and the choice of
+    networks.
     """
     trained = ("classifier",) if getattr(SOURCES[data_name], "labelled", False) else ()
     own = (data_name,) if data_name in EXTRACTORS else trained
-    names = extractor_names(settings.extractors, train.spec) if train else (*own, "inception")
+    names = extractor_names(settings.extractors, train[0]) if train else (*own, "inception")
     for name in settings.extractors if isinstance(settings.extractors, tuple) else names:
         dimensions = int(getattr(EXTRACTORS[name], "dimensions", getattr(settings, f"{name}_features", 0)))
-        used = getattr(settings, name, "required") != "auto" or bool(train and device.type == "cuda")
-        if used and num_images <= dimensions and not (train and few(len(train), dimensions)):
+        auto = getattr(settings, name, "required") == "auto"
+        spared = bool(train and few(train[1], dimensions)) and (auto or name == "classifier")
+        used = not spared and (not auto or bool(train and device.type == "cuda"))
+        if used and num_images <= dimensions:
             raise DdpmError(
                 f"{given.format(num_images)} is too few to be measured by the {dimensions} features of {name}: "
                 f"raise it above {dimensions}, or leave {name} out of {option}."
