@@ -225,13 +225,30 @@ def log_snr_times(schedule: Schedule, steps: int) -> Tensor:
 
     Lu et al. 2022, "DPM-Solver", uniform λ. Returns int64 [steps], increasing. Requires 1 ≤ steps ≤ the schedule's.
     """
-    total = len(schedule)
+    log_snr = torch.special.logit(schedule.alpha_bar)
+    return _where(-log_snr, torch.linspace(-log_snr[0], -log_snr[-1], steps, dtype=torch.float64))
+
+
+@SPACINGS.register("karras")
+def karras_times(schedule: Schedule, steps: int) -> Tensor:
+    """``steps`` different times of ``schedule`` whose σ/α have roots of order ρ = 7 that are as evenly spread as its
+    times allow, from the first time to the last, or to that of σ/α = 80.
+
+    Karras et al. 2022, eq. 5 and table 1. Returns int64 [steps], increasing. Requires 1 ≤ steps ≤ the schedule's.
+    """
+    root = (1 / schedule.alpha_bar - 1) ** (1 / (2 * 7))
+    return _where(root, torch.linspace(root[0], min(root[-1], 80 ** (1 / 7)), steps, dtype=torch.float64))
+
+
+def _where(rising: Tensor, wanted: Tensor) -> Tensor:
+    """Different positions, int64 [S], where float64 ``rising`` [T] reaches ``wanted`` [S], which rise; the last for
+    S = 1.
+    """
+    total, steps = len(rising), len(wanted)
     if steps == 1:
         return torch.tensor([total - 1])
-    falling = torch.special.logit(schedule.alpha_bar)
-    wanted = torch.linspace(falling[0], falling[-1], steps, dtype=torch.float64)
-    times = torch.searchsorted(-falling, -wanted).clamp(max=total - 1)
-    # Where several fall on one time they move on to the next, and at the noisy end back again, so that all differ.
+    positions = torch.searchsorted(rising, wanted).clamp(max=total - 1)
+    # Where several fall on one position they move on to the next, and at its end back again, so that all differ.
     places = torch.arange(steps)
-    times = (times - places).cummax(0).values + places
-    return torch.minimum(times, total - steps + places)
+    positions = (positions - places).cummax(0).values + places
+    return torch.minimum(positions, total - steps + places)

@@ -11,6 +11,7 @@ from ddpm.diffusion.schedule import (
     Schedule,
     build_schedule,
     even_times,
+    karras_times,
     log_snr_times,
     respace,
     trailing_times,
@@ -163,10 +164,35 @@ def test_log_snr_times_are_even_in_log_snr_where_the_schedule_is_fine_enough():
     assert gaps.std() < 0.05 * gaps.mean().abs()
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 25, 100, 999, 1000])
+def test_karras_times_rise_from_the_first_time_to_the_last_that_still_has_some_signal(schedule: Schedule, steps: int):
+    steps = min(steps, len(schedule))
+    times = karras_times(schedule, steps)
+    assert len(times) == steps
+    assert (times.diff() > 0).all()
+    ratio = (1 / schedule.alpha_bar - 1).sqrt()
+    if steps == 1 or ratio[-1] <= 80:
+        assert times[-1] == len(schedule) - 1
+    elif steps <= len(schedule) // 20:
+        assert ratio[times[-1] - 1] < 80 <= ratio[times[-1]]
+    assert steps == 1 or times[0] == 0
+
+
+def test_karras_times_agree_with_the_papers_formula_where_the_schedule_is_fine_enough():
+    schedule = linear(100_000, 1e-6, 3e-4)
+    ratio = (1 / schedule.alpha_bar - 1).sqrt().numpy()
+    assert ratio[-1] > 80
+    low, high, i = ratio[0], 80.0, np.arange(12)[::-1]
+    wanted = (high ** (1 / 7) + i / 11 * (low ** (1 / 7) - high ** (1 / 7))) ** 7
+    np.testing.assert_allclose(ratio[karras_times(schedule, 12)], wanted, rtol=0.01)
+
+
 def test_an_unknown_name_is_refused_with_those_there_are():
     with pytest.raises(DdpmError, match=r"^unknown schedule even: choose one of linear, cosine, quadratic, sigmoid,"):
         build_schedule(SimpleNamespace(schedule="even", timesteps=10))
-    with pytest.raises(DdpmError, match=r"^unknown spacing quadratic: choose one of even, trailing, log_snr\.$"):
+    with pytest.raises(
+        DdpmError, match=r"^unknown spacing quadratic: choose one of even, trailing, log_snr, karras\.$"
+    ):
         _ = SPACINGS["quadratic"]
     assert list(SCHEDULES) == ["linear", "cosine", "quadratic", "sigmoid", "laplace", "flow"]
 
