@@ -11,6 +11,7 @@ threads. Nothing else should run.
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import as_completed
 from functools import partial
 from itertools import product
 from statistics import median
@@ -67,7 +68,7 @@ def together(config: Config, work: str, compiled: str, processes: int, threads: 
     with worker_processes(processes, "measured", meet, barrier) as executor:
         # None takes up a second one: it waits at the barrier for the others to take up theirs.
         tasks = [executor.submit(images_per_second, config, work, compiled, threads, size) for _ in range(processes)]
-        return sum(task.result() for task in tasks)
+        return sum(task.result() for task in as_completed(tasks))  # the first that fails ends all
 
 
 def layouts(config: Config, cores: int, modes: Sequence[str]) -> Iterator[dict[str, Any]]:
