@@ -227,6 +227,7 @@ def earlier(
     found = read_json(path)
     rows = found.pop("rows", None)
     wanted = {**metadata, **_defined(rows or (), definitions)}
+    found |= _defined(rows or (), found.get("definitions"))  # those of rows that were taken out count no more
     if rows is None or {key: found.get(key) for key in wanted} != json.loads(json.dumps(wanted)):
         raise DdpmError(f"{path} is of another machine or other settings: name another file, or delete it.")
     return rows

@@ -5,7 +5,8 @@ epochs are chosen to fill the seconds allowed, and its learning rate decays over
 the images that a row has seen, at that speed, compiling (half a minute) not counted, and the machine may be busy later.
 Sampling is each recipe's own, but where it has a thousand steps, in 16 (textbook) or 30.
 With --json, rows that the file has are left out; trainings lie in the folder of --work, where a killed one resumes.
-Speeds lie there too, in speeds.json: a recipe that has changed can be trained anew at that of its earlier rows.
+Speeds lie there too, in speeds.json: a recipe that has changed can be trained anew at that of its earlier rows, once
+these are taken out of the file.
 """
 
 from collections.abc import Sequence
@@ -63,17 +64,9 @@ TEXTBOOK: dict[str, Any] = {
     "generate.spacing": "even",
     "generate.variance": 0.4,
 }
-# As the preset was when its rows were measured.
-UNCONDITIONAL: dict[str, Any] = {
-    "generate.guidance": 1.7,
-    "generate.guidance_interval": [1.0, 5.0],
-    "generate.autoguidance": 1.0,
-    "generate.steps": 24,
-    "generate.variance": 0.4,
-}
 RECIPES: dict[str, tuple[str | None, dict[str, Any]]] = {
     "default": (None, {}),
-    "unconditional": ("unconditional", UNCONDITIONAL),
+    "unconditional": ("unconditional", {}),
     "textbook recipe on the default's network": (None, TEXTBOOK),
     "predecessor's recipe, base 32": ("baseline", {"model.base_channels": 32, "generate.steps": 30}),
 }

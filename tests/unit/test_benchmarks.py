@@ -316,6 +316,8 @@ def test_rows_are_taken_up_while_their_names_stand_for_the_same(tmp_path: Path):
     for changed in ({"ddim": {"generate.eta": 0.1}}, {}):
         with pytest.raises(DdpmError, match=r"rows\.json is of another machine or other settings"):
             earlier(path, {"images": 5}, {"sampler": changed})
+    write_json(path, read_json(path) | {"rows": []})
+    assert earlier(path, {"images": 5}, {"sampler": {"ddim": {"generate.eta": 0.1}}}) == []
     save(rows, path, {"images": 5})
     with pytest.raises(DdpmError, match=r"rows\.json is of another machine or other settings"):
         earlier(path, {"images": 5}, definitions)
