@@ -50,7 +50,6 @@ TRAININGS: dict[str, dict[str, Any]] = {
     **{f"{count} clusters, no class labels": UNCONDITIONAL | {"model.clusters": count} for count in _WITHOUT_CLASSES},
     "200 clusters, no class labels, self-conditioning": UNCONDITIONAL
     | {"model.clusters": 200, "model.self_conditioning": True},
-    "learned variance": {"model.learned_variance": True, "generate.variance": "learned"},
     "batch 64": {"train.batch_size": 64},
     "batch 256": {"train.batch_size": 256},
     "AdamW, lr 0.001": {"train.optimizer": "adamw", "train.lr": 0.001},
