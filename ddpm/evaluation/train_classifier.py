@@ -21,6 +21,7 @@ from tqdm import tqdm
 from ddpm.data.image_set import ImageSet
 from ddpm.data.sources import SOURCES
 from ddpm.evaluation.features.classifier import Classifier, as_input, classifier_of, load_trained, save_trained
+from ddpm.utils.devices import to_device
 from ddpm.utils.files import arrays_sha256, atomic_path, sha256
 from ddpm.utils.runtime import one_thread
 from ddpm.utils.seeds import torch_generator
@@ -37,7 +38,7 @@ MAX_SCALING = 0.1
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """Rotate, scale and shift each image at random. uint8 [n, c, s, s] in and out; the generator is the CPU's."""
     count = len(images)
-    angle, scale, *shift = (torch.rand(4, count, generator=generator) * 2 - 1).to(images.device)
+    angle, scale, *shift = to_device(torch.rand(4, count, generator=generator) * 2 - 1, images.device)
     angle, scale = angle * MAX_ROTATION, 1 + scale * MAX_SCALING
     cos, sin = angle.cos() * scale, angle.sin() * scale
     rows = [torch.stack([cos, -sin, shift[0] * MAX_SHIFT], 1), torch.stack([sin, cos, shift[1] * MAX_SHIFT], 1)]
@@ -67,7 +68,7 @@ def train(
         for _ in range(epochs):
             order = torch.randperm(len(images), generator=generator).numpy()
             for batch in np.split(order[: len(order) // size * size], len(order) // size):
-                x, y = (torch.from_numpy(part[batch]).to(device) for part in (images, labels))
+                x, y = (to_device(torch.from_numpy(part[batch]), device) for part in (images, labels))
                 with torch.autocast(device.type, precision, enabled=precision != torch.float32):
                     logits = network(augment(x, generator))
                 loss = F.cross_entropy(logits.float(), y)

@@ -29,8 +29,9 @@ from ddpm.diffusion.noise import ImageNoise, normal_table
 from ddpm.diffusion.process import TARGETS
 from ddpm.diffusion.samplers import SAMPLERS
 from ddpm.diffusion.schedule import build_schedule, even_times, respace
-from ddpm.evaluation.features.classifier import ClassifierExtractor, load_classifier
+from ddpm.evaluation.features.classifier import ClassifierExtractor, classifier_of, load_classifier
 from ddpm.evaluation.features.inception import InceptionExtractor
+from ddpm.evaluation.train_classifier import train as train_classifier
 from ddpm.models.build import build_network
 from ddpm.training.loop import train
 from ddpm.training.ranks import Ranks
@@ -252,6 +253,31 @@ def test_features_are_computed_on_the_device_and_read_once_a_batch(
     assert found.values.shape == (2500, 128)
     assert found.probabilities.shape == (2500, 10)
     assert read == 4 * [CUDA]  # features and probabilities of two batches
+
+
+def test_a_classifier_is_trained_on_the_device_and_rarely_waits_for_it(
+    fake: FakeCuda, digits: ImageSet, monkeypatch: pytest.MonkeyPatch
+):
+    network, losses = classifier_of(digits.spec), []
+
+    def moved(module: torch.nn.Module, where: object = None, **_: object) -> torch.nn.Module:
+        if where == CUDA:
+            put_there(SimpleNamespace(), module)  # type: ignore[arg-type]
+            fake.hurries = True
+        return module
+
+    def backward(loss: torch.Tensor) -> None:
+        losses.append(loss)
+        for weight in network.parameters():
+            weight.grad = torch.zeros_like(weight)
+
+    monkeypatch.setattr(torch.nn.Module, "to", moved)
+    monkeypatch.setattr(torch.Tensor, "backward", backward)
+    images, labels = digits.images[:900], digits.labels[:900]
+    # In float32: without a driver, autocast would warn that it is off.
+    train_classifier(lambda: network, images, labels, 1, epochs=2, device=CUDA, precision=torch.float32)
+    assert len(losses) == 18  # every 20th would be read
+    assert all(loss.device == CUDA and loss.requires_grad for loss in losses)
 
 
 def test_inception_is_computed_on_the_device_and_read_once_a_batch(
