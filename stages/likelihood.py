@@ -30,7 +30,7 @@ def open_likelihood(config: Config, runtime: Runtime, path: Path, number: int = 
 def likelihood(config: Config) -> None:
     path, runtime = MODEL / f"{config.generate.checkpoint}.safetensors", choose_runtime(config.runtime, 1.0)
     found = open_likelihood(*(given := (config, runtime, path)))
-    processes = process_count(config.runtime, runtime, found.groups, float("inf") if found.groups > 20 else 0.0)
+    processes = process_count(config.runtime, runtime, found.batches, float("inf") if found.groups > 20 else 0.0)
     with process_pool(processes, open_likelihood, *given) as pool:
         bits = bits_per_dimension(found, load_checkpoint(path).conditioning.frequencies.flatten().tolist(), pool)
     write_json(EVALUATION / "likelihood.json", significant({"likelihood_images": len(found.images), **bits}))

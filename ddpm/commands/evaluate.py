@@ -29,7 +29,7 @@ from ddpm.evaluation.train_classifier import EPOCHS, train_classifier, trained_o
 from ddpm.utils.errors import DamagedFile, DdpmError
 from ddpm.utils.files import load_arrays, significant, write_json
 from ddpm.utils.images import png_paths
-from ddpm.utils.runtime import Runtime, choose_device, fast_precision, worker_count
+from ddpm.utils.runtime import Runtime, choose_device, fast_precision, processes_that_fit, worker_count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +65,7 @@ def evaluate(arguments: argparse.Namespace, features: Path) -> None:
     """Measure, print, and write what is asked for; ``features`` is a folder. Raises DdpmError, OSError."""
     if arguments.extractors == () and arguments.swd == "off":
         raise DdpmError("--extractors names no network, and --swd is off: nothing would be measured.")
-    images = load_images(arguments.images, processors := worker_count("auto"))
+    images = load_images(arguments.images, worker_count("auto"))
     refuse_constant(images, lambda i: f"number {i + 1}")
     labels = _labels(arguments, len(images))
     device = choose_device(arguments.device, f"--device {arguments.device}")
@@ -83,7 +83,8 @@ def evaluate(arguments: argparse.Namespace, features: Path) -> None:
         known = classifier.exists() and (arguments.classifier or trained_on(classifier, train, *recipe))
         if not known:
             train_classifier(classifier, train, test, recipe[0], device, recipe[1])
-    evaluator = open_evaluator(arguments, train, test, arguments.seed, device, features, classifier, processors)
+    given = arguments.seed, device, features, classifier, processes_that_fit()
+    evaluator = open_evaluator(arguments, train, test, *given)
     for network, reference in evaluator.networks:
         reference.save(features / f"{network.name}.npz")
     test_nearest = find_nearest_pixels(features / "pixels.npz", train, test)

@@ -11,7 +11,7 @@ from ddpm.config import GenerateConfig
 from ddpm.diffusion.editing import repaint_moves, usual_jump
 from ddpm.diffusion.guidance import Guidance
 from ddpm.diffusion.noise import normal_table
-from ddpm.diffusion.process import eps_from_x_0, q_posterior_mean, q_sample
+from ddpm.diffusion.process import TARGETS, Target, eps_from_x_0, q_posterior_mean, q_sample
 from ddpm.diffusion.samplers import reverse_variance
 from ddpm.diffusion.schedule import Schedule, build_schedule, spaced
 from ddpm.export.browser_runtime import FILES
@@ -66,7 +66,8 @@ def model_facts(checkpoint: Checkpoint, settings: GenerateConfig, seed: int) -> 
 
     Raises DdpmError for settings with more steps than the network was trained on.
     """
-    schedule, conditioning = build_schedule(checkpoint.diffusion), checkpoint.conditioning
+    schedule, target = build_schedule(checkpoint.diffusion), TARGETS[checkpoint.diffusion.target]
+    conditioning = checkpoint.conditioning
     counts = sorted({settings.steps, *(count for count in _STEP_COUNTS if count <= len(schedule))})
     facts = {
         "image": asdict(checkpoint.spec),
@@ -78,21 +79,23 @@ def model_facts(checkpoint: Checkpoint, settings: GenerateConfig, seed: int) -> 
             "sampler": "ddim" if settings.sampler == "ddim" else "ddpm",  # what the page knows
             "guidance": settings.guidance if checkpoint.null_label else 1.0,
             "autoguidance": settings.autoguidance if "guide" in evaluated(checkpoint, settings) else 1.0,
+            "guidance_rescale": settings.guidance_rescale,
             "clip": bool(settings.clip),
         },
         "streams": {"generate": stream_number("generate", settings.replicate)},
-        "steps": {count: step_weights(schedule, settings, count) for count in counts},
+        "steps": {count: step_weights(schedule, target, settings, count) for count in counts},
     }
     return facts if checkpoint.null_label else facts | {"null_label": False}
 
 
-def step_weights(schedule: Schedule, settings: GenerateConfig, count: int) -> dict[str, Any]:
+def step_weights(schedule: Schedule, target: Target, settings: GenerateConfig, count: int) -> dict[str, Any]:
     """The ``count`` steps as weights, float64 [count], the last to be taken first, as in a `Schedule`.
 
     Every step of the samplers is linear, so that its formula, applied to ones and zeros, gives its weights: ``ddpm``
     and ``ddim``: x_{t−1} = x_0 · x̂_0 + x_t · x_t + noise · eps. ``keep``: x_{t−1} of known pixels, x_0 · x_0 + noise ·
     eps. ``again``: back to x_t from x_{t−1}, x_t · x_{t−1} + noise · eps (DDPM, eq. 2). ``t``: the training times.
-    ``moves``: see `repaint_moves`. ``guided``, ``autoguided``: where there is guidance.
+    ``predicted``: what the network predicts, ``target``, is a multiple of x̂_0 + predicted · x_t. ``moves``: see
+    `repaint_moves`. ``guided``, ``autoguided``: where there is guidance.
     """
     steps = spaced(schedule, count, settings.spacing)
     alpha_bar, alpha_bar_prev, beta = steps.alpha_bar, steps.alpha_bar_prev, steps.beta
@@ -114,8 +117,12 @@ def step_weights(schedule: Schedule, settings: GenerateConfig, count: int) -> di
         "keep": {"x_0": q_sample(one, alpha_bar_prev, zero), "noise": q_sample(zero, alpha_bar_prev, one)},
         "again": {"x_t": q_sample(one, 1.0 - beta, zero), "noise": q_sample(zero, 1.0 - beta, one)},
     }
+    trained, trained_prev = schedule.alpha_bar[steps.times], schedule.alpha_bar_prev[steps.times]
+    of_x_0 = target.of(one, trained, eps_from_x_0(zero, trained, one), trained_prev)
+    of_x_t = target.of(zero, trained, eps_from_x_0(one, trained, zero), trained_prev)
     intervals = {"guided": settings.guidance_interval, "autoguided": settings.autoguidance_interval}
-    active = {key: Guidance(2.0, ends).is_active(schedule.alpha_bar[steps.times]) for key, ends in intervals.items()}
+    single = {key: Guidance(2.0, ends).is_active(trained) for key, ends in intervals.items()}
+    single |= {"t": steps.times, "predicted": of_x_t / of_x_0}
     listed = {key: {part: values.tolist() for part, values in parts.items()} for key, parts in weights.items()}
-    taken = {"t": steps.times.tolist(), "moves": repaint_moves(count, usual_jump(count), RESAMPLINGS)}
-    return taken | {key: values.tolist() for key, values in active.items()} | listed
+    moves = {"moves": repaint_moves(count, usual_jump(count), RESAMPLINGS)}
+    return {key: values.tolist() for key, values in single.items()} | moves | listed

@@ -20,7 +20,7 @@ from ddpm.training.state import Recipe
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.processes import worker_processes
 from ddpm.utils.resume import stop_signals
-from ddpm.utils.runtime import Runtime
+from ddpm.utils.runtime import Runtime, sharing, worker_count
 
 T = TypeVar("T")
 _stop: Callable[[], bool] | None = None
@@ -48,10 +48,13 @@ def train_together(processes: int, run: Callable[..., T], runtime: Runtime, fold
     This process starts them, unless torchrun or Slurm has started it among others. ``run`` can be pickled. Raises what
     it does, and DdpmError where a process was killed.
     """
-    chosen = runtime.describe()
-    sharing = f"processes: {max(processes, LAUNCHED.size)}, at most train.shards"
+    chosen, together = runtime.describe(), max(processes, LAUNCHED.size)
+    possible = sharing(runtime.device, worker_count("auto"))
+    shared = f"{together} of {possible} possible here" if together < possible else f"{together}"
     compiled = "compiled" if runtime.compiled else "not compiled"
-    folder.say(f"training on {chosen['device']}, {chosen['precision']}, {compiled}; {sharing}")
+    folder.say(
+        f"training on {chosen['device']}, {chosen['precision']}, {compiled}; processes: {shared}, at most train.shards"
+    )
     if LAUNCHED.size > 1:
         if runtime.device.index is not None:
             raise DdpmError(

@@ -33,8 +33,14 @@ def first_of(items: Sequence[str], most: int, separator: str = ", ") -> str:
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether an exception is for want of memory: torch raises RuntimeErrors that only their text tells apart."""
-    return isinstance(error, MemoryError) or any(text in str(error) for text in _LACKING_MEMORY)
+    """Whether an exception is for want of memory: torch raises RuntimeErrors that only their text tells apart.
+
+    So is one that was raised in handling such a one, as by a CUDA graph that is left unrecorded, or in another process.
+    """
+    if isinstance(error, MemoryError) or any(text in str(error) for text in _LACKING_MEMORY):
+        return True
+    before = error.__cause__ or error.__context__
+    return before is not None and lacks_memory(before)
 
 
 @contextmanager

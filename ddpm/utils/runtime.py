@@ -295,9 +295,13 @@ def process_count(config: RuntimeConfig, runtime: Runtime, most: int, flops: flo
     elif runtime.device.type == "cuda":
         found = most
     else:
-        room = max(1, _memory_bytes() // _PROCESS_BYTES)
-        found = min(worker_count("auto"), room) if flops > _PROCESSES_PAY_FLOPS else 1
+        found = processes_that_fit() if flops > _PROCESSES_PAY_FLOPS else 1
     return sharing(runtime.device, min(found, most))
+
+
+def processes_that_fit() -> int:
+    """How many processes this machine's processors and memory hold: one a processor, see `process_count`."""
+    return min(worker_count("auto"), max(1, _memory_bytes() // _PROCESS_BYTES))
 
 
 def _memory_bytes() -> int:

@@ -1,13 +1,15 @@
 """The recipes of docs/scaling.md, as far as one machine can try them: ranks on two nodes, a job's clone, Slurm."""
 
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-from clones import commit, ended, outputs, run_in, small_run, stages_run, surroundings
+from clones import change, commit, ended, outputs, run_in, small_run, stages_run, surroundings
 
 pytestmark = pytest.mark.long
 
@@ -40,8 +42,8 @@ def trained(folder: Path) -> dict[str, str]:
     return {path: md5 for path, md5 in outputs(folder).items() if path in TRAINED}
 
 
-def test_ranks_on_two_nodes_train_to_the_recorded_bits(repository: Path, tmp_path: Path):
-    folder = untrained(repository, tmp_path / "clone")
+def two_nodes(folder: Path) -> list[subprocess.Popen[str]]:
+    """The recipe of torchrun, on two "nodes" of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         meeting = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -51,12 +53,43 @@ def test_ranks_on_two_nodes_train_to_the_recorded_bits(repository: Path, tmp_pat
         *("--no-python", "docs/scaling/rank.sh"),
     )
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    nodes = [subprocess.Popen(node, cwd=folder, env=surroundings(), **pipes) for _ in range(2)]  # type: ignore[call-overload]
+    return [subprocess.Popen(node, cwd=folder, env=surroundings(), **pipes) for _ in range(2)]  # type: ignore[call-overload]
+
+
+def test_ranks_on_two_nodes_train_to_the_recorded_bits(repository: Path, tmp_path: Path):
+    folder = untrained(repository, tmp_path / "clone")
+    nodes = two_nodes(folder)
     said = [process.communicate(timeout=600)[0] for process in nodes]
     assert [process.returncode for process in nodes] == [0, 0], "\n".join(said)
     assert "".join(said).count("Running stage 'train'") == 1
     assert trained(folder) == trained(repository)
     assert run_in(folder, "dvc", "status", "train").endswith("up to date.\n")
+
+
+def test_ctrl_c_at_either_node_stops_the_training_and_one_process_ends_it(repository: Path, tmp_path: Path):
+    folder = untrained(repository, tmp_path / "clone")
+    change(folder, {"train.epochs": 1.0, "runtime.checkpoint_every_seconds": 0.2})
+    for number in range(2):
+        nodes, kept = two_nodes(folder), sorted(folder.glob(".ckpt/train-*/state.safetensors"))
+        before = [path.stat().st_mtime_ns for path in kept]
+        try:
+            # Past where the first one stopped.
+            while before == [path.stat().st_mtime_ns for path in folder.glob(".ckpt/train-*/state.safetensors")]:
+                assert all(process.poll() is None for process in nodes), "a node ended before it was interrupted"
+                time.sleep(0.05)
+            nodes[number].send_signal(signal.SIGINT)
+            said = "\n".join(process.communicate(timeout=120)[0] for process in nodes)
+        finally:
+            for process in nodes:
+                process.kill()
+        assert all(process.returncode for process in nodes), said
+        assert "stopped at step" in said
+        assert not (folder / "data/model/last.safetensors").exists()
+    assert "resuming" in run_in(folder, "dvc", "repro", "--no-run-cache", "train")
+    found = trained(folder)
+    shutil.rmtree(folder / ".ckpt")
+    assert "resuming" not in run_in(folder, "dvc", "repro", "--no-run-cache", "--force", "--single-item", "train")
+    assert trained(folder) == found != trained(repository)
 
 
 def test_an_experiment_in_a_clone_of_its_own_comes_back_by_git_and_the_remote(repository: Path, tmp_path: Path):

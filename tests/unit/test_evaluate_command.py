@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -151,6 +152,21 @@ def test_it_measures_in_true_float32(
     torch.backends.cudnn.allow_tf32 = True
     with pytest.raises(SystemExit, match=r"^error: highest, False$"):
         run(monkeypatch, path, "--reference", raw)
+
+
+def test_no_more_processes_than_memory_holds_are_started(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+):
+    def look(*given: object) -> None:
+        raise DdpmError(f"processes: {given[-1]}")
+
+    np.savez(path := tmp_path / "images.npz", images=rng.integers(256, size=(200, 28, 28), dtype=np.uint8))
+    monkeypatch.setattr(command_module, "open_evaluator", look)
+    monkeypatch.setattr("ddpm.utils.runtime.worker_count", lambda _: 6)
+    for gibibytes, processes in ((5, 3), (100, 6)):
+        monkeypatch.setattr("psutil.virtual_memory", lambda size=gibibytes: Mock(total=size * 2**30))
+        with pytest.raises(SystemExit, match=rf"^error: processes: {processes}$"):
+            run(monkeypatch, path, "--reference", raw)
 
 
 @pytest.mark.parametrize(

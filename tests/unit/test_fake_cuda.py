@@ -227,12 +227,14 @@ def test_the_likelihood_waits_for_the_device_only_at_the_end_of_a_batch(
     read: list[str] = []
     move = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: read.append("read") or move(tensor))
-    likelihood = Likelihood(lambda _: lambda x_t, _: x_t, images, None, schedule, 5, 0)
+    labels = torch.zeros(8, dtype=torch.int64, device=CUDA)
+    denoiser = Denoiser(lambda x_t, *_: torch.cat([x_t, x_t], 1), TARGETS["x_0"], schedule, True, learned_variance=True)
+    likelihood = Likelihood(denoiser.conditioned, images, labels, schedule, 5, 0, learned=True)
     fake.hurries = True
     found = Likelihood.terms.__wrapped__(likelihood, 0)  # without inference mode, in which such tensors cannot be
     assert likelihood.batches == 1
     assert len(found) == likelihood.groups == 4
-    assert len(read) == len(found[0]) == 4
+    assert len(read) == len(found[0]) == 7  # with the learned variance and the labels
 
 
 def read_as_zeros(tensor: torch.Tensor) -> torch.Tensor:

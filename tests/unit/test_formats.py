@@ -161,7 +161,7 @@ def test_a_file_that_computes_something_else_is_refused_and_not_left_behind(
 def test_the_weights_of_the_steps_are_those_of_the_samplers(configure: Callable[..., Config], sampler: str):
     config = configure()
     schedule = build_schedule(config.diffusion)
-    weights = step_weights(schedule, config.generate, 12)[sampler]
+    weights = step_weights(schedule, TARGETS[config.diffusion.target], config.generate, 12)[sampler]
     random = torch.Generator().manual_seed(0)
     x_T, *noises = torch.randn(13, 1, 1, 4, 4, generator=random, dtype=torch.float64)
     left = iter(noises)

@@ -3,6 +3,7 @@ import pytest
 import torch
 from prdc import compute_prdc
 from scipy.stats import mannwhitneyu
+from torch import Tensor
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from ddpm.evaluation import neighbours
@@ -43,6 +44,24 @@ def test_strips_change_nothing(sets: tuple[np.ndarray, np.ndarray], monkeypatch:
         assert np.array_equal(whole[name], parts[name]), name
     assert np.array_equal(nearest(*sets, "test")[0], index)
     assert np.array_equal(nearest(*sets, "test")[1], distance)
+
+
+def test_of_many_images_a_strip_is_no_larger_than_memory_allows(
+    sets: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+):
+    sizes, distances = [], torch.cdist
+
+    def watched(rows: Tensor, columns: Tensor, **options: str) -> Tensor:
+        sizes.append(len(rows) * len(columns))
+        return distances(rows, columns, **options)
+
+    whole = manifold(*map(Points, sets))
+    monkeypatch.setattr(torch, "cdist", watched)
+    monkeypatch.setattr(neighbours, "_NUMBERS", 700 * 20)
+    parts = manifold(*map(Points, sets))
+    assert max(sizes) == 700 * 20
+    for name in ("precision", "recall", "density", "coverage"):
+        assert np.array_equal(whole[name], parts[name]), name
 
 
 def test_the_nearest_is_the_nearest(sets: tuple[np.ndarray, np.ndarray]):

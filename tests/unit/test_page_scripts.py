@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from torch import Tensor
 
 from ddpm.config import Config
 from ddpm.data.image_set import denormalize, normalize
+from ddpm.diffusion.denoiser import Denoiser
 from ddpm.diffusion.editing import repaint, repaint_moves, slerp, usual_jump
+from ddpm.diffusion.guidance import Guidance
 from ddpm.diffusion.noise import ImageNoise, normal_noise, normal_table
+from ddpm.diffusion.process import TARGETS, eps_from_x_0
 from ddpm.diffusion.samplers import SAMPLERS
 from ddpm.diffusion.schedule import build_schedule, respace, trailing_times
 from ddpm.export.page import RESAMPLINGS, SOURCES, step_weights
@@ -125,7 +129,7 @@ class Sampling:
         self.settings = config.generate
         self.schedule = build_schedule(config.diffusion)
         self.steps = respace(self.schedule, trailing_times(self.schedule, STEPS))
-        self.weights = step_weights(self.schedule, config.generate, STEPS)
+        self.weights = step_weights(self.schedule, TARGETS[config.diffusion.target], config.generate, STEPS)
         self.noise = ImageNoise(11, 0, range(1, 6), SHAPE, CPU)
 
     def denoise(self, x_t: Tensor, t: int) -> Tensor:
@@ -214,6 +218,37 @@ def test_guidance_goes_along_the_differences_where_it_is_active(node: Callable[.
     )
     # x̂_0 = x / 2 + label + t / 8, that of the null label −1; the guide's is x / 4 + label.
     assert found == [[2.75, 3.0], [3.375 + 2 * 3, 3.625 + 2 * 4], [2.75 + 0.625, 3.0 + 0.25], [1, 1]]
+
+
+@pytest.mark.parametrize("name", list(TARGETS))
+def test_guidance_is_rescaled_as_in_python(node: Callable[..., Any], sampling: Sampling, name: str):
+    schedule, target, step = sampling.schedule, TARGETS[name], 9
+    settings = sampling.settings.model_copy(update={"guidance_interval": (0.0, 1e9)})
+    weights, t = step_weights(schedule, target, settings, STEPS), int(sampling.steps.times[step])
+    alpha_bar, alpha_bar_prev = schedule.alpha_bar[t].float(), schedule.alpha_bar_prev[t].float()
+
+    def predict(x_t: Tensor, _: Tensor, labels: Tensor | None) -> Tensor:
+        assert labels is not None
+        x_0 = x_t**2 * (labels + 1.5)[:, None, None, None]
+        return target.of(x_0, alpha_bar, eps_from_x_0(x_t, alpha_bar, x_0), alpha_bar_prev)
+
+    x_t, labels = sampling.noise(), torch.arange(5)
+    denoiser = Denoiser(predict, target, schedule, clip=False, guidance=Guidance(2.5), rescale=0.6, labels=labels)
+    assert (denoiser(x_t, t) - replace(denoiser, rescale=0.0)(x_t, t)).abs().max() > 0.1
+    found = node(
+        """
+        const { steps, stream, labels, step } = given, numbers = [1, 2, 3, 4, 5];
+        const x = noises.imageNoise(table, 11, stream, numbers, 25)();
+        const network = async (x_t, t, all) => x_t.map((value, i) => value ** 2 * (all[Math.floor(i / 25)] + 1.5));
+        const how = { guidance: 2.5, guidance_rescale: 0.6, clip: false };
+        return sampling.denoiser({ network, steps, length: 25, ...how })(x, step, labels);
+        """,
+        steps=weights,
+        stream=stream_number("generate", 0),
+        labels=labels.tolist(),
+        step=step,
+    )
+    torch.testing.assert_close(torch.tensor(found).view_as(x_t), denoiser(x_t, t), rtol=1e-4, atol=1e-4)
 
 
 def test_the_arc_between_two_noises_is_the_same(node: Callable[..., Any]):

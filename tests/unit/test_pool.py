@@ -29,7 +29,7 @@ from ddpm.sampling.generator import Generator, restore_generator
 from ddpm.utils.errors import DdpmError
 from ddpm.utils.images import read_pngs
 from ddpm.utils.processes import process_pool
-from ddpm.utils.runtime import Runtime, process_count
+from ddpm.utils.runtime import Runtime, process_count, processes_that_fit
 
 
 def stop(_: Generator) -> None:
@@ -351,7 +351,7 @@ def test_processes_are_as_many_as_asked_for_or_as_repay(
         assert process_count(three, cpu, 100, 1e15) == 3
     memory.total = 100 * 2**30
     limit.write_text(f"{5 * 2**30}\n")
-    assert process_count(auto, cpu, 100, 1e15) == 3
+    assert process_count(auto, cpu, 100, 1e15) == processes_that_fit() == 3
     monkeypatch.setattr("ddpm.utils.runtime.cuda_devices", lambda: 4)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "NVIDIA card")
     assert process_count(auto, cuda, 100, 1e15) == 4

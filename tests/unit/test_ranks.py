@@ -340,6 +340,20 @@ def test_ranks_started_by_torchrun_compute_on_their_own_device_and_say_how_many_
     assert asked == [1, (8, "env://", "cpu"), "cpu", torch.backends.cpu.get_cpu_capability(), "left"]
 
 
+@pytest.mark.parametrize(
+    ("processors", "said"), [(8, "processes: 1 of 8 possible here, at most train.shards"), (1, "processes: 1, at most")]
+)
+def test_processors_that_a_training_leaves_idle_are_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cpu: Runtime, processors: int, said: str
+):
+    heard: list[str] = []
+    monkeypatch.setattr("ddpm.training.launch.worker_count", lambda _: processors)
+    monkeypatch.setattr(RunFolder, "say", lambda _, text: heard.append(text))
+    train_together(1, lambda **_: None, cpu, RunFolder(tmp_path, tmp_path / "kept"))
+    assert len(heard) == 1
+    assert f"; {said}" in heard[0]
+
+
 class Unlike(Runtime):
     """Of which the second rank computes in another way, as on another machine."""
 

@@ -53,5 +53,5 @@ def test_skypilots_own_parser_takes_the_task():
     with pytest.raises(ValueError, match="REPOSITORY"):
         sky.Task.from_yaml_config(task)
     found = sky.Task.from_yaml_config(task, env_overrides=[("REPOSITORY", "/shared/ddpm-mnist")])
-    assert {**found.envs} == {"REPOSITORY": "/shared/ddpm-mnist", "NAME": "gpu", "OPTIONS": ""}
+    assert {**found.envs} == {"REPOSITORY": "/shared/ddpm-mnist", "NAME": "experiment", "OPTIONS": ""}
     assert found.num_nodes == 1

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from ddpm.models.checkpoint import Checkpoint, save_checkpoint
 from ddpm.models.conditioning import Conditioning
 from ddpm.sampling import batches
 from ddpm.training.ranks import Ranks
+from ddpm.utils.errors import DdpmError
 from ddpm.utils.files import save_arrays, write_json
 from ddpm.utils.images import write_rgb_pngs
 from ddpm.utils.resume import KeptRun
@@ -441,6 +443,20 @@ def test_a_likelihood_that_must_be_compiled_is_refused_where_compiling_fails(
     assert place.complaint("likelihood").startswith("error: runtime.compile=on: torch.compile fails here")
 
 
+def test_no_more_processes_find_the_likelihood_than_there_are_batches(place: Place, monkeypatch: pytest.MonkeyPatch):
+    asked: list[int] = []
+
+    def count(_: object, __: object, most: int, ___: float) -> int:
+        asked.append(most)
+        raise DdpmError("enough")
+
+    found = SimpleNamespace(groups=200, batches=3)
+    monkeypatch.setattr("stages.likelihood.open_likelihood", lambda *_: found)
+    monkeypatch.setattr("stages.likelihood.process_count", count)
+    assert place.complaint("likelihood").startswith("error: enough")
+    assert asked == [3]
+
+
 def test_classes_that_the_images_do_not_have_are_refused_before_the_training(place: Place, coloured_source: str):
     place.set(TINY | {"data.name": coloured_source, "generate.classes": [0, "one", "three", 3]})
     place.run("split")
@@ -565,6 +581,10 @@ def test_by_dvc_images_too_few_to_be_measured_are_refused_before_anything_runs(
     assert ran == ["alone"] + ([] if refused else ["by dvc"])
 
 
+unrecorded = RuntimeError("CUDA error: operation failed due to a previous error during capture")
+unrecorded.__context__ = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+
 @pytest.mark.parametrize(
     "lack",
     [
@@ -573,8 +593,9 @@ def test_by_dvc_images_too_few_to_be_measured_are_refused_before_anything_runs(
         RuntimeError("GET was unable to find an engine to execute this computation"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        unrecorded,
     ],
-    ids=["allocating", "in Python", "a convolution", "cuBLAS", "cuDNN"],
+    ids=["allocating", "in Python", "a convolution", "cuBLAS", "cuDNN", "leaving a graph unrecorded"],
 )
 def test_memory_that_does_not_suffice_is_called_so(place: Place, lack: Exception):
     def ask(_: Config) -> None:

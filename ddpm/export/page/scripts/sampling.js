@@ -13,12 +13,20 @@ export function combine(weights, parts) {
   return sum;
 }
 
+/** The standard deviation of a[i] + weight · b[i] for i from `start`, so many of them. */
+function deviation(a, weight, b, start, length) {
+  let sum = 0, squares = 0;
+  for (let i = start; i < start + length; i++) sum += a[i] + weight * b[i];
+  for (let i = start; i < start + length; i++) squares += (a[i] + weight * b[i] - sum / length) ** 2;
+  return Math.sqrt(squares / (length - 1));
+}
+
 /**
  * A function (x_t, step, labels) → x̂_0 with guidance and clipping, as ddpm/diffusion/denoiser.py.
- * network, guide: (x_t, t, labels) → x̂_0, `guide` where there is one. steps: an entry of model.json.
- * labels: null for a network without any.
+ * network, guide: (x_t, t, labels) → x̂_0, `guide` where there is one. steps: an entry of model.json. length: numbers of
+ * an image. labels: null for a network without any.
  */
-export function denoiser({ network, guide, steps, guidance = 1, autoguidance = 1, clip = true }) {
+export function denoiser({ network, guide, steps, length, guidance = 1, autoguidance = 1, guidance_rescale = 0, clip = true }) {
   return async (x_t, step, labels) => {
     const t = steps.t[step], own = await network(x_t, t, labels);
     const x_0 = Float32Array.from(own);
@@ -27,6 +35,15 @@ export function denoiser({ network, guide, steps, guidance = 1, autoguidance = 1
     };
     if (labels && guidance !== 1 && steps.guided[step]) push(guidance, await network(x_t, t, labels.map(() => -1)));
     if (guide && autoguidance !== 1 && steps.autoguided[step]) push(autoguidance, await guide(x_t, t, labels));
+    if (guidance_rescale) {
+      // As `rescaled` in ddpm/diffusion/guidance.py. The prediction is a multiple of x̂_0 + predicted · x_t.
+      const predicted = steps.predicted[step];
+      for (let start = 0; start < x_0.length; start += length) {
+        const ratio = deviation(own, predicted, x_t, start, length) / deviation(x_0, predicted, x_t, start, length);
+        const factor = guidance_rescale * ratio + (1 - guidance_rescale);
+        for (let i = start; i < start + length; i++) x_0[i] = factor * x_0[i] + (factor - 1) * predicted * x_t[i];
+      }
+    }
     if (clip) for (let i = 0; i < x_0.length; i++) x_0[i] = Math.min(1, Math.max(-1, x_0[i]));
     return x_0;
   };

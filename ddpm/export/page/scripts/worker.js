@@ -48,7 +48,7 @@ async function runTask(task, onStep) {
   const { channels, size } = model.image, length = channels * size * size;
   const steps = model.steps[task.steps], stream = model.streams.generate;
   const completes = task.kind === "complete"; // without autoguidance, see `inpaint` in ddpm/api.py
-  const denoise = denoiser({ ...model.settings, network, guide: completes ? null : guide, steps, guidance: task.guidance });
+  const denoise = denoiser({ ...model.settings, network, guide: completes ? null : guide, steps, length, guidance: task.guidance });
   const labelsOf = (numbers, wanted) => balancedLabels(numbers, labelWeights(model, wanted));
   if (task.kind === "blend") {
     const ends = [task.from, task.to];
