@@ -64,9 +64,11 @@ TEXTBOOK: dict[str, Any] = {
     "generate.spacing": "even",
     "generate.variance": 0.4,
 }
+# As the default was sampled when its rows were made; since then recall is half a hundredth higher.
+SAMPLING = {"generate.guidance_rescale": 0.0, "generate.variance": 0.5}
 RECIPES: dict[str, tuple[str | None, dict[str, Any]]] = {
-    "default": (None, {}),
-    "unconditional": ("unconditional", {}),
+    "default": (None, SAMPLING),
+    "unconditional": ("unconditional", SAMPLING),
     "textbook recipe on the default's network": (None, TEXTBOOK),
     "predecessor's recipe, base 32": ("baseline", {"model.base_channels": 32, "generate.steps": 30}),
 }
