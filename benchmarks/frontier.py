@@ -59,6 +59,7 @@ TEXTBOOK: dict[str, Any] = {
     "train.guide_fraction": 0.0,
     "generate.guidance": 1.0,
     "generate.autoguidance": 1.0,
+    "generate.guidance_rescale": 0.0,
     "generate.sampler": "ddpm",
     "generate.steps": 16,
     "generate.spacing": "even",
