@@ -1,5 +1,6 @@
 """Commands beside the pipeline."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -40,6 +41,20 @@ def leave_surroundings() -> None:
     """Drop the environment variables that lead Git, DVC or a stage out of a clone."""
     for name in _FOREIGN:
         os.environ.pop(name, None)
+
+
+def mend_locks(folder: Path) -> None:
+    """Remove what a DVC that was killed or interrupted in writing its locks has left: it stops every later command.
+
+    folder: of a repository in which none of its commands begins or ends meanwhile.
+    """
+    for path in (folder / ".dvc/tmp/rwlock", folder / ".dvc/tmp/exps/rwlock"):
+        try:
+            json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            continue
+        except ValueError:
+            path.unlink(missing_ok=True)
 
 
 def clone(commit: str, folder: Path, cache: Path) -> None:

@@ -19,7 +19,7 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from ddpm.utils.errors import DdpmError, one_sentence
-from tools import clone, commit_of, leave_surroundings, run
+from tools import clone, commit_of, leave_surroundings, mend_locks, run
 
 # Outputs with seconds in them.
 TIMINGS = (
@@ -77,8 +77,7 @@ def repeat(revision: str, folder: Path, kills: int = 0, seconds: float = 60.0) -
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-                # DVC writes its locks in place: a file that is cut off there stops every later command.
-                (folder / ".dvc/tmp/rwlock").unlink(missing_ok=True)
+                mend_locks(folder)
     return compare(lock, (folder / "dvc.lock").read_text() if process.returncode == 0 else "")
 
 

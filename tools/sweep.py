@@ -47,7 +47,7 @@ from presets.__main__ import merge
 from stages.paths import METRICS, PARAMS, PREVIEWS
 from stages.resume import resume_root
 from stages.summary import HEADLINE
-from tools import run
+from tools import mend_locks, run
 from tools.compare import difference_interval
 
 DISTANCES = PREVIEWS / "distance.csv"
@@ -291,6 +291,7 @@ class Sweep(KeptRun):
         """The `dvc exp run` of a trial, started or found running; stopped where the block is left by an exception."""
         process = _still_running(folder / "process.json")
         if not process:
+            mend_locks(Path())  # the trial before may have been stopped as it wrote them
             folder.mkdir(exist_ok=True)
             settings = self.fixed | {key: _text(value) for key, value in trial.params.items()}
             command = ["dvc", "exp", "run", "--temp", "--name", f"{self.name}-{trial.number}", TARGET]

@@ -384,7 +384,7 @@ def test_labels_decide_the_image_and_guidance_goes_along_the_difference(network_
 
     def predict(guidance: float, labels: Tensor) -> Tensor:
         everywhere = {"generate.guidance_interval": [0.0, 1e9]}
-        alone = {"generate.clip": False, "generate.autoguidance": 1.0}
+        alone = {"generate.clip": False, "generate.autoguidance": 1.0, "generate.guidance_rescale": 0.0}
         generator = network_generator({"generate.guidance": guidance} | alone | everywhere)
         return generator.guided.conditioned(labels)(x_t, 50)
 
@@ -426,7 +426,8 @@ def test_autoguidance_goes_away_from_the_guide(network_generator: Callable[..., 
     def predict(autoguidance: float, guidance: float = 1.0) -> Tensor:
         everywhere = {f"generate.{key}_interval": [0.0, 1e9] for key in ("guidance", "autoguidance")}
         scales = {"generate.guidance": guidance, "generate.autoguidance": autoguidance}
-        return network_generator(everywhere | scales | {"generate.clip": False}).guided.conditioned(labels)(x_t, 50)
+        plain = {"generate.clip": False, "generate.guidance_rescale": 0.0}
+        return network_generator(everywhere | scales | plain).guided.conditioned(labels)(x_t, 50)
 
     ours, of_guide = predict(1.0), predict(0.0)
     assert (ours - of_guide).abs().max() > 1e-3

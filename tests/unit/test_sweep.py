@@ -13,6 +13,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ddpm.utils.errors import DdpmError
+from tools import mend_locks
 from tools import sweep as tool
 from tools.sweep import (
     Pruned,
@@ -190,6 +191,17 @@ def test_a_trial_that_ended_before_it_could_be_stopped_counts(
         nullcontext() if ends else pytest.raises(Pruned),
     ):
         assert sweep.measure(hopeless) == {"val_loss": 1.0}
+
+
+@pytest.mark.parametrize("place", ["rwlock", "exps/rwlock"])
+def test_locks_of_dvc_that_were_cut_off_are_removed_and_whole_ones_stay(tmp_path: Path, place: str):
+    mend_locks(tmp_path)
+    path = tmp_path / ".dvc/tmp" / place
+    path.parent.mkdir(parents=True)
+    for text, stays in (('{"a": {"write": {"pid": 1}}}', True), ("{}", True), ("", False), ('{"a": {', False)):
+        path.write_text(text)
+        mend_locks(tmp_path)
+        assert path.exists() == stays
 
 
 def test_an_empty_list_is_a_fixed_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
