@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ddpm.config import Config
@@ -13,14 +12,15 @@ from ddpm.sampling.generator import make_denoiser
 from ddpm.utils.files import significant, write_json
 from ddpm.utils.processes import process_pool
 from ddpm.utils.runtime import Runtime, choose_runtime, process_count
+from ddpm.utils.seeds import numpy_generator
 from stages.paths import EVALUATION, MODEL, SPLIT
 from stages.runner import run
 
 
 def open_likelihood(config: Config, runtime: Runtime, path: Path, number: int = 0) -> Likelihood:
     runtime, checkpoint = runtime.of_rank(number), load_checkpoint(path)
-    test = read_image_set(SPLIT / "test.npz")
-    test = test.take(np.arange(len(test))[: config.likelihood.images])
+    random = numpy_generator(config.seed, "likelihood", "images")
+    test = read_image_set(SPLIT / "test.npz").sample(config.likelihood.images, random)
     denoiser = make_denoiser(checkpoint, str(path), runtime)
     given = torch.from_numpy(test.images).to(runtime.device), checkpoint.conditioning.labels(test, runtime.device)
     schedule, times = denoiser.schedule, config.likelihood.times_per_image

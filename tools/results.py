@@ -74,10 +74,12 @@ def main() -> None:
                 raise DdpmError(f"the run in {folder} did not end well: fix what it says and call this again.")
             (FOLDER / preset).mkdir(parents=True, exist_ok=True)
             for path in KEPT:
+                kept = FOLDER / preset / Path(path).name
                 if (folder / path).stat().st_size > LARGEST:
                     print(f"{folder / path} stays there: it is too large for Git.")
+                    kept.unlink(missing_ok=True)  # that of an earlier run
                 else:
-                    shutil.copyfile(folder / path, FOLDER / preset / Path(path).name)
+                    shutil.copyfile(folder / path, kept)
         page = FOLDER / "README.md"
         with atomic_path(page) as temporary:
             temporary.write_text(refreshed(page.read_text(encoding="utf-8")), encoding="utf-8")

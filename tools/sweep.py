@@ -318,7 +318,11 @@ class Sweep(KeptRun):
         """Tell Optuna the early distances in tables of `Monitor` that are new."""
         known = trial.study.trials[trial.number].intermediate_values
         for file in files:
-            for step, distance in pd.read_csv(file)[["step", "early_distance"]].itertuples(index=False):
+            try:
+                distances = pd.read_csv(file)
+            except FileNotFoundError:  # the stage after the training has removed it
+                continue
+            for step, distance in distances[["step", "early_distance"]].itertuples(index=False):
                 if int(step) not in known:
                     # The study may seek the largest of its metric; of distances the smallest is best.
                     trial.report(distance if self.lower else -distance, int(step))

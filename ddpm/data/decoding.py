@@ -70,7 +70,7 @@ def decode(path: Path, size: int, resize: str, background: Colour) -> tuple[np.n
         image.draft("RGB", (2 * size, 2 * size))
         square = RESIZINGS[resize](as_rgb(ImageOps.exif_transpose(image), background), size, background)
         return np.asarray(square).transpose(2, 0, 1), (width, height)
-    except DamagedFile:
+    except (DamagedFile, MemoryError):
         raise
     except UnidentifiedImageError as error:  # Pillow's words have an address in memory, another one in every run
         raise DamagedFile("cannot identify image file: it is no PNG, JPEG or WebP image") from error

@@ -83,6 +83,10 @@ class ImageSet:
         images = _rows(self.images, positions)
         return replace(self, images=images, labels=self.labels[positions], indices=self.indices[positions])
 
+    def sample(self, count: int, random: np.random.Generator) -> "ImageSet":
+        """At most so many of the images, at random, in the order that they have: it may be that of their classes."""
+        return self.take(np.sort(random.permutation(len(self))[:count]))
+
     def __reduce__(self) -> tuple[Any, ...]:
         """For another process: images that are mapped from a file are mapped there again, not sent."""
         parts = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -11,7 +11,7 @@ from torch import Tensor
 from ddpm.data.image_set import normalize
 from ddpm.diffusion.bound import decoder_term, divergence
 from ddpm.diffusion.process import TARGETS, Target, q_posterior_mean, q_sample
-from ddpm.diffusion.schedule import Schedule, before, build_schedule
+from ddpm.diffusion.schedule import Schedule, before, beta_of, build_schedule
 from ddpm.utils.devices import to_device
 from ddpm.utils.registry import Registry
 
@@ -82,7 +82,7 @@ def vlb(alpha_bar: Tensor, target: str) -> Tensor:
     In nats a pixel, for reverse steps of variance β̃_t; at t = 0, where that is 0, with β̃ of t = 1 and the decoder's
     density in place of its integral over a grey value. Returns float64 [T].
     """
-    schedule = Schedule(1.0 - alpha_bar / before(alpha_bar), torch.arange(len(alpha_bar)))
+    schedule = Schedule(beta_of(alpha_bar), torch.arange(len(alpha_bar)))
     variance = schedule.log_variance_range[0].exp()
     zero, one = torch.zeros_like(alpha_bar), torch.ones_like(alpha_bar)
     coefficient = q_posterior_mean(one, zero, alpha_bar, schedule.alpha_bar_prev)

@@ -77,7 +77,7 @@ class Target:
 
 
 TARGETS: Registry[Target] = Registry("target")
-EPS = TARGETS.register("eps")(
+TARGETS.register("eps")(
     Target(
         of=lambda x_0, alpha_bar, eps, _: eps,
         to_x_0=lambda x_t, alpha_bar, eps, _: x_0_from_eps(x_t, alpha_bar, eps),
@@ -98,7 +98,7 @@ X_0 = TARGETS.register("x_0")(
         x_0_error=lambda alpha_bar, _: torch.ones_like(alpha_bar),
     )
 )
-VELOCITY = TARGETS.register("velocity")(
+TARGETS.register("velocity")(
     Target(
         of=lambda x_0, alpha_bar, eps, _: velocity_from(x_0, eps),
         to_x_0=lambda x_t, alpha_bar, velocity, _: x_0_from_velocity(x_t, alpha_bar, velocity),

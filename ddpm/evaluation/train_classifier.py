@@ -109,7 +109,8 @@ def train_classifier(
 
 def trained_on(path: Path, train_set: ImageSet, epochs: int, precision: torch.dtype) -> bool:
     """Whether `train_classifier` wrote ``path`` for just this. Raises MissingFile, DamagedFile."""
-    return _recipe(train_set, epochs, precision).items() <= load_trained(path, torch.device("cpu"))[2].items()
+    _, spec, remarks = load_trained(path, torch.device("cpu"))
+    return spec == train_set.spec and _recipe(train_set, epochs, precision).items() <= remarks.items()
 
 
 def _recipe(train_set: ImageSet, epochs: int, precision: torch.dtype) -> dict[str, str]:

@@ -40,8 +40,12 @@ def numbered(path: Path, images: np.ndarray, first: int, columns: int, scale: in
 
 
 def real_and_generated(path: Path, real: np.ndarray, generated: np.ndarray, columns: int, scale: int) -> None:
-    """The first ``columns``² of either, real ones left. Raises OSError."""
-    parts = _alike(real[: columns**2], generated[: columns**2])
+    """``columns``² of either, real ones left: evenly from among these, which may be in order of their classes.
+
+    Generated ones from the first on. Raises OSError.
+    """
+    rows = np.linspace(0, len(real) - 1, min(len(real), columns**2)).astype(int)
+    parts = _alike(real[rows], generated[: columns**2])
     _write_page(path, [_grid(part, columns, scale) for part in parts], ["real", "generated"], 12 * scale)
 
 

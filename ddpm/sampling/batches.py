@@ -32,7 +32,8 @@ from ddpm.utils.resume import restarting, stop_signals
 class Batch:
     """Images number ``first`` and on, uint8 [n, c, h, w]; the trajectory of the first ones (`Trajectory.arrays`).
 
-    seconds: that sampling them took. memory: bytes of a CUDA device that the process held at most; 0 elsewhere.
+    seconds: that sampling them took, over the number of processes that sampled. memory: bytes of a CUDA device that the
+    process held at most; 0 elsewhere.
     """
 
     first: int
@@ -71,7 +72,7 @@ def sample_batches(
                     shared[first].result()
                 batch = _read_batch(kept, first)
                 if not batch:
-                    batch = _keep_batch(generator, generator.config, first, size, kept, progress)
+                    batch = _keep_batch(generator, generator.config, first, size, kept, 1, progress)
             except RuntimeError as error:
                 if size == 1 or not lacks_memory(error):
                     raise
@@ -108,7 +109,7 @@ def write_images(
             files.add(batch.images)
             if batch.trajectory:
                 trajectories.append(batch.trajectory)
-            seconds += batch.seconds / (pool.processes if pool else 1)
+            seconds += batch.seconds
             largest, memory = max(largest, len(batch.images)), max(memory, batch.memory)
         sampled = time.perf_counter()
         files.finish()
@@ -136,9 +137,18 @@ def sample_replicates(
 
 
 def _keep_batch(
-    generator: Generator, config: GenerateConfig, first: int, size: int, kept: Path, progress: tqdm | None = None
+    generator: Generator,
+    config: GenerateConfig,
+    first: int,
+    size: int,
+    kept: Path,
+    processes: int,
+    progress: tqdm | None = None,
 ) -> Batch:
-    """Sample the images ``first`` and on, a batch of ``size`` but for those beyond the last, and keep them."""
+    """Sample the images ``first`` and on, a batch of ``size`` but for those beyond the last, and keep them.
+
+    processes: how many do so.
+    """
     generator = replace(generator, config=config)
     count = min(size, config.num_images - first + 1)
     started, steps = time.perf_counter(), generator.steps
@@ -153,7 +163,8 @@ def _keep_batch(
 
     # The last batch is sampled at the common size too, so that one compiled network serves all.
     images = denormalize(generator.sample(range(first, first + size), on_step)[:count])
-    seconds, watched_steps = time.perf_counter() - started, trajectory.arrays() if trajectory else {}
+    seconds = (time.perf_counter() - started) / processes
+    watched_steps = trajectory.arrays() if trajectory else {}
     memory = torch.cuda.max_memory_allocated(generator.device) if generator.device.type == "cuda" else 0
     batch = Batch(first, images, watched_steps, seconds, memory)
     save_arrays(_path(kept, first), images=images, seconds=seconds, memory=memory, **batch.trajectory)
@@ -175,7 +186,9 @@ def _share(
     pool: Pool | None, config: GenerateConfig, starts: list[int], size: int, kept: Path
 ) -> dict[int, Future[None]]:
     """Have the pool sample the batches that begin with these images; by these."""
-    return {start: pool.submit(_keep_only, config, start, size, kept) for start in starts} if pool else {}
+    if not pool:
+        return {}
+    return {start: pool.submit(_keep_only, config, start, size, kept, pool.processes) for start in starts}
 
 
 def _keep_only(*given: Any) -> None:  # noqa: ANN401

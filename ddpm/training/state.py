@@ -53,10 +53,11 @@ class Recipe:
         """What the user would rather know at the beginning of a run on so many training images than at its end."""
         steps, warmup, idle = self.steps(images), self.train.warmup_steps, processes - self.train.shards
         if steps <= warmup:
-            enough = math.ceil(_LEGIBLE_STEPS / self.steps_per_epoch(images))
+            per_epoch = self.steps_per_epoch(images)
+            enough = math.ceil(_LEGIBLE_STEPS / per_epoch)
             yield (
                 f"train.epochs={self.train.epochs:g} are {steps} steps, of which {warmup} are train.warmup_steps: the "
-                f"network will hardly learn these {images} images. train.epochs={enough} are {_LEGIBLE_STEPS}."
+                f"network will hardly learn these {images} images. train.epochs={enough} are {enough * per_epoch}."
             )
         if idle > 0:
             yield (

@@ -198,7 +198,7 @@ def load_arrays(path: Path, map_above: float = math.inf) -> dict[str, np.ndarray
             return {name: _array(arrays, path, name, map_above) for name in arrays.files}
     except FileNotFoundError as error:
         raise MissingFile(f"{path} is missing") from error
-    except PermissionError:
+    except (OSError, MemoryError):  # of the machine, not of the file
         raise
     except Exception as error:  # zipfile, zlib and numpy raise half a dozen types for a damaged archive
         raise DamagedFile(f"{path} is damaged ({error})") from error
@@ -228,4 +228,9 @@ def scratch_array(shape: tuple[int, ...], folder: Path, map_above: float) -> np.
         return np.zeros(shape, np.uint8)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp") as file:
-        return np.memmap(Path(file.name), np.uint8, "w+", shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(file.fileno(), 0, math.prod(shape))  # on a full disk a later write ends the process
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(folder)) from error
+        return np.memmap(Path(file.name), np.uint8, "r+", shape=shape)

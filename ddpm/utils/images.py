@@ -120,7 +120,7 @@ def _read_png(path: Path) -> np.ndarray:
             return ((np.asarray(image, np.uint32) + 128) // 257).astype(np.uint8)[None]
         rgb = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
         return rgb[:1] if (rgb == rgb[:1]).all() else rgb
-    except (DamagedFile, PermissionError):
+    except (DamagedFile, PermissionError, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise DamagedFile(f"{path} is no PNG image") from error

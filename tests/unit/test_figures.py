@@ -108,6 +108,14 @@ def test_real_images_stand_left_of_generated_ones_under_captions(images: np.ndar
     assert not np.array_equal(*captions)
 
 
+def test_real_images_are_from_all_of_a_set_that_is_in_order_of_its_classes(tmp_path: Path):
+    real = np.arange(100, dtype=np.uint8)[:, None, None, None] * np.ones((40, 40), np.uint8)
+    real_and_generated(tmp_path / "both.png", real, real, 2, 1)
+    both = read(tmp_path / "both.png")
+    for number, (top, left) in {0: (0, 0), 33: (0, 42), 66: (42, 0), 99: (42, 42)}.items():
+        assert shows(both, real[number], LINE + top, left, 1)
+
+
 def test_real_images_take_the_size_and_the_channels_of_the_generated_ones(rng: np.random.Generator, tmp_path: Path):
     colour = rng.integers(256, size=(4, 3, 20, 20), dtype=np.uint8)
     grey = rng.integers(256, size=(4, 1, 40, 40), dtype=np.uint8)

@@ -17,6 +17,7 @@ from ddpm.utils.files import (
     load_arrays,
     read_json,
     save_arrays,
+    scratch_array,
     sha256,
     significant,
     write_csv,
@@ -257,6 +258,35 @@ def test_the_bytes_of_arrays_are_those_of_every_release_of_python(tmp_path: Path
     arrays = {"images": np.arange(6, dtype=np.uint8).reshape(1, 2, 3), "names": np.array(["a", "bc"]), "scale": 0.5}
     save_arrays(tmp_path / "x.npz", **arrays)
     assert sha256(tmp_path / "x.npz") == "1b9fd9d3acb5c4bb3f04402966c39804dcfdae94fc22fcee70e04a93a5c49658"
+
+
+@pytest.mark.parametrize("error", [MemoryError("8 GiB"), OSError(errno.EMFILE, "Too many open files", "x.npz")])
+def test_arrays_that_the_machine_cannot_read_are_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(np, "load", fail)
+    with pytest.raises(type(error)) as caught:
+        load_arrays(tmp_path / "x.npz")
+    assert caught.value is error
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot take space in advance")
+def test_room_for_many_images_is_taken_before_they_are_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    taken = scratch_array((3, 1000, 1000), tmp_path, 1000)
+    assert taken.shape == (3, 1000, 1000)
+    assert not taken.any()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    reason = rf"^error: {re.escape(str(tmp_path))} could not be written, the disk is full"
+    with pytest.raises(SystemExit, match=reason), one_sentence():
+        scratch_array((3, 1000, 1000), tmp_path, 1000)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_damaged_arrays_are_named(tmp_path: Path):

@@ -1,8 +1,10 @@
+import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from ddpm.models.build import build_network
 from ddpm.models.checkpoint import Checkpoint
 from ddpm.models.conditioning import Conditioning
 from ddpm.models.networks import NULL_LABEL
-from ddpm.sampling.batches import sample_replicates, write_images
+from ddpm.sampling.batches import sample_batches, sample_replicates, write_images
 from ddpm.sampling.generator import Generator, make_generator
 from ddpm.sampling.labels import balanced_labels
 from ddpm.sampling.trajectory import MAX_FRAMES
@@ -265,11 +267,11 @@ class SmallPool:
     def __init__(self, generator: Generator) -> None:
         self.generator, self.asked = generator, list[tuple[int, int]]()
 
-    def submit(self, task: Callable[..., None], config: object, first: int, size: int, kept: Path) -> Future[None]:
+    def submit(self, task: Callable[..., None], config: object, first: int, size: int, *rest: object) -> Future[None]:
         self.asked.append((first, size))
         future: Future[None] = Future()
         if size <= 4:
-            future.set_result(task(self.generator, config, first, size, kept))
+            future.set_result(task(self.generator, config, first, size, *rest))
         elif first == 1:
             future.set_exception(torch.OutOfMemoryError("CUDA out of memory"))
         return future
@@ -284,6 +286,19 @@ def test_a_batch_that_does_not_fit_in_a_pool_is_halved_and_shared_again(
     assert pool.asked == [(1, 8), (9, 8), (17, 8), *((first, 4) for first in range(1, 24, 4))]
     assert cost["generate_batch_size"] == 4
     assert np.array_equal(read_pngs(tmp_path / "images", 1), denormalize(ours.sample(range(1, 24))))
+
+
+def test_what_processes_sampled_together_counts_as_that_when_one_goes_on_alone(
+    generator: Callable[..., Generator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    clock = itertools.count(0, 10)
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(clock)))
+    ours, kept = generator(), tmp_path / "kept"
+    pool: Any = SmallPool(ours)
+    alone = [batch.seconds for batch in sample_batches(ours, 4, kept / "alone")]
+    together = [batch.seconds for batch in sample_batches(ours, 4, kept / "together", pool=pool)]
+    again = [batch.seconds for batch in sample_batches(ours, 4, kept / "together")]
+    assert together == again == [seconds / 2 for seconds in alone]
 
 
 def test_a_single_image_that_does_not_fit_is_an_error(generator: Callable[..., Generator], tmp_path: Path):

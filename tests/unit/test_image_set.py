@@ -163,3 +163,12 @@ def test_another_process_maps_the_file_itself(images: ImageSet, mapped: ImageSet
     some = np.array([1, 2])
     for part in (images, images.take(some), mapped.take(some), replace(mapped, images=mapped.images[1:])):
         assert np.array_equal(pickle.loads(pickle.dumps(part)).images, part.images)
+
+
+def test_a_sample_of_a_set_in_order_of_its_classes_has_all_of_them(digits: ImageSet):
+    ordered = digits.take(np.argsort(digits.labels[:2000], kind="stable"))
+    some = ordered.sample(200, np.random.default_rng(0))
+    assert len(some) == 200
+    assert (np.diff(some.labels) >= 0).all()
+    assert set(some.labels) == set(range(10))
+    assert np.array_equal(ordered.sample(5000, np.random.default_rng(0)).images, ordered.images)

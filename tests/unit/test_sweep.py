@@ -193,6 +193,15 @@ def test_a_trial_that_ended_before_it_could_be_stopped_counts(
         assert sweep.measure(hopeless) == {"val_loss": 1.0}
 
 
+def test_a_table_that_a_later_stage_has_removed_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DDPM_CKPT_DIR", str(tmp_path))
+    (there := tmp_path / "distance.csv").write_text("step,early_distance\n5,2.5\n")
+    with Sweep("race", {"seed": [1, 2]}, "val_loss", 4) as sweep:
+        trial = sweep.open().ask(sweep.distributions)
+        sweep.report(trial, [tmp_path / "gone.csv", there])
+        assert trial.study.trials[0].intermediate_values == {5: 2.5}
+
+
 @pytest.mark.parametrize("place", ["rwlock", "exps/rwlock"])
 def test_locks_of_dvc_that_were_cut_off_are_removed_and_whole_ones_stay(tmp_path: Path, place: str):
     mend_locks(tmp_path)

@@ -297,3 +297,5 @@ def test_a_classifier_of_another_recipe_is_not_taken_for_the_wanted_one(coloured
     assert not trained_on(path, train, 3, torch.float32)
     assert not trained_on(path, train, 1, torch.bfloat16)
     assert not trained_on(path, test, 1, torch.float32)
+    renamed = replace(train, class_names=("other", *train.class_names[1:]))
+    assert not trained_on(path, renamed, 1, torch.float32)

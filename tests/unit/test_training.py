@@ -597,6 +597,13 @@ def test_without_a_fraction_there_is_no_guide(run: Run, tmp_path: Path):
     assert not load_checkpoint(tmp_path / "out" / "last.safetensors").tensors.get("guide")
 
 
+def test_the_steps_of_the_epochs_that_are_advised_are_counted(tiny: Callable[..., Config]):
+    config = tiny({"train.epochs": 0.01, "train.warmup_steps": 300, "train.batch_size": 128})
+    recipe = Recipe(config.model, config.diffusion, config.train, config.seed)
+    (said,) = recipe.remarks(1_000_000, 1)
+    assert said.endswith("train.epochs=1 are 7812.")
+
+
 @pytest.mark.parametrize(("warmup", "said"), [(8, True), (7, False)])
 def test_a_run_of_no_more_steps_than_its_warm_up_says_how_many_epochs_it_needs(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], warmup: int, said: bool

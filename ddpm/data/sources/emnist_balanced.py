@@ -16,6 +16,6 @@ def _read(loader: Any, root: Path, part: str) -> Read:  # noqa: ANN401
     return images.swapaxes(2, 3), labels, names
 
 
-EMNIST_BALANCED = SOURCES.register("emnist_balanced")(
+SOURCES.register("emnist_balanced")(
     TorchvisionSource("emnist_balanced", "EMNIST", lambda loader: {"gzip.zip": loader.md5}, "EMNIST/raw", _read)
 )

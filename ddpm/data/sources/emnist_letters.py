@@ -15,6 +15,6 @@ def _read(loader: Any, root: Path, part: str) -> Read:  # noqa: ANN401
     return images.swapaxes(2, 3), labels - 1, names[1:]
 
 
-EMNIST_LETTERS = SOURCES.register("emnist_letters")(
+SOURCES.register("emnist_letters")(
     TorchvisionSource("emnist_letters", "EMNIST", lambda loader: {"gzip.zip": loader.md5}, "EMNIST/raw", _read)
 )

@@ -19,4 +19,4 @@ PACKAGE, PLACE = "dataset-fashion-mnist", "usr/share/datasets/fashion-mnist"
 APT = {"apt": lambda file, scratch: decompress(debian_file(PACKAGE, f"{PLACE}/{file}.gz", scratch), file)}
 NAMES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle_boot")
 
-FASHION_MNIST = SOURCES.register("fashion_mnist")(IdxSource("fashion_mnist", "Fashion-MNIST", FILES, APT, NAMES))
+SOURCES.register("fashion_mnist")(IdxSource("fashion_mnist", "Fashion-MNIST", FILES, APT, NAMES))
